@@ -1,0 +1,63 @@
+"""The compiled parts; everything else is in pyproject.toml."""
+
+import os
+import subprocess
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ABI3 = [("CYTHON_LIMITED_API", "1"), ("Py_LIMITED_API", "0x030b0000")]
+SANITIZE = os.environ.get("SANDLOCK_SANITIZE", "")
+FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+if SANITIZE:
+    FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+
+
+def extension(name):
+    return Extension(
+        f"sandlock.{name}",
+        [f"sandlock/{name}.pyx"],
+        define_macros=ABI3,
+        include_dirs=["sandlock"],
+        extra_compile_args=FLAGS,
+        extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
+        depends=["sandlock/_rawsys.h"],
+        py_limited_api=True,
+    )
+
+
+class BuildInit(build_ext):
+    """Also compiles the run's init: a freestanding static program that the core executes from memory."""
+
+    def run(self):
+        super().run()
+        place = "sandlock" if self.inplace else os.path.join(self.build_lib, "sandlock")
+        os.makedirs(place, exist_ok=True)
+        compiler = os.environ.get("CC", "cc")
+        subprocess.run(
+            [
+                compiler, "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie",
+                "-fno-asynchronous-unwind-tables", "-Wall", "-Wextra", "-Werror", "-Isandlock",
+                "-Wl,-z,noseparate-code", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s",
+                "sandlock/init.c", "-o", os.path.join(place, "_init.elf"),
+            ],
+            check=True,
+        )  # fmt: skip
+
+    def get_outputs(self):
+        place = "sandlock" if self.inplace else os.path.join(self.build_lib, "sandlock")
+        return [*super().get_outputs(), os.path.join(place, "_init.elf")]
+
+
+setup(
+    ext_modules=cythonize(
+        [extension(name) for name in ("_core",)],
+        build_dir="build/cython",
+        annotate=bool(os.environ.get("SANDLOCK_ANNOTATE")),
+        compiler_directives={"language_level": "3", "auto_pickle": False},
+    ),
+    cffi_modules=["sandlock/_sys_build.py:ffibuilder"],
+    cmdclass={"build_ext": BuildInit},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)
