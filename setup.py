@@ -7,6 +7,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+MODULES = ("_launch", "_tasks", "_sockets", "_observe", "_core", "_native")
 ABI3 = [("CYTHON_LIMITED_API", "1"), ("Py_LIMITED_API", "0x030b0000")]
 SANITIZE = os.environ.get("SANDLOCK_SANITIZE", "")
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
@@ -52,10 +53,10 @@ class BuildInit(build_ext):
 
 setup(
     ext_modules=cythonize(
-        [extension(name) for name in ("_core",)],
+        [extension(name) for name in MODULES],
         build_dir="build/cython",
         annotate=bool(os.environ.get("SANDLOCK_ANNOTATE")),
-        compiler_directives={"language_level": "3", "auto_pickle": False},
+        compiler_directives={"language_level": "3", "auto_pickle": False, "cdivision": True},
     ),
     cffi_modules=["sandlock/_sys_build.py:ffibuilder"],
     cmdclass={"build_ext": BuildInit},

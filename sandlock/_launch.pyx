@@ -1,0 +1,590 @@
+"""The launch: from a prepared Run to an executed, confined program. Raw system calls only.
+
+The host clones a *warden* that shares its memory and descriptor table. The warden enters the outer domain, clones
+the *guest* (which confines itself further and executes the program) and then executes the run's init.
+
+Rules:
+1. Nothing here allocates, touches errno or TLS, or calls the interpreter: this code runs on the memory of a live,
+   many-threaded host.
+2. Each step that fails records (step, error, subject) and ends its process. There is no path from a failed step to
+   a running program.
+3. Descriptors that live in the host's table for a moment are close-on-exec and closed on every path.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from sandlock._linux cimport (
+    MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, PathBeneathAttr,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
+    SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
+    SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
+    SYS_memfd_create, SYS_openat, SYS_personality, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
+    SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
+    raw_clone, raw_syscall,
+)
+from sandlock._run cimport (
+    Program, ResourceLimit, Rule, Ruleset, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING,
+    STEP_AFFINITY, STEP_CAPABILITIES, STEP_CLONE, STEP_CLONE_GUEST, STEP_CWD, STEP_DESCRIPTORS, STEP_EXEC,
+    STEP_FILTER, STEP_GUEST_RESTRICT, STEP_GUEST_RULE, STEP_GUEST_RULESET, STEP_HUGE_PAGES, STEP_ID_MAP, STEP_INIT,
+    STEP_NO_NEW_PRIVS, STEP_PERSONALITY, STEP_RLIMIT, STEP_SESSION, STEP_STDIO, STEP_SUPERVISOR_RESTRICT,
+    STEP_SUPERVISOR_RULE, STEP_SUPERVISOR_RULESET, STEP_TERMINAL,
+)
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EINTR
+    const int EINVAL
+    const int ENOENT
+    const int ENOTDIR
+    const int EPERM
+    const int ETIMEDOUT
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
+    const int F_DUPFD_CLOEXEC
+    const int F_SETFD
+    const int O_CLOEXEC
+
+cdef extern from * nogil:
+    """
+    #include <linux/sched.h>
+    #include <linux/prctl.h>
+    #include <linux/securebits.h>
+    #include <linux/close_range.h>
+    #include <linux/capability.h>
+    #include <asm/ioctls.h>
+    #include <signal.h>
+    #define SANDLOCK_O_PATH 010000000
+    #define SANDLOCK_MFD_EXEC 0x10U
+    #define SANDLOCK_MFD_CLOEXEC 1U
+    #define SANDLOCK_CAP_VERSION 0x20080522
+    /* The rights that a file (not a directory) can carry: EXECUTE WRITE_FILE READ_FILE TRUNCATE IOCTL_DEV. */
+    #define SANDLOCK_FILE_RIGHTS ((1ULL << 0) | (1ULL << 1) | (1ULL << 2) | (1ULL << 14) | (1ULL << 15))
+    #define SANDLOCK_SECUREBITS (SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | \
+        SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | \
+        SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED)
+    struct sandlock_kernel_sigaction { void *handler; unsigned long flags; void *restorer; unsigned long long mask; };
+    struct sandlock_timespec { long long seconds; long long nanoseconds; };
+    """
+    const int O_PATH "SANDLOCK_O_PATH"
+    const unsigned int MFD_EXEC "SANDLOCK_MFD_EXEC"
+    const unsigned int MFD_CLOEXEC "SANDLOCK_MFD_CLOEXEC"
+    const unsigned int CAP_VERSION "SANDLOCK_CAP_VERSION"
+    const uint64_t FILE_RIGHTS "SANDLOCK_FILE_RIGHTS"
+    const unsigned long SECUREBITS "SANDLOCK_SECUREBITS"
+    const int AT_EMPTY_PATH
+    const unsigned long CLONE_VM
+    const unsigned long CLONE_VFORK
+    const unsigned long CLONE_FILES
+    const unsigned long CLONE_NEWUSER
+    const unsigned long CLONE_CHILD_CLEARTID
+    const unsigned int CLOSE_RANGE_UNSHARE
+    const int PR_SET_NO_NEW_PRIVS
+    const int PR_SET_PDEATHSIG
+    const int PR_CAPBSET_DROP
+    const int PR_SET_SECUREBITS
+    const int PR_CAP_AMBIENT
+    const int PR_CAP_AMBIENT_CLEAR_ALL
+    const int PR_SET_THP_DISABLE
+    const unsigned long TIOCSCTTY
+    const int SIGCHLD
+    const int SIGKILL
+    const int SIGPIPE
+    const int SIGXFSZ
+    const int SIG_SETMASK
+    ctypedef struct KernelSigaction "struct sandlock_kernel_sigaction":
+        void *handler
+        unsigned long flags
+        void *restorer
+        unsigned long long mask
+    ctypedef struct Timespec "struct sandlock_timespec":
+        long long seconds
+        long long nanoseconds
+
+cdef enum:
+    FUTEX_WAIT = 0
+    FUTEX_WAKE = 1
+    LANDLOCK_RULE_PATH_BENEATH = 1
+    LANDLOCK_RULE_NET_PORT = 2
+    MSG_NOSIGNAL = 0x4000
+    WALL = 0x40000000
+    LAST_SIGNAL = 64
+    FIRST_FREE = 3
+
+cdef struct CapabilityHeader:
+    uint32_t version
+    int pid
+
+cdef struct CapabilitySet:
+    uint32_t effective
+    uint32_t permitted
+    uint32_t inheritable
+
+
+cdef inline long call0(long nr) noexcept nogil:
+    return raw_syscall(nr, 0, 0, 0, 0, 0, 0)
+
+
+cdef inline long call1(long nr, long a) noexcept nogil:
+    return raw_syscall(nr, a, 0, 0, 0, 0, 0)
+
+
+cdef inline long call2(long nr, long a, long b) noexcept nogil:
+    return raw_syscall(nr, a, b, 0, 0, 0, 0)
+
+
+cdef inline long call3(long nr, long a, long b, long c) noexcept nogil:
+    return raw_syscall(nr, a, b, c, 0, 0, 0)
+
+
+cdef inline long call4(long nr, long a, long b, long c, long d) noexcept nogil:
+    return raw_syscall(nr, a, b, c, d, 0, 0)
+
+
+cdef inline long call5(long nr, long a, long b, long c, long d, long e) noexcept nogil:
+    return raw_syscall(nr, a, b, c, d, e, 0)
+
+
+cdef inline long set_prctl(long option, long a, long b) noexcept nogil:
+    return call5(SYS_prctl, option, a, b, 0, 0)
+
+
+cdef inline int fail(Run *run, int step, long error, int subject=-1) noexcept nogil:
+    """Records the first failure; answers -1 for the caller to pass on."""
+    if run.step == 0:
+        run.step = step
+        run.error = <int>-error
+        run.subject = subject
+    return -1
+
+
+cdef void set_stage(Run *run, int stage) noexcept nogil:
+    run.stage = stage
+    call3(SYS_futex, <long>&run.stage, FUTEX_WAKE, 0x7FFFFFFF)
+
+
+cdef void send_message(Run *run, int kind) noexcept nogil:
+    cdef Message message
+    memset(&message, 0, sizeof(message))
+    message.kind = kind
+    message.pid = run.guest
+    message.step = run.step
+    message.error = run.error
+    message.subject = run.subject
+    raw_syscall(SYS_sendto, run.control_init, <long>&message, sizeof(message), MSG_NOSIGNAL, 0, 0)
+
+
+cdef void send_failure(Run *run) noexcept nogil:
+    """Tells the host that the launch failed, and wakes the supervisor thread if there is one."""
+    send_message(run, MESSAGE_FAILED)
+    set_stage(run, STAGE_FAILED)
+
+
+# Capabilities and Landlock ---------------------------------------------------------------------------------------
+
+cdef int drop_capabilities(const Program *program) noexcept nogil:
+    """Drops every capability that the policy does not keep, in all sets, for good. Returns 0 or -errno.
+
+    The bounding set and the securebits need CAP_SETPCAP (capabilities(7)). Without it they stay as they are, and
+    no_new_privs keeps an exec from gaining anything: it intersects with the permitted set, which is emptied here.
+    """
+    cdef CapabilityHeader header
+    cdef CapabilitySet sets[2]
+    cdef uint64_t keep = program.keep_capabilities
+    cdef long capability, result
+    for capability in range(64):
+        if not (keep >> capability) & 1:
+            result = set_prctl(PR_CAPBSET_DROP, capability, 0)
+            if result == -EINVAL:     # beyond the kernel's last capability
+                break
+            if result < 0 and result != -EPERM:
+                return <int>result
+    result = set_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)
+    if result < 0:
+        return <int>result
+    if keep == 0:
+        result = set_prctl(PR_SET_SECUREBITS, SECUREBITS, 0)
+        if result < 0 and result != -EPERM:
+            return <int>result
+    header.version = CAP_VERSION
+    header.pid = 0
+    memset(sets, 0, sizeof(sets))
+    if keep != 0:
+        sets[0].effective = sets[0].permitted = <uint32_t>keep
+        sets[1].effective = sets[1].permitted = <uint32_t>(keep >> 32)
+    return <int>call2(SYS_capset, <long>&header, <long>sets)
+
+
+cdef int add_paths(const Ruleset *ruleset, int fd, int *subject) noexcept nogil:
+    cdef PathBeneathAttr beneath
+    cdef long opened, result
+    cdef int i
+    for i in range(ruleset.path_count):
+        opened = call4(SYS_openat, AT_FDCWD, <long>ruleset.paths[i].path, O_PATH | O_CLOEXEC, 0)
+        if opened < 0:
+            if ruleset.paths[i].optional and (opened == -ENOENT or opened == -EACCES or opened == -ENOTDIR):
+                continue
+            subject[0] = i
+            return <int>opened
+        beneath.parent_fd = <int>opened
+        beneath.allowed_access = ruleset.paths[i].access
+        result = call4(SYS_landlock_add_rule, fd, LANDLOCK_RULE_PATH_BENEATH, <long>&beneath, 0)
+        if result == -EINVAL:         # a file cannot carry the rights of a directory: landlock_add_rule(2)
+            beneath.allowed_access &= FILE_RIGHTS
+            result = call4(SYS_landlock_add_rule, fd, LANDLOCK_RULE_PATH_BENEATH, <long>&beneath, 0)
+        call1(SYS_close, opened)
+        if result < 0:
+            subject[0] = i
+            return <int>result
+    return 0
+
+
+cdef int add_ports(const Ruleset *ruleset, int fd) noexcept nogil:
+    cdef NetPortAttr attr
+    cdef long result
+    cdef int i
+    for i in range(ruleset.port_count):
+        attr.allowed_access = ruleset.ports[i].access
+        attr.port = ruleset.ports[i].port
+        result = call4(SYS_landlock_add_rule, fd, LANDLOCK_RULE_NET_PORT, <long>&attr, 0)
+        if result < 0:
+            return <int>result
+    return 0
+
+
+cdef int restrict(Run *run, const Ruleset *ruleset, int step_create, int step_rule, int step_restrict) noexcept nogil:
+    """Builds the ruleset and puts the calling task into it."""
+    cdef long fd, result
+    cdef int subject = -1
+    if not ruleset.present:
+        return 0
+    fd = call3(SYS_landlock_create_ruleset, <long>&ruleset.attr, sizeof(ruleset.attr), 0)
+    if fd < 0:
+        return fail(run, step_create, fd)
+    result = add_paths(ruleset, <int>fd, &subject)
+    if result == 0:
+        result = add_ports(ruleset, <int>fd)
+    if result < 0:
+        call1(SYS_close, fd)
+        return fail(run, step_rule, result, subject)
+    result = call2(SYS_landlock_restrict_self, fd, 0)
+    call1(SYS_close, fd)
+    if result < 0:
+        return fail(run, step_restrict, result)
+    return 0
+
+
+cdef int enter_domain(Run *run) noexcept nogil:
+    """Puts the calling task, a supervisor thread or the warden, into the run's outer domain (D1), for good."""
+    cdef long result = set_prctl(PR_SET_NO_NEW_PRIVS, 1, 0)
+    if result < 0:
+        return fail(run, STEP_NO_NEW_PRIVS, result)
+    result = drop_capabilities(run.program)
+    if result < 0:
+        return fail(run, STEP_CAPABILITIES, result)
+    return restrict(
+        run, &run.program.supervisor, STEP_SUPERVISOR_RULESET, STEP_SUPERVISOR_RULE, STEP_SUPERVISOR_RESTRICT
+    )
+
+
+# The guest ---------------------------------------------------------------------------------------------------------
+
+cdef void default_signals() noexcept nogil:
+    """Resets what the host handles, so that no handler of it can run on shared memory; ignored stays ignored,
+    except SIGPIPE and SIGXFSZ, which Python ignores for itself."""
+    cdef KernelSigaction action
+    cdef long number
+    for number in range(1, LAST_SIGNAL + 1):
+        if call4(SYS_rt_sigaction, number, 0, <long>&action, 8) < 0:
+            continue
+        if <unsigned long>action.handler > 1 or number == SIGPIPE or number == SIGXFSZ or number == SIGCHLD:
+            memset(&action, 0, sizeof(action))
+            call4(SYS_rt_sigaction, number, <long>&action, 0, 8)
+
+
+cdef int apply_session(Run *run) noexcept nogil:
+    cdef long result
+    if run.new_session:
+        result = call0(SYS_setsid)
+        if result < 0:
+            return fail(run, STEP_SESSION, result)
+    if run.controlling_terminal >= 0:
+        result = call3(SYS_ioctl, run.controlling_terminal, TIOCSCTTY, 0)
+        if result < 0:
+            return fail(run, STEP_TERMINAL, result)
+    if run.cwd != NULL:
+        result = call1(SYS_chdir, <long>run.cwd)
+        if result < 0:
+            return fail(run, STEP_CWD, result)
+    return 0
+
+
+cdef int apply_attributes(Run *run) noexcept nogil:
+    cdef const Program *program = run.program
+    cdef const ResourceLimit *limit
+    cdef uint64_t values[2]
+    cdef long result
+    cdef int i
+    if program.umask >= 0:
+        call1(SYS_umask, program.umask)
+    for i in range(program.rlimit_count):
+        limit = &program.rlimits[i]
+        values[0] = limit.soft
+        values[1] = limit.hard
+        result = call4(SYS_prlimit64, 0, limit.resource, <long>values, 0)
+        if result < 0:
+            return fail(run, STEP_RLIMIT, result, i)
+    if program.cpu_bytes > 0:
+        result = call3(SYS_sched_setaffinity, 0, program.cpu_bytes, <long>program.cpus)
+        if result < 0:
+            return fail(run, STEP_AFFINITY, result)
+    if program.personality != <unsigned long>-1:
+        result = call1(SYS_personality, program.personality)
+        if result < 0:
+            return fail(run, STEP_PERSONALITY, result)
+    if program.no_huge_pages:
+        result = set_prctl(PR_SET_THP_DISABLE, 1, 0)
+        if result < 0:
+            return fail(run, STEP_HUGE_PAGES, result)
+    return 0
+
+
+cdef int wait_for_maps(Run *run) noexcept nogil:
+    """The user namespace's maps can only be written from outside of the domain: the host does it, we wait."""
+    cdef Timespec limit
+    cdef long result
+    limit.seconds = 10
+    limit.nanoseconds = 0
+    send_message(run, MESSAGE_MAP_IDS)
+    while run.mapped == 0:
+        result = call4(SYS_futex, <long>&run.mapped, FUTEX_WAIT, 0, <long>&limit)
+        if result == -ETIMEDOUT or run.cancelled:
+            return fail(run, STEP_ID_MAP, -ETIMEDOUT)
+    if run.mapped < 0:
+        return fail(run, STEP_ID_MAP, run.mapped)
+    result = drop_capabilities(run.program)   # the new namespace gave all of them
+    if result < 0:
+        return fail(run, STEP_CAPABILITIES, result)
+    return 0
+
+
+cdef int install_filter(Run *run) noexcept nogil:
+    cdef unsigned long flags = 0
+    cdef long result
+    if run.program.needs_listener:
+        flags = SECCOMP_FILTER_FLAG_NEW_LISTENER
+        if run.program.wait_killable:
+            flags |= SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    result = call3(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, <long>&run.program.filter)
+    if result < 0:
+        return fail(run, STEP_FILTER, result)
+    if run.program.needs_listener:
+        # The table is still shared with the host: this number is the supervisor's listener.
+        run.listener = <int>result
+        set_stage(run, STAGE_LISTENING)
+    return 0
+
+
+cdef int arrange_stdio(Run *run) noexcept nogil:
+    """Takes a descriptor table of our own and leaves exactly 0, 1 and 2 in it."""
+    cdef int source[3]
+    cdef long result
+    cdef int i
+    # An empty range at the end: the table is copied, nothing is closed yet (close_range(2), Linux 5.9).
+    result = call3(SYS_close_range, <long>0xFFFFFFFF, <long>0xFFFFFFFF, CLOSE_RANGE_UNSHARE)
+    if result < 0:
+        return fail(run, STEP_DESCRIPTORS, result)
+    for i in range(3):
+        source[i] = run.stdio[i]
+        if 0 <= source[i] < FIRST_FREE and source[i] != i:
+            result = call3(SYS_fcntl, source[i], F_DUPFD_CLOEXEC, FIRST_FREE)
+            if result < 0:
+                return fail(run, STEP_STDIO, result, i)
+            source[i] = <int>result
+    for i in range(3):
+        if source[i] == i:
+            result = call3(SYS_fcntl, i, F_SETFD, 0)
+        else:
+            result = call3(SYS_dup3, source[i], i, 0)
+        if result < 0:
+            return fail(run, STEP_STDIO, result, i)
+    result = call3(SYS_close_range, FIRST_FREE, <long>0xFFFFFFFF, 0)
+    if result < 0:
+        return fail(run, STEP_DESCRIPTORS, result)
+    return 0
+
+
+cdef int execute(Run *run) noexcept nogil:
+    """As execvp(3): the next candidate after ENOENT, ENOTDIR and EACCES; EACCES is remembered. Returns on failure."""
+    cdef unsigned long long no_signals = 0
+    cdef long result = -ENOENT
+    cdef long remembered = 0
+    cdef const char *const *candidate = run.executables
+    call4(SYS_rt_sigprocmask, SIG_SETMASK, <long>&no_signals, 0, 8)
+    while candidate[0] != NULL:
+        result = call3(SYS_execve, <long>candidate[0], <long>run.argv, <long>run.envp)
+        if result == -EACCES:
+            remembered = result
+        elif result != -ENOENT and result != -ENOTDIR:
+            return fail(run, STEP_EXEC, result)
+        candidate += 1
+    return fail(run, STEP_EXEC, remembered if remembered != 0 else result)
+
+
+cdef int guest_main(void *argument) noexcept nogil:
+    """The guest's process up to the exec. Returns only when a step failed."""
+    cdef Run *run = <Run *>argument
+    run.guest = <int>call0(SYS_getpid)
+    default_signals()
+    # The init's death, if somebody else brings it about, takes the program with it.
+    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    if run.program.map_ids and wait_for_maps(run) < 0:
+        return 127
+    if apply_session(run) < 0 or apply_attributes(run) < 0:
+        return 127
+    if restrict(run, &run.program.guest, STEP_GUEST_RULESET, STEP_GUEST_RULE, STEP_GUEST_RESTRICT) < 0:
+        return 127
+    if install_filter(run) < 0 or arrange_stdio(run) < 0:
+        return 127
+    if run.cancelled:
+        fail(run, STEP_EXEC, -EINTR)
+        return 127
+    execute(run)
+    return 127
+
+
+# The warden --------------------------------------------------------------------------------------------------------
+
+cdef char *put_number(char *end, long long value) noexcept nogil:
+    """Writes value in decimal before `end`, which holds the NUL; returns where it starts."""
+    cdef long long left = value if value >= 0 else -value
+    end[0] = 0
+    while True:
+        end -= 1
+        end[0] = <char>(48 + left % 10)
+        left = left // 10
+        if left == 0:
+            break
+    if value < 0:
+        end -= 1
+        end[0] = 45  # '-'
+    return end
+
+
+cdef long open_init_image(Run *run) noexcept nogil:
+    """A descriptor of the init's program in memory, or -errno."""
+    cdef size_t written = 0
+    cdef long result
+    # MFD_EXEC keeps the image executable where vm.memfd_noexec is 1 (Linux 6.3); older kernels do not know it.
+    cdef long fd = call2(SYS_memfd_create, <long><const char *>b"sandlock-init", MFD_CLOEXEC | MFD_EXEC)
+    if fd == -EINVAL:
+        fd = call2(SYS_memfd_create, <long><const char *>b"sandlock-init", MFD_CLOEXEC)
+    if fd < 0:
+        return fd
+    while written < run.init_size:
+        result = call3(SYS_write, fd, <long>(run.init_image + written), run.init_size - written)
+        if result <= 0:
+            return result if result < 0 else -EINVAL
+        written += <size_t>result
+    return fd
+
+
+cdef int become_init(Run *run) noexcept nogil:
+    """Executes the run's init in the warden's place. Returns only on failure."""
+    cdef char numbers[4][24]
+    cdef const char *argv[6]
+    cdef const char *envp[1]
+    cdef long fd
+    cdef long result = call1(SYS_unshare, CLONE_FILES)
+    if result < 0:
+        return fail(run, STEP_INIT, result)
+    # From here on the host may close its copies.
+    set_stage(run, STAGE_LAUNCHED)
+    send_message(run, MESSAGE_LAUNCHED)
+    result = call3(SYS_dup3, run.control_init, 0, 0)
+    if result >= 0:
+        result = call3(SYS_dup3, run.host_pidfd, 1, 0)
+    if result < 0:
+        return fail(run, STEP_INIT, result)
+    run.control_init = 0
+    fd = open_init_image(run)
+    if fd >= 0 and fd != 2:
+        fd = call3(SYS_dup3, fd, 2, O_CLOEXEC)
+    if fd < 0:
+        return fail(run, STEP_INIT, fd)
+    call3(SYS_close_range, FIRST_FREE, <long>0xFFFFFFFF, 0)
+    argv[0] = b"sandlock-init"
+    argv[1] = put_number(&numbers[0][23], run.guest)
+    argv[2] = put_number(&numbers[1][23], run.host_pid)
+    argv[3] = put_number(&numbers[2][23], run.deadline_ms)
+    argv[4] = put_number(&numbers[3][23], run.program.signal_scope)
+    argv[5] = NULL
+    envp[0] = NULL
+    result = call5(SYS_execveat, fd, <long><const char *>b"", <long>argv, <long>envp, AT_EMPTY_PATH)
+    return fail(run, STEP_INIT, result)
+
+
+cdef int warden_main(void *argument) noexcept nogil:
+    cdef Run *run = <Run *>argument
+    cdef unsigned long flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | <unsigned long>SIGCHLD
+    cdef long guest
+    default_signals()      # SIGCHLD above all: a host that ignores it would make our children vanish unreaped
+    if not run.program.needs_listener and enter_domain(run) < 0:
+        send_failure(run)
+        return 1
+    if run.program.map_ids:
+        flags |= CLONE_NEWUSER
+    guest = raw_clone(flags, run.guest_stack + run.stack_size, NULL, guest_main, run)
+    if guest < 0:
+        fail(run, STEP_CLONE_GUEST, guest)
+    elif run.step == 0:
+        become_init(run)
+        # Only reached when the init could not be executed: the program must not outlive that.
+        call2(SYS_kill, guest, SIGKILL)
+    if guest > 0:
+        call4(SYS_wait4, guest, 0, WALL, 0)
+    send_failure(run)
+    return 1
+
+
+cdef int clone_warden(Run *run) noexcept nogil:
+    """Starts the launch from the calling thread; all signals must be blocked. Returns 0, or -1 with run.error set."""
+    cdef long warden
+    run.warden_lives = 1
+    warden = raw_clone(
+        CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, run.launch_stack + run.stack_size, &run.warden_lives,
+        warden_main, run,
+    )
+    if warden < 0:
+        run.warden_lives = 0
+        return fail(run, STEP_CLONE, warden)
+    run.warden = <int>warden
+    return 0
+
+
+STEPS = {
+    STEP_NO_NEW_PRIVS: "set no_new_privs",
+    STEP_CAPABILITIES: "drop capabilities",
+    STEP_SUPERVISOR_RULESET: "create the supervisor's Landlock ruleset",
+    STEP_SUPERVISOR_RULE: "add a Landlock rule for the supervisor",
+    STEP_SUPERVISOR_RESTRICT: "enter the supervisor's Landlock domain",
+    STEP_CLONE: "clone the warden",
+    STEP_CLONE_GUEST: "clone the program's process",
+    STEP_SESSION: "start a session",
+    STEP_TERMINAL: "take the controlling terminal",
+    STEP_CWD: "change to the working directory",
+    STEP_RLIMIT: "set a resource limit",
+    STEP_AFFINITY: "set the CPU affinity",
+    STEP_PERSONALITY: "set the personality",
+    STEP_HUGE_PAGES: "disable transparent huge pages",
+    STEP_ID_MAP: "map the user and group",
+    STEP_GUEST_RULESET: "create the Landlock ruleset",
+    STEP_GUEST_RULE: "add a Landlock rule",
+    STEP_GUEST_RESTRICT: "enter the Landlock domain",
+    STEP_FILTER: "install the seccomp filter",
+    STEP_DESCRIPTORS: "close inherited descriptors",
+    STEP_STDIO: "arrange stdin, stdout and stderr",
+    STEP_EXEC: "execute the program",
+    STEP_INIT: "execute the run's init",
+}

@@ -1,0 +1,388 @@
+"""The border between Python and the native launch and supervision: programs and runs.
+
+A Program is a plan in C: built once, shared by all runs of a sandbox, never changed. A Run is one command. Both own
+the memory that native code reads; a Run frees its own only after the launch has let go of it and its thread ended.
+"""
+
+from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from sandlock._core cimport Lane, lane_main
+from sandlock._launch cimport clone_warden, send_failure
+from sandlock._linux cimport (
+    AddDescriptor, FilterProgram, Instruction, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS,
+    Message, NetPortAttr, Notification, NotificationData, PathBeneathAttr, Response, RulesetAttr,
+    SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
+    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close, SYS_futex, SYS_getpid, SYS_kill, SYS_landlock_create_ruleset, SYS_rt_sigprocmask,
+    SYS_shutdown, SYS_wait4, raw_syscall,
+)
+from sandlock._observe cimport free_observer, take_records
+from sandlock._run cimport (
+    MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD,
+    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE,
+    RuleKind, Ruleset, STAGE_FAILED, STAGE_STARTING, STEP_THREAD,
+)
+from sandlock._run cimport Program as ProgramStruct
+from sandlock._run cimport Run as RunStruct
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef unsigned long pthread_t
+    ctypedef struct pthread_attr_t:
+        pass
+    int pthread_attr_init(pthread_attr_t *attr) noexcept
+    int pthread_attr_setstacksize(pthread_attr_t *attr, size_t size) noexcept
+    int pthread_attr_destroy(pthread_attr_t *attr) noexcept
+    int pthread_create(
+        pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *) noexcept nogil, void *argument
+    ) noexcept
+    int pthread_join(pthread_t thread, void **result) noexcept
+
+cdef extern from "<errno.h>" nogil:
+    const int EAGAIN
+    const int EINTR
+
+cdef enum:
+    LAUNCH_STACK = 16384
+    LANE_STACK = 131072
+    FUTEX_WAIT = 0
+    FUTEX_WAKE = 1
+    MSG_DONTWAIT = 0x40
+    SIG_SETMASK = 2
+    SIGKILL = 9
+    WALL = 0x40000000
+    WNOHANG = 1
+    SHUT_WR = 1
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int fd, void *buffer, size_t length, int flags) noexcept
+
+LAUNCHED = MESSAGE_LAUNCHED
+FAILED = MESSAGE_FAILED
+MAP_IDS = MESSAGE_MAP_IDS
+ENDED = MESSAGE_ENDED
+
+# Sizes and numbers as this module was compiled: a test holds them against cffi's reading of the kernel headers.
+ABI = {
+    "sizeof seccomp_notif": sizeof(Notification),
+    "sizeof seccomp_data": sizeof(NotificationData),
+    "sizeof seccomp_notif_resp": sizeof(Response),
+    "sizeof seccomp_notif_addfd": sizeof(AddDescriptor),
+    "sizeof landlock_ruleset_attr": sizeof(RulesetAttr),
+    "sizeof landlock_path_beneath_attr": sizeof(PathBeneathAttr),
+    "sizeof landlock_net_port_attr": sizeof(NetPortAttr),
+    "SECCOMP_IOCTL_NOTIF_RECV": SECCOMP_IOCTL_NOTIF_RECV,
+    "SECCOMP_IOCTL_NOTIF_SEND": SECCOMP_IOCTL_NOTIF_SEND,
+    "SECCOMP_IOCTL_NOTIF_ID_VALID": SECCOMP_IOCTL_NOTIF_ID_VALID,
+    "SECCOMP_IOCTL_NOTIF_ADDFD": SECCOMP_IOCTL_NOTIF_ADDFD,
+    "SECCOMP_IOCTL_NOTIF_SET_FLAGS": SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+}
+
+RULE_KINDS = {
+    "errno": RULE_ERRNO,
+    "value": RULE_VALUE,
+    "continue": RULE_CONTINUE,
+    "inject": RULE_INJECT,
+    "hold": RULE_HOLD,
+    "kill_task": RULE_KILL_TASK,
+    "kill_tree": RULE_KILL_TREE,
+    "count_fork": RULE_COUNT_FORK,
+    "listen": RULE_LISTEN,
+    "observe_exec": RULE_OBSERVE_EXEC,
+    "observe_start": RULE_OBSERVE_START,
+}
+
+
+def landlock_abi() -> int:
+    """The kernel's Landlock ABI version, 0 without Landlock. landlock_create_ruleset(2)."""
+    cdef long version = raw_syscall(SYS_landlock_create_ruleset, 0, 0, 1, 0, 0, 0)
+    return version if version > 0 else 0
+
+
+cdef class Program:
+    """A plan in C. Holds the BPF program, both rulesets, the rule table and what the launch applies."""
+
+    cdef ProgramStruct c
+    cdef list _alive      # the bytes objects that C points into
+
+    def __cinit__(self):
+        memset(&self.c, 0, sizeof(self.c))
+        self.c.umask = -1
+        self.c.personality = <unsigned long>-1
+        self._alive = []
+
+    def __init__(self, plan, *, bint wait_killable):
+        cdef bytes code = plan.filter
+        launch = plan.launch
+        self._alive.append(code)
+        self.c.filter.len = <unsigned short>(len(code) // 8)
+        self.c.filter.filter = <Instruction *><char *>code
+        self.c.needs_listener = plan.needs_listener
+        self.c.wait_killable = wait_killable
+        self._set_ruleset(&self.c.supervisor, plan.supervisor_ruleset)
+        self._set_ruleset(&self.c.guest, plan.guest_ruleset)
+        self.c.signal_scope = plan.supervisor_ruleset is not None and plan.supervisor_ruleset.scoped & 2 != 0
+        self._set_rules(plan.rules)
+        self._set_launch(launch)
+
+    cdef _set_ruleset(self, Ruleset *out, ruleset):
+        cdef Py_ssize_t i
+        if ruleset is None:
+            return
+        out.present = 1
+        out.attr.handled_access_fs = ruleset.handled_fs
+        out.attr.handled_access_net = ruleset.handled_net
+        out.attr.scoped = ruleset.scoped
+        out.path_count = <int>len(ruleset.paths)
+        out.port_count = <int>len(ruleset.ports)
+        out.paths = <PathRule *>calloc(len(ruleset.paths) + 1, sizeof(PathRule))
+        out.ports = <PortRule *>calloc(len(ruleset.ports) + 1, sizeof(PortRule))
+        if out.paths == NULL or out.ports == NULL:
+            raise MemoryError
+        for i, rule in enumerate(ruleset.paths):
+            path = rule.path
+            self._alive.append(path)
+            out.paths[i].path = <const char *><bytes>path
+            out.paths[i].access = rule.access
+            out.paths[i].optional = rule.optional
+        for i, (port, access) in enumerate(ruleset.ports):
+            out.ports[i].port = port
+            out.ports[i].access = access
+
+    cdef _set_rules(self, rules):
+        cdef int used = 1     # rule 0 denies
+        for rule in rules:
+            if not 0 <= rule.nr < MAX_SYSCALLS or used >= MAX_RULES:
+                raise ValueError(f"trap rule out of range: {rule!r}")
+            self.c.rules[used].kind = <RuleKind><int>RULE_KINDS[rule.rule]
+            self.c.rules[used].value = rule.value
+            self.c.rule_of[rule.nr] = <uint8_t>used
+            used += 1
+            if rule.rule == "observe_exec":
+                self.c.record_execs = 1
+
+    cdef _set_launch(self, launch):
+        cdef int cpu
+        self.c.keep_capabilities = launch.keep_capabilities
+        self.c.umask = -1 if launch.umask is None else launch.umask
+        if launch.personality is not None:
+            self.c.personality = launch.personality
+        self.c.no_huge_pages = launch.no_huge_pages
+        self.c.map_ids = launch.uid is not None or launch.gid is not None
+        self.c.max_processes = launch.max_processes or 0
+        for cpu in launch.cpus:
+            if not 0 <= cpu < 1024:
+                raise ValueError(f"no such CPU: {cpu}")
+            self.c.cpus[cpu // 8] |= <uint8_t>(1 << (cpu % 8))
+            self.c.cpu_bytes = sizeof(self.c.cpus)
+        if len(launch.rlimits) > MAX_RLIMITS:
+            raise ValueError("too many resource limits")
+        for resource, soft, hard in launch.rlimits:
+            self.c.rlimits[self.c.rlimit_count].resource = resource
+            self.c.rlimits[self.c.rlimit_count].soft = soft
+            self.c.rlimits[self.c.rlimit_count].hard = hard
+            self.c.rlimit_count += 1
+
+    def __dealloc__(self):
+        free(self.c.supervisor.paths)
+        free(self.c.supervisor.ports)
+        free(self.c.guest.paths)
+        free(self.c.guest.ports)
+
+
+cdef const char **pointers(list strings) except NULL:
+    """A NULL-terminated array of the strings, which must stay alive."""
+    cdef Py_ssize_t i
+    cdef const char **array = <const char **>calloc(len(strings) + 1, sizeof(char *))
+    if array == NULL:
+        raise MemoryError
+    for i in range(len(strings)):
+        array[i] = <const char *><bytes>strings[i]
+    return array
+
+
+cdef class Run:
+    """One command: from launch to the end of its tree.
+
+    `start` returns at once; what happens then is told by messages on the control socket (`receive`): LAUNCHED or
+    FAILED, then ENDED. `kill` may be called at any time from any thread. `finish` waits for the thread and the init.
+    """
+
+    cdef RunStruct c
+    cdef Lane lane
+    cdef Program program
+    cdef pthread_t thread
+    cdef bint threaded
+    cdef bint started
+    cdef bint finished
+    cdef list _alive
+
+    def __cinit__(self):
+        memset(&self.c, 0, sizeof(self.c))
+        memset(&self.lane, 0, sizeof(self.lane))
+        self.c.listener = -1
+        self.c.control_host = -1
+        self.finished = True
+
+    def __init__(
+        self, Program program, *, list executables, list argv, list envp, cwd, stdio, bint new_session,
+        int terminal, int control_host, int control_init, int host_pidfd, deadline_ms, bytes init_image,
+    ):
+        self.program = program
+        self._alive = [executables, argv, envp, cwd, init_image]
+        self.c.program = &program.c
+        self.c.executables = pointers(executables)
+        self.c.argv = pointers(argv)
+        self.c.envp = pointers(envp)
+        self.c.cwd = NULL if cwd is None else <const char *><bytes>cwd
+        self.c.stdio[0], self.c.stdio[1], self.c.stdio[2] = stdio
+        self.c.new_session = new_session
+        self.c.controlling_terminal = terminal
+        self.c.control_host = control_host
+        self.c.control_init = control_init
+        self.c.host_pidfd = host_pidfd
+        self.c.deadline_ms = -1 if deadline_ms is None else deadline_ms
+        self.c.init_image = <const uint8_t *><char *>init_image
+        self.c.init_size = len(init_image)
+        self.c.stack_size = LAUNCH_STACK
+        self.c.launch_stack = <char *>calloc(1, LAUNCH_STACK)
+        self.c.guest_stack = <char *>calloc(1, LAUNCH_STACK)
+        if self.c.launch_stack == NULL or self.c.guest_stack == NULL:
+            raise MemoryError
+        self.lane.run = &self.c
+        self.lane.ledger.limit = program.c.max_processes
+        self.lane.ledger.bound = 1
+        self.lane.ledger.scoped = program.c.signal_scope
+
+    def start(self) -> None:
+        """Starts the launch. Never raises for what the launch meets: that comes as a FAILED message."""
+        cdef unsigned long long every = ~0ULL, before = 0
+        cdef pthread_attr_t attr
+        cdef int error
+        if self.started:
+            raise RuntimeError("a Run starts once")
+        self.started = True
+        self.finished = False
+        self.c.host_pid = <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0)
+        with nogil:
+            # No handler of the host may run in the new tasks, and none of them may take the host's signals.
+            raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, <long>&every, <long>&before, 8, 0, 0)
+            if self.c.program.needs_listener:
+                pthread_attr_init(&attr)
+                pthread_attr_setstacksize(&attr, LANE_STACK)
+                error = pthread_create(&self.thread, &attr, lane_main, &self.lane)
+                pthread_attr_destroy(&attr)
+                self.threaded = error == 0
+                if error != 0:
+                    self.c.step = STEP_THREAD
+                    self.c.error = error
+                    send_failure(&self.c)
+            elif clone_warden(&self.c) < 0:
+                send_failure(&self.c)
+            raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, <long>&before, 0, 8, 0, 0)
+
+    def receive(self):
+        """The next message as (kind, pid, step, error, subject, status, reason, survivors, user_us, system_us,
+        peak_kib); None when there is none yet; False when the other side is gone."""
+        cdef Message message
+        cdef ssize_t length = recv(self.c.control_host, &message, sizeof(message), MSG_DONTWAIT)
+        if length < 0:
+            return None
+        if length != sizeof(message):
+            return False
+        return (
+            message.kind, message.pid, message.step, message.error, message.subject, message.status, message.reason,
+            message.survivors, message.user_microseconds, message.system_microseconds, message.peak_kibibytes,
+        )
+
+    def kill(self) -> None:
+        """Ends the whole tree: the init is told; a launch that is still under way is stopped where it is."""
+        if not self.started or self.finished:
+            return
+        self.c.cancelled = 1
+        raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
+        if self.c.warden_lives and self.c.guest > 0 and self.c.step == 0:
+            # The warden waits for the guest's exec and has not reaped it, so the number is still the guest's.
+            raw_syscall(SYS_kill, self.c.guest, SIGKILL, 0, 0, 0, 0)
+
+    def maps_written(self, int error) -> None:
+        """Lets a child that asked for its id maps go on (0), or fail with `error`."""
+        self.c.mapped = 1 if error == 0 else -error
+        raw_syscall(SYS_futex, <long>&self.c.mapped, FUTEX_WAKE, 1, 0, 0, 0)
+
+    def finish(self) -> None:
+        """Waits until nothing native of this run is left: launch, init, thread. Call after ENDED or FAILED, or
+        after `kill`."""
+        if self.finished:
+            return
+        with nogil:
+            self.wait_native()
+        self.finished = True
+
+    def close(self) -> None:
+        """Finishes and gives the control socket back."""
+        self.finish()
+        if self.c.control_host >= 0:
+            raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
+            self.c.control_host = -1
+
+    @property
+    def control_fd(self) -> int:
+        """The control socket: readable when there is a message."""
+        return self.c.control_host
+
+    cdef void wait_native(self) noexcept nogil:
+        cdef int lives
+        cdef long result
+        if self.threaded:
+            pthread_join(self.thread, NULL)
+            self.threaded = False
+        while True:
+            lives = self.c.warden_lives
+            if lives == 0:
+                break
+            raw_syscall(SYS_futex, <long>&self.c.warden_lives, FUTEX_WAIT, lives, 0, 0, 0)
+        if self.c.warden > 0:
+            while True:
+                result = raw_syscall(SYS_wait4, self.c.warden, 0, WALL, 0, 0, 0)
+                if result != -EINTR:
+                    break
+
+    def execs(self) -> list:
+        """The recorded execs of a finished run, see `_observe.take_records`."""
+        if self.lane.observer == NULL:
+            return []
+        return take_records(self.lane.observer)
+
+    @property
+    def guest_pid(self) -> int:
+        """The program's process, 0 before it exists."""
+        return self.c.guest
+
+    @property
+    def init_pid(self) -> int:
+        """The run's init (before the launch ends: its warden)."""
+        return self.c.warden
+
+    @property
+    def last_injected(self) -> int:
+        """The descriptor number that an `inject` rule gave the guest last."""
+        return self.lane.last_injected
+
+    def statistics(self) -> dict:
+        """How many notifications were received, answered, ..., so far."""
+        return self.lane.counters
+
+    def __dealloc__(self):
+        if self.started and not self.finished:
+            self.c.cancelled = 1
+            raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
+            self.wait_native()
+        if self.c.control_host >= 0:
+            raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
+        free_observer(self.lane.observer)
+        free(<void *>self.c.executables)
+        free(<void *>self.c.argv)
+        free(<void *>self.c.envp)
+        free(self.c.launch_stack)
+        free(self.c.guest_stack)

@@ -1,0 +1,139 @@
+# The structures that the launch, the fast lane and Python share. A Program is immutable and belongs to a plan; a
+# Run belongs to one command. Both are plain C: they are read by code that has no interpreter.
+
+from libc.stdint cimport int32_t, int64_t, uint64_t, uint8_t
+from posix.types cimport pid_t
+
+from sandlock._linux cimport FilterProgram, RulesetAttr
+
+cdef enum:
+    MAX_SYSCALLS = 1024
+    MAX_RULES = 64
+    MAX_RLIMITS = 20
+
+# What the core does with a trapped syscall. Facts for these rules come from registers and descriptors only.
+cdef enum RuleKind:
+    RULE_DENY = 0            # no rule: denied, counted (fail closed)
+    RULE_ERRNO = 1
+    RULE_VALUE = 2
+    RULE_CONTINUE = 3
+    RULE_INJECT = 4
+    RULE_HOLD = 5
+    RULE_KILL_TASK = 6
+    RULE_KILL_TREE = 7
+    RULE_COUNT_FORK = 8
+    RULE_LISTEN = 9
+    RULE_OBSERVE_EXEC = 10
+    RULE_OBSERVE_START = 11
+
+cdef struct Rule:
+    RuleKind kind
+    int64_t value            # errno, return value or host descriptor, by kind
+
+cdef struct PathRule:
+    const char *path
+    uint64_t access
+    int optional             # a missing path is not an error
+
+cdef struct PortRule:
+    uint64_t port
+    uint64_t access
+
+cdef struct Ruleset:
+    int present
+    RulesetAttr attr
+    int path_count
+    PathRule *paths
+    int port_count
+    PortRule *ports
+
+cdef struct ResourceLimit:
+    int resource
+    uint64_t soft
+    uint64_t hard
+
+cdef struct Program:
+    FilterProgram filter
+    int needs_listener
+    int wait_killable        # the kernel has SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    Ruleset supervisor       # D1: the init and the supervisor threads
+    Ruleset guest            # D2: the program and all that it starts
+    int signal_scope         # D1 has LANDLOCK_SCOPE_SIGNAL
+    uint64_t keep_capabilities
+    int umask                # -1: inherited
+    int no_huge_pages
+    unsigned long personality  # ~0: inherited
+    int cpu_bytes
+    uint8_t cpus[128]
+    int rlimit_count
+    ResourceLimit rlimits[MAX_RLIMITS]
+    int map_ids              # a user namespace with one user and one group
+    int max_processes        # 0: not counted
+    int record_execs
+    uint8_t rule_of[MAX_SYSCALLS]
+    Rule rules[MAX_RULES]
+
+cdef struct Run:
+    const Program *program
+    const char *const *executables   # candidates, in PATH order, NULL-terminated
+    const char *const *argv
+    const char *const *envp
+    const char *cwd                  # NULL: inherited
+    int stdio[3]
+    int new_session
+    int controlling_terminal         # descriptor of a pty slave, or -1
+    int control_host                 # our end of the control socket
+    int control_init                 # the init's end
+    int host_pidfd
+    pid_t host_pid
+    int64_t deadline_ms              # -1: none
+    const uint8_t *init_image
+    size_t init_size
+    char *launch_stack
+    char *guest_stack
+    size_t stack_size
+
+    # Written by the launch, read by others.
+    int warden                       # pid of the launching task, later of the init
+    int warden_lives                 # cleared and woken by the kernel when the launch has let go of our memory
+    int guest
+    int stage                        # enum Stage
+    int mapped                       # futex: 1 the maps are written, -1 they could not be
+    int cancelled
+    int step
+    int error
+    int subject
+    int listener
+
+cdef enum Stage:
+    STAGE_STARTING = 0
+    STAGE_LISTENING = 1
+    STAGE_LAUNCHED = 2
+    STAGE_FAILED = 3
+
+# The steps of a launch, as errors name them (_launch.STEPS has the words).
+cdef enum Step:
+    STEP_THREAD = 1
+    STEP_NO_NEW_PRIVS = 2
+    STEP_CAPABILITIES = 3
+    STEP_SUPERVISOR_RULESET = 4
+    STEP_SUPERVISOR_RULE = 5
+    STEP_SUPERVISOR_RESTRICT = 6
+    STEP_CLONE_GUEST = 7
+    STEP_SESSION = 8
+    STEP_TERMINAL = 9
+    STEP_CWD = 10
+    STEP_RLIMIT = 11
+    STEP_AFFINITY = 12
+    STEP_PERSONALITY = 13
+    STEP_HUGE_PAGES = 14
+    STEP_ID_MAP = 15
+    STEP_GUEST_RULESET = 16
+    STEP_GUEST_RULE = 17
+    STEP_GUEST_RESTRICT = 18
+    STEP_FILTER = 19
+    STEP_DESCRIPTORS = 20
+    STEP_STDIO = 21
+    STEP_EXEC = 22
+    STEP_INIT = 23
+    STEP_CLONE = 24

@@ -1,0 +1,23 @@
+from libc.stdint cimport int64_t
+from posix.types cimport pid_t
+
+# A fork that was let go and may not have happened yet.
+cdef struct PendingFork:
+    pid_t tid
+    int64_t since_ms
+
+# The live count of the tree (max_processes): an upper bound that is made exact only when it reaches the limit.
+cdef struct Ledger:
+    int limit
+    int scoped               # the signal scope tells members from others
+    int bound
+    int pending_count
+    PendingFork pending[256]
+
+cdef int kill_task(pid_t tid) noexcept nogil
+cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil
+cdef long read_proc_file(const char *path, char *into, size_t size) noexcept nogil
+cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil
+cdef pid_t parent_of(pid_t pid) noexcept nogil
+cdef pid_t thread_group_of(pid_t tid) noexcept nogil
+cdef int64_t now_ms() noexcept nogil

@@ -1,0 +1,265 @@
+"""The tasks of a run, as its supervisor thread sees them: who they are, how many they are, ending one.
+
+Membership needs no bookkeeping: the supervisor thread is in the run's outer Landlock domain, whose signal scope lets
+signal 0 reach the tasks of the run and no other (landlock(7), ABI 6). Without the scope the parent chain decides.
+"""
+
+from libc.stdint cimport int64_t
+from posix.types cimport pid_t
+
+from sandlock._linux cimport (
+    SYS_clock_gettime, SYS_close, SYS_getdents64, SYS_kill, SYS_openat, SYS_read, SYS_tkill, raw_syscall,
+)
+
+cdef extern from "<errno.h>" nogil:
+    const int EAGAIN
+    const int EINTR
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
+    const int O_CLOEXEC
+    const int O_DIRECTORY
+
+cdef extern from "<signal.h>" nogil:
+    const int SIGKILL
+
+cdef extern from "<dirent.h>" nogil:
+    pass
+
+cdef extern from * nogil:
+    """
+    #include <stdint.h>
+    struct sandlock_dirent { uint64_t inode; int64_t offset; unsigned short length; unsigned char type; char name[]; };
+    struct sandlock_clock { long long seconds; long long nanoseconds; };
+    """
+    ctypedef struct DirectoryEntry "struct sandlock_dirent":
+        unsigned short length
+        char *name
+    ctypedef struct Clock "struct sandlock_clock":
+        long long seconds
+        long long nanoseconds
+
+cdef enum:
+    CLOCK_MONOTONIC = 1
+    LANDED_MS = 1000        # a fork that was let go this long ago has happened
+    STAT_SIZE = 512
+    LIST_SIZE = 8192
+    PENDING_ROOM = 256
+    MAX_DEPTH = 1024
+
+
+cdef int64_t now_ms() noexcept nogil:
+    cdef Clock clock
+    raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, <long>&clock, 0, 0, 0, 0)
+    return clock.seconds * 1000 + clock.nanoseconds // 1000000
+
+
+cdef int kill_task(pid_t tid) noexcept nogil:
+    """SIGKILL for the task's process. From inside the domain it can only hit a task of this run."""
+    return <int>raw_syscall(SYS_tkill, tid, SIGKILL, 0, 0, 0, 0)
+
+
+cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil:
+    """Writes "/proc/PID/name" (at most 64 bytes with a name of at most 40). Returns the length."""
+    cdef char digits[12]
+    cdef int length = 0, count = 0
+    cdef const char *prefix = b"/proc/"
+    while prefix[length] != 0:
+        into[length] = prefix[length]
+        length += 1
+    while True:
+        digits[count] = <char>(48 + pid % 10)
+        pid = pid // 10
+        count += 1
+        if pid <= 0:
+            break
+    while count > 0:
+        count -= 1
+        into[length] = digits[count]
+        length += 1
+    if name[0] != 0:
+        into[length] = 47  # '/'
+        length += 1
+    count = 0
+    while name[count] != 0 and count < 40:
+        into[length] = name[count]
+        length += 1
+        count += 1
+    into[length] = 0
+    return length
+
+
+cdef long read_proc_file(const char *path, char *into, size_t size) noexcept nogil:
+    """The start of a small file, NUL-terminated. Returns the length or -errno."""
+    cdef long fd = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_CLOEXEC, 0, 0, 0)
+    cdef long length
+    if fd < 0:
+        return fd
+    length = raw_syscall(SYS_read, fd, <long>into, <long>(size - 1), 0, 0, 0)
+    raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0)
+    if length >= 0:
+        into[length] = 0
+    return length
+
+
+cdef const char *stat_field(const char *stat, long length, int number) noexcept nogil:
+    """Field `number` (3 is the state) of a /proc/PID/stat line: counted from the last ')', for a name may hold any
+    byte. proc_pid_stat(5)."""
+    cdef long at = length - 1
+    cdef int field = 2
+    while at >= 0 and stat[at] != 41:  # ')'
+        at -= 1
+    if at < 0:
+        return NULL
+    while at < length:
+        if stat[at] == 32:  # ' '
+            field += 1
+            if field == number:
+                return stat + at + 1
+        at += 1
+    return NULL
+
+
+cdef long parse_number(const char *text) noexcept nogil:
+    cdef long value = 0
+    while 48 <= text[0] <= 57:
+        value = value * 10 + (text[0] - 48)
+        text += 1
+    return value
+
+
+cdef long read_stat(pid_t pid, char *into) noexcept nogil:
+    cdef char path[64]
+    format_proc_path(path, pid, b"stat")
+    return read_proc_file(path, into, STAT_SIZE)
+
+
+cdef pid_t parent_of(pid_t pid) noexcept nogil:
+    """The parent's process id, or 0 when the task is gone."""
+    cdef char stat[STAT_SIZE]
+    cdef long length = read_stat(pid, stat)
+    cdef const char *field
+    if length <= 0:
+        return 0
+    field = stat_field(stat, length, 4)
+    return 0 if field == NULL else <pid_t>parse_number(field)
+
+
+cdef pid_t thread_group_of(pid_t tid) noexcept nogil:
+    """The process of a task (Tgid in /proc/TID/status), or 0 when it is gone."""
+    cdef char path[64]
+    cdef char status[STAT_SIZE]
+    cdef long length, at
+    format_proc_path(path, tid, b"status")
+    length = read_proc_file(path, status, STAT_SIZE)
+    # The Name line comes first and escapes its newlines, so a line that starts with "Tgid:" is the kernel's.
+    for at in range(length - 6):
+        if (
+            status[at] == 10 and status[at + 1] == 84 and status[at + 2] == 103 and status[at + 3] == 105
+            and status[at + 4] == 100 and status[at + 5] == 58
+        ):
+            return <pid_t>parse_number(status + at + 7)
+    return 0
+
+
+cdef int is_alive(pid_t pid) noexcept nogil:
+    """Runs, sleeps or is stopped; a zombie whose threads have all ended is not alive."""
+    cdef char stat[STAT_SIZE]
+    cdef long length = read_stat(pid, stat)
+    cdef const char *state
+    cdef const char *threads
+    if length <= 0:
+        return 0
+    state = stat_field(stat, length, 3)
+    threads = stat_field(stat, length, 20)
+    if state == NULL or threads == NULL:
+        return 1
+    if state[0] == 90 or state[0] == 88:  # 'Z', 'X'
+        return parse_number(threads) > 1
+    return 1
+
+
+cdef int is_member(const Ledger *ledger, pid_t pid, pid_t init) noexcept nogil:
+    """A process of this run, other than its init."""
+    cdef int depth
+    if pid == init:
+        return 0
+    if ledger.scoped:
+        return raw_syscall(SYS_kill, pid, 0, 0, 0, 0, 0) == 0
+    for depth in range(MAX_DEPTH):
+        pid = parent_of(pid)
+        if pid == init:
+            return 1
+        if pid <= 1:
+            return 0
+    return 1    # deeper than any honest tree: counted
+
+
+cdef int count_processes(const Ledger *ledger, pid_t init) noexcept nogil:
+    """The live processes of the run, or -errno."""
+    cdef char entries[LIST_SIZE]
+    cdef DirectoryEntry *entry
+    cdef long length, at
+    cdef pid_t pid
+    cdef int count = 0
+    cdef long fd = raw_syscall(SYS_openat, AT_FDCWD, <long><const char *>b"/proc", O_DIRECTORY | O_CLOEXEC, 0, 0, 0)
+    if fd < 0:
+        return <int>fd
+    while True:
+        length = raw_syscall(SYS_getdents64, fd, <long>entries, LIST_SIZE, 0, 0, 0)
+        if length <= 0:
+            break
+        at = 0
+        while at < length:
+            entry = <DirectoryEntry *>(entries + at)
+            at += entry.length
+            pid = <pid_t>parse_number(entry.name)
+            if pid > 0 and is_member(ledger, pid, init) and is_alive(pid):
+                count += 1
+    raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0)
+    return count if length == 0 else <int>length
+
+
+cdef int may_still_fork(const PendingFork *pending, int64_t now) noexcept nogil:
+    """A task that was let into fork and has neither left it nor slept in it since: its child may yet appear.
+
+    /proc/TID/syscall says "running" for a task that is not blocked; a parent blocked in vfork has its child.
+    """
+    cdef char path[64]
+    cdef char text[32]
+    if now - pending.since_ms > LANDED_MS:
+        return 0
+    format_proc_path(path, pending.tid, b"syscall")
+    if read_proc_file(path, text, sizeof(text)) < 4:
+        return 0    # gone
+    return text[0] == 114 and text[1] == 117 and text[2] == 110  # "run"
+
+
+cdef int recount(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil:
+    """Makes the bound exact: live processes plus forks that may still happen. Returns 0 or -errno."""
+    cdef int64_t now = now_ms()
+    cdef int kept = 0, i
+    cdef int live
+    # The pending ones first: a child that appears between the two looks is counted twice, never missed.
+    for i in range(ledger.pending_count):
+        if ledger.pending[i].tid != caller and may_still_fork(&ledger.pending[i], now):
+            ledger.pending[kept] = ledger.pending[i]
+            kept += 1
+    ledger.pending_count = kept
+    live = count_processes(ledger, init)
+    if live < 0:
+        return live
+    ledger.bound = live + kept
+    return 0
+
+
+cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil:
+    """Whether one more process fits under the limit: 0, or EAGAIN as fork(2) says it."""
+    if ledger.bound >= ledger.limit or ledger.pending_count >= PENDING_ROOM:
+        if recount(ledger, init, caller) < 0 or ledger.bound >= ledger.limit or ledger.pending_count >= PENDING_ROOM:
+            return EAGAIN
+    ledger.bound += 1
+    ledger.pending[ledger.pending_count].tid = caller
+    ledger.pending[ledger.pending_count].since_ms = now_ms()
+    ledger.pending_count += 1
+    return 0

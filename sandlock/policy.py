@@ -1,0 +1,355 @@
+"""Policy: what the caller allows, as a value; and the one table of options.
+
+Rules: everything about an option (flags, profile key, help, how it is read) stands in its field's metadata;
+keywords, command line, profiles and documents derive from it. A Policy that exists is valid: all it holds
+was checked and normalised at construction. None and () mean "not granted", never "unrestricted": that is "*".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+
+from . import presets as _presets
+from ._values import READERS, did_you_mean, read_choices, refuse
+from .errors import PolicyError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+    from typing import Any, Self, TypedDict, Unpack
+
+    PathText = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+    Paths = PathText | Iterable[PathText]
+    Names = str | Iterable[str]
+
+    class Fields(TypedDict, total=False):
+        """The keywords of `Policy.of`, `Sandbox` and `run`, with everything each accepts."""
+
+        presets: Names
+        fs_readable: Paths
+        fs_data: Paths
+        fs_writable: Paths
+        fs_devices: Paths
+        net_allow: Names
+        net_deny: Names
+        net_allow_bind: int | str | Iterable[int | str]
+        net_deny_bind: int | str | Iterable[int | str]
+        env: Mapping[str, str] | Iterable[tuple[str, str]]
+        pass_env: Names
+        clean_env: bool
+        cwd: PathText | None
+        umask: int | str | None
+        uid: int | None
+        gid: int | None
+        timeout: float | str | None
+        max_output: int | str
+        max_processes: int | None
+        max_open_files: int | None
+        cpu_cores: int | str | Iterable[int | str]
+        no_coredump: bool
+        no_randomize_memory: bool
+        no_huge_pages: bool
+        extra_deny_syscalls: Names
+        extra_allow_syscalls: Names
+        keep_capabilities: Names
+        record_execs: bool
+        allow_degraded: Names
+        disable: Names
+
+
+__all__ = ["CLEAN_ENV", "OPTIONS", "PROTECTIONS", "Option", "Policy", "option_of"]
+
+PROTECTIONS = (
+    "fs-refer",
+    "fs-truncate",
+    "fs-ioctl-dev",
+    "net-tcp",
+    "signal-scope",
+    "abstract-unix-socket-scope",
+)
+"""Protections that newer Landlock versions brought, each of which may be waived by name."""
+
+CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
+"""What a clean environment keeps."""
+LISTS = frozenset(
+    ("paths", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules")
+)
+"""Kinds whose flag may be repeated; what a flag adds extends what a profile says."""
+
+
+class Option:
+    """All that is known about one option. Derived from a field of Policy; see OPTIONS. Never changed."""
+
+    # not a dataclass: making one costs a millisecond of every start
+    __slots__ = (
+        "choices",
+        "default",
+        "flags",
+        "help",
+        "high",
+        "key",
+        "kind",
+        "low",
+        "metavar",
+        "name",
+        "off",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        default: object,
+        *,
+        kind: str,
+        flags: tuple[str, ...],
+        key: str,
+        help: str,
+        metavar: str = "",
+        off: tuple[str, ...] = (),
+        choices: tuple[str, ...] = (),
+        low: int | None = None,
+        high: int | None = None,
+    ) -> None:
+        self.name = name
+        """The keyword."""
+        self.default = default
+        self.kind = kind
+        """How it is read: a key of `_values.READERS`."""
+        self.flags = flags
+        self.off = off
+        """For a switch: the flags that turn it off."""
+        self.key = key
+        """Where a profile says it: "section.key"."""
+        self.help = help
+        self.metavar = metavar
+        self.choices = choices
+        self.low = low
+        self.high = high
+
+    def __repr__(self) -> str:
+        return f"<Option {self.name} {self.kind} {' '.join(self.flags + self.off)} [{self.key}]>"
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the flag may stand more than once, its values being collected."""
+        return self.kind in LISTS
+
+    def read(self, value: object) -> object:
+        """The normalised value. Raises PolicyError."""
+        if value is None and self.default is None:
+            return None
+        if self.choices:
+            return read_choices(self.name, value, self.choices)
+        limits = {"low": self.low, "high": self.high}
+        bounds = {name: limit for name, limit in limits.items() if limit is not None}
+        return READERS[self.kind](self.name, value, **bounds)
+
+
+def _option(default: Any, kind: str, *flags: str, key: str, help: str, **facts: Any) -> Any:
+    """A field of Policy that is an option. `help`'s first sentence stands in --help."""
+    return field(default=default, metadata={"kind": kind, "flags": flags, "key": key, "help": help, **facts})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Policy:
+    """What a sandboxed program may do. Everything that is not granted is denied.
+
+    `Policy(...)` takes and checks the same values as `Policy.of(...)`, whose keywords are declared with all
+    they accept (lists, paths as os.PathLike, sizes as "64M") and which names the nearest keyword when one is
+    unknown. A list field given one bare text or path takes it as its only element. Relative paths are made
+    absolute against the current directory now, `~` becomes the home directory. Raises PolicyError.
+    """
+
+    # fmt: off
+    presets: tuple[str, ...] = _option(
+        (), "names", "--preset", key="config.presets", metavar="NAME", choices=tuple(_presets.PRESETS),
+        help="Grant a named set: " + ", ".join(_presets.PRESETS) + ".",
+    )
+    fs_readable: tuple[str, ...] = _option(
+        (), "paths", "-r", "--fs-read", key="filesystem.read", metavar="PATH",
+        help="Allow reading and executing PATH and everything below it.",
+    )
+    fs_data: tuple[str, ...] = _option(
+        (), "paths", "--fs-data", key="filesystem.data", metavar="PATH",
+        help="Allow reading PATH and everything below it, without executing.",
+    )
+    fs_writable: tuple[str, ...] = _option(
+        (), "paths", "-w", "--fs-write", key="filesystem.write", metavar="PATH",
+        help="Allow reading, executing, writing, creating and removing below PATH; no device nodes.",
+    )
+    fs_devices: tuple[str, ...] = _option(
+        (), "paths", "--fs-device", key="filesystem.devices", metavar="PATH",
+        help="Allow reading, writing and ioctl on a device file, or on the devices below PATH.",
+    )
+    net_allow: tuple[str, ...] = _option(
+        (), "net-rules", "--net-allow", key="network.allow", metavar="RULE",
+        help='Allow TCP connections: ":443", "*:80,443", "tcp://:8000-8010"; "*" allows any port.',
+    )
+    net_deny: tuple[str, ...] = _option(
+        (), "net-rules", "--net-deny", key="network.deny", metavar="RULE",
+        help="Deny connections that a net_allow rule allows. Not enforceable yet: refused at start.",
+    )
+    net_allow_bind: tuple[str, ...] = _option(
+        (), "ports", "--net-allow-bind", key="network.allow_bind", metavar="PORTS",
+        help='Allow listening on TCP ports: 8080, "80,443", "8000-8010", "*".',
+    )
+    net_deny_bind: tuple[str, ...] = _option(
+        (), "ports", "--net-deny-bind", key="network.deny_bind", metavar="PORTS",
+        help="Deny ports that net_allow_bind allows. Not enforceable yet: refused at start.",
+    )
+    env: tuple[tuple[str, str], ...] = _option(
+        (), "variables", "--env", key="program.env", metavar="NAME=VALUE",
+        help="Set an environment variable; with NAME alone, pass it through from here.",
+    )
+    pass_env: tuple[str, ...] = _option(
+        (), "variable-names", "--pass-env", key="program.pass_env", metavar="NAME",
+        help='Pass an environment variable through; a last "*" stands for any ending.',
+    )
+    clean_env: bool = _option(
+        True, "switch", "--clean-env", key="program.clean_env", off=("--inherit-env",),
+        help="Pass only " + " ".join(CLEAN_ENV) + ", and what env and pass_env name.",
+    )
+    cwd: str | None = _option(
+        None, "path", "-C", "--cwd", key="program.cwd", metavar="DIR",
+        help="Start the program in DIR (default: the current directory).",
+    )
+    umask: int | None = _option(
+        None, "octal", "--umask", key="program.umask", metavar="OCTAL",
+        help='File mode creation mask, in octal: "022" (default: inherited).',
+    )
+    uid: int | None = _option(
+        None, "int", "--uid", key="program.uid", metavar="N", low=0, high=2**32 - 2,
+        help="User id that the program sees, by a user namespace where the host allows one.",
+    )
+    gid: int | None = _option(
+        None, "int", "--gid", key="program.gid", metavar="N", low=0, high=2**32 - 2,
+        help="Group id that the program sees, by a user namespace where the host allows one.",
+    )
+    timeout: float | None = _option(
+        None, "seconds", "-t", "--timeout", key="limits.timeout", metavar="SECONDS",
+        help='Kill the whole tree after this time: 90, "500ms", "5m" (default: no limit).',
+    )
+    max_output: int = _option(
+        64 * 2**20, "size", "--max-output", key="limits.output", metavar="SIZE", low=0,
+        help="Keep at most this much of each captured stream; the rest is dropped and reported as truncated.",
+    )
+    max_processes: int | None = _option(
+        None, "int", "-P", "--max-processes", key="limits.processes", metavar="N", low=1, high=2**22,
+        help="Processes alive at once in the tree; fork fails with EAGAIN above it; threads are not counted.",
+    )
+    max_open_files: int | None = _option(
+        None, "int", "--max-open-files", key="limits.open_files", metavar="N", low=4, high=2**30,
+        help="File descriptors that one process may have open (RLIMIT_NOFILE).",
+    )
+    cpu_cores: tuple[int, ...] = _option(
+        (), "cpus", "--cpu-cores", key="limits.cpu_cores", metavar="LIST",
+        help='Run on these CPUs only: 0 or "0,2-3" (default: those of the caller).',
+    )
+    no_coredump: bool = _option(
+        True, "switch", "--no-coredump", key="program.no_coredump", off=("--coredump",),
+        help="Write no core files.",
+    )
+    no_randomize_memory: bool = _option(
+        False, "switch", "--no-randomize-memory", key="determinism.no_randomize_memory",
+        off=("--randomize-memory",),
+        help="Switch address space randomisation off.",
+    )
+    no_huge_pages: bool = _option(
+        False, "switch", "--no-huge-pages", key="program.no_huge_pages", off=("--huge-pages",),
+        help="Switch transparent huge pages off.",
+    )
+    extra_deny_syscalls: tuple[str, ...] = _option(
+        (), "names", "--extra-deny-syscall", key="syscalls.extra_deny", metavar="NAME",
+        help="Deny a system call that is allowed by default (EPERM).",
+    )
+    extra_allow_syscalls: tuple[str, ...] = _option(
+        (), "names", "--extra-allow-syscall", key="syscalls.extra_allow", metavar="NAME",
+        help='Allow a system call that is denied by default, or a group such as "sysv_ipc".',
+    )
+    keep_capabilities: tuple[str, ...] = _option(
+        (), "capabilities", "--keep-capability", key="syscalls.keep_capabilities", metavar="CAP",
+        help="Keep a capability of root's; all others are dropped for good.",
+    )
+    record_execs: bool = _option(
+        False, "switch", "--record-execs", key="config.record_execs", off=("--no-record-execs",),
+        help="Record every program that the tree executes (result.execs); each exec gets slower.",
+    )
+    allow_degraded: tuple[str, ...] = _option(
+        (), "names", "--allow-degraded", key="config.allow_degraded", metavar="PROTECTION",
+        choices=PROTECTIONS,
+        help="Run without this protection where the kernel lacks it: " + ", ".join(PROTECTIONS) + ".",
+    )
+    disable: tuple[str, ...] = _option(
+        (), "names", "--disable", key="config.disable", metavar="PROTECTION", choices=PROTECTIONS,
+        help="Switch this protection off (same names as --allow-degraded).",
+    )
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for option in OPTIONS:
+            value = getattr(self, option.name)
+            # most fields are at their defaults, which are normal; `is` also skips True for clean_env
+            if value is not option.default:
+                object.__setattr__(self, option.name, option.read(value))
+
+    def __repr__(self) -> str:
+        return f"Policy({', '.join(f'{name}={value!r}' for name, value in self.changes().items())})"
+
+    @classmethod
+    def of(cls, **values: Unpack[Fields]) -> Self:
+        """A Policy of these fields. Raises PolicyError; an unknown keyword's names the nearest known one."""
+        for name in values:
+            if name not in _BY_NAME:
+                raise PolicyError(f"{name}: no such policy field; {did_you_mean(name, _BY_NAME)}", field=name)
+        return cls(**values)  # type: ignore[arg-type]  # __post_init__ reads and normalises every one
+
+    def but(self, **values: Unpack[Fields]) -> Policy:
+        """A copy with these fields replaced. Raises PolicyError."""
+        Policy.of(**values)
+        return replace(self, **values)  # type: ignore[arg-type]  # as in of()
+
+    def is_empty(self) -> bool:
+        """Whether no file is granted at all, so that no program could even start."""
+        return not (self.presets or self.fs_readable or self.fs_data or self.fs_writable or self.fs_devices)
+
+    def expand(self) -> _presets.Expansion:
+        """All grants, the policy's own first and then those of its presets, and the presets' environment.
+
+        Looks at the host: /etc for root, PATH, the working directory. Raises PolicyError.
+        """
+        grants = [
+            _presets.Grant(path, kind)
+            for kind, paths in (
+                ("read", self.fs_readable),
+                ("data", self.fs_data),
+                ("write", self.fs_writable),
+                ("device", self.fs_devices),
+            )
+            for path in paths
+        ]
+        if not self.presets:
+            return _presets.Expansion(tuple(grants))
+        expansion = _presets.expand(self.presets, surroundings=_presets.look_around(self.cwd))
+        return _presets.Expansion((*grants, *expansion.grants), expansion.env)
+
+    def changes(self) -> dict[str, object]:
+        """The fields that are not at their defaults."""
+        values = {option.name: getattr(self, option.name) for option in OPTIONS}
+        return {name: value for name, value in values.items() if value != _BY_NAME[name].default}
+
+
+def _derive() -> tuple[Option, ...]:
+    return tuple(Option(entry.name, entry.default, **entry.metadata) for entry in fields(Policy))
+
+
+OPTIONS = _derive()
+"""Every option, in the order of the help: flags, profile keys and keywords all come from here."""
+_BY_NAME = {option.name: option for option in OPTIONS}
+
+
+def option_of(name: str) -> Option:
+    """The option of this policy field. Raises PolicyError."""
+    if name not in _BY_NAME:
+        refuse(name, name, "is no policy field", did_you_mean(name, _BY_NAME))
+    return _BY_NAME[name]

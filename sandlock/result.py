@@ -1,0 +1,242 @@
+"""Result: how a run ended and what came out of it.
+
+Rules: a failure of the program is a value here, not an exception; what the program printed is data from inside the
+sandbox and is escaped before a person sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import GuestError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+SCHEMA = 1
+"""Version of `to_dict`. Keys are only ever added within one version."""
+REASONS = ("exited", "signaled", "timeout", "killed", "host-gone")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecRecord:
+    """One program that the tree executed.
+
+    `started` and `ended` are seconds since the run started. `confirmed`: the kernel really loaded it; otherwise the
+    exec was seen but its outcome was not. `truncated`: argv was longer than what is kept.
+    """
+
+    pid: int
+    parent_pid: int
+    exe: str
+    argv: tuple[str, ...]
+    started: float
+    ended: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    confirmed: bool = False
+    truncated: bool = False
+
+    def to_dict(self) -> dict[str, object]:
+        """The record as JSON-ready data."""
+        return {
+            "pid": self.pid,
+            "parent_pid": self.parent_pid,
+            "exe": _jsonable(self.exe),
+            "argv": [_jsonable(word) for word in self.argv],
+            "started": self.started,
+            "ended": self.ended,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "confirmed": self.confirmed,
+            "truncated": self.truncated,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a run ended.
+
+    `exit_code` is 128+n when signal n ended the program; `reason` is one of REASONS. `stdout` and `stderr` are what was
+    captured, empty for a stream that was not; `truncated` names those that exceeded `max_output`. `duration` is in
+    seconds. `execs` is None unless the policy says `record_execs`. `waived` names the protections that were asked to be,
+    and were, left out.
+    """
+
+    exit_code: int
+    signal: int | None = None
+    stdout: bytes = b""
+    stderr: bytes = b""
+    timed_out: bool = False
+    reason: str = "exited"
+    duration: float = 0.0
+    truncated: frozenset[str] = frozenset()
+    execs: tuple[ExecRecord, ...] | None = None
+    argv: tuple[str, ...] = ()
+    waived: frozenset[str] = frozenset()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program ended by itself with exit code 0."""
+        return self.exit_code == 0 and self.reason == "exited"
+
+    @property
+    def returncode(self) -> int:
+        """The same as `exit_code`, by subprocess's name."""
+        return self.exit_code
+
+    @property
+    def stdout_text(self) -> str:
+        """`stdout` as UTF-8 text; bytes that are not are replaced."""
+        return self.stdout.decode("utf-8", "replace")
+
+    @property
+    def stderr_text(self) -> str:
+        """`stderr` as UTF-8 text; bytes that are not are replaced."""
+        return self.stderr.decode("utf-8", "replace")
+
+    def check(self) -> Self:
+        """This result. Raises GuestError unless `ok`."""
+        if not self.ok:
+            raise GuestError(self._ending() + _last_line(self.stderr), result=self)
+        return self
+
+    def explain(self) -> str:
+        """For a person: how the run ended, what was cut, what ran, and what may help. Several lines, no newline last."""
+        lines = [f"{self._ending()} after {self.duration:.3f} s"]
+        lines += [f"  {name}: cut at max_output, the rest was dropped" for name in sorted(self.truncated)]
+        if self.waived:
+            lines.append("  without these protections: " + ", ".join(sorted(self.waived)))
+        if self.execs is not None:
+            lines.append(f"  programs executed: {len(self.execs)}")
+            lines += exec_tree(self.execs)
+        lines += [f"  hint: {hint}" for hint in self._hints()]
+        return "\n".join(lines)
+
+    def to_dict(self, *, output: bool = False) -> dict[str, object]:
+        """The result as JSON-ready data with stable keys. `output`: with what was captured, as text."""
+        report: dict[str, object] = {
+            "schema": SCHEMA,
+            "argv": [_jsonable(word) for word in self.argv],
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "reason": self.reason,
+            "ok": self.ok,
+            "timed_out": self.timed_out,
+            "duration": self.duration,
+            "truncated": sorted(self.truncated),
+            "waived": sorted(self.waived),
+            "execs": None if self.execs is None else [record.to_dict() for record in self.execs],
+        }
+        if output:
+            report["stdout"] = self.stdout_text
+            report["stderr"] = self.stderr_text
+        return report
+
+    def _ending(self) -> str:
+        program = printable(self.argv[0]) if self.argv else "the program"
+        if self.timed_out or self.reason == "timeout":
+            return f"{program} ran into its time limit and was killed with its whole tree"
+        if self.reason == "killed":
+            return f"{program} was killed with its whole tree on request"
+        if self.reason == "host-gone":
+            return f"{program} was killed because the process that ran it ended"
+        if self.signal is not None:
+            return f"{program} was ended by {signal_name(self.signal)}"
+        return f"{program} exited with {self.exit_code}"
+
+    def _hints(self) -> list[str]:
+        hints = []
+        if self.reason == "exited" and self.exit_code == 126:
+            hints.append(
+                "126: found but not executable; a program, its interpreter and its libraries need -r PATH"
+            )
+        if self.reason == "exited" and self.exit_code == 127:
+            hints.append(
+                "127: not found; check PATH, and that its directory is granted with -r or --preset system"
+            )
+        if self.signal == 31:
+            hints.append("SIGSYS: it used a system call of a foreign ABI, or its own seccomp filter ended it")
+        tail = self.stderr[-65536:]
+        for text, hint in _STDERR_HINTS:
+            if text in tail:
+                hints.append(hint)
+        return hints
+
+
+_STDERR_HINTS = (
+    (b"Permission denied", "permission denied: reading needs -r PATH, writing -w PATH, a device --fs-device PATH, "
+     "sockets --net-allow or --net-allow-bind"),
+    (b"error while loading shared libraries", "a library is not granted: add its directory with -r"),
+    (b"Operation not permitted", "operation not permitted: a system call that sandboxed programs may not use"),
+    (b"Resource temporarily unavailable", "resource unavailable: max_processes may be too low"),
+    (b"Too many open files", "too many open files: max_open_files is reached"),
+    (b"Read-only file system", "the file system itself is read-only"),
+)  # fmt: skip
+
+
+def exec_tree(execs: tuple[ExecRecord, ...]) -> list[str]:
+    """Lines of the tree of what ran, children below their parents in the order they started."""
+    known = {record.pid for record in execs}
+    children: dict[int, list[ExecRecord]] = {}
+    roots = []
+    for record in sorted(execs, key=lambda record: record.started):
+        above = record.parent_pid
+        if above in known and above != record.pid:
+            children.setdefault(above, []).append(record)
+        else:
+            roots.append(record)
+    lines: list[str] = []
+    waiting = [(record, 1) for record in reversed(roots)]
+    expanded: set[int] = set()
+    while waiting:
+        record, depth = waiting.pop()
+        lines.append("  " * min(depth, 20) + _exec_line(record))
+        if record.pid not in expanded:  # a task that executed twice has its children under the first only
+            expanded.add(record.pid)
+            waiting += [(child, depth + 1) for child in reversed(children.get(record.pid, []))]
+    return lines
+
+
+def _exec_line(record: ExecRecord) -> str:
+    command = " ".join(printable(word) for word in record.argv[:8]) or printable(record.exe)
+    if len(record.argv) > 8 or record.truncated:
+        command += " ..."
+    span = f"{record.started:.3f}" + (
+        f"-{record.ended:.3f} s" if record.ended is not None else " s, still running"
+    )
+    if record.signal is not None:
+        end = f", {signal_name(record.signal)}"
+    else:
+        end = f", exit {record.exit_code}" if record.exit_code is not None else ""
+    doubt = "" if record.confirmed else ", not confirmed"
+    return f"[{record.pid}] {command} ({printable(record.exe)}; {span}{end}{doubt})"
+
+
+def signal_name(number: int) -> str:
+    """ "SIGKILL" for 9."""
+    from signal import Signals  # enum-built and slow; only explanations need names
+
+    try:
+        return Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Text from inside the sandbox, safe for a terminal: control and unprintable characters escaped, cut at `limit`."""
+    safe = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[:limit]
+    )
+    return safe if len(text) <= limit else safe + "..."
+
+
+def _jsonable(text: str) -> str:
+    """File names that are not UTF-8 hold lone surrogates (os.fsdecode); JSON readers reject those."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
+    return f"; it last said: {printable(lines[-1])}" if lines else ""

@@ -1,0 +1,219 @@
+"""What every test gets: a header that says where it ran, proof that it left nothing behind, needs, users.
+
+Environment:
+    SANDLOCK_SEED      the seed of hypothesis and of the `rng` fixture; random if not set, the header shows it
+    SANDLOCK_REQUIRE   `all`, or needs separated by commas (`landlock>=6,program`): where one of them is not
+                       met, the test fails instead of being skipped
+    CI                 `true`: a run with any skipped or deselected test fails
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))  # tests import their own rooms (`ordinary`, ...) by bare name
+
+import ordinary
+
+from sandlock._host import Host, probe
+
+SETTLE = 2.0  # seconds that what a test started may take to disappear
+# Threads that are meant to stay: the trio loop behind asyncio and sync callers, trio's cache of workers.
+LASTING_THREADS = ("sandlock-trio", "Trio thread", "trio-")
+LOOP_DESCRIPTORS = 4  # of the trio loop that such a thread runs: epoll, wake-up pair, and one to spare
+
+
+# ---- the header, the seed, the users
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(landlock=N, kernel=(N, N), program=NAME, root=True): or skip")
+    config.addinivalue_line("markers", "slow: takes more than 0.25 s")
+    seed = os.environ.setdefault("SANDLOCK_SEED", str(random.SystemRandom().randrange(1 << 32)))
+    if getattr(config.option, "hypothesis_seed", None) is None:  # xdist hands the options on to its workers
+        config.option.hypothesis_seed = int(seed)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    host = probe()
+    kernel = ".".join(map(str, host.kernel)) + " " + host.arch
+    users = " and ".join(ordinary.USERS)
+    seed = os.environ["SANDLOCK_SEED"]
+    return f"Linux {kernel}, Landlock ABI {host.landlock_abi}, uid {host.uid}, runs as {users}, seed {seed}"
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """What this kernel offers."""
+    return probe()
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers that a failing test gets again with the seed of the header."""
+    return random.Random(f"{os.environ['SANDLOCK_SEED']}:{request.node.nodeid}")
+
+
+@pytest.fixture(scope="session", params=ordinary.USERS)
+def as_user(request: pytest.FixtureRequest) -> ordinary.Person:
+    """Each user that tests run programs as: root (only if we are root) and an ordinary account."""
+    return ordinary.person(request.param)
+
+
+@pytest.fixture(scope="session")
+def ordinary_user() -> ordinary.Person:
+    """Somebody without privileges: a test account if we are root, else ourselves."""
+    return ordinary.person("ordinary")
+
+
+# ---- nothing left behind
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What this process holds at one moment."""
+
+    descriptors: dict[int, str]
+    threads: dict[int, str]
+    children: dict[int, str]
+
+    @classmethod
+    def now(cls) -> Belongings:
+        threads = {
+            int(tid): read(f"/proc/self/task/{tid}/comm").strip() for tid in os.listdir("/proc/self/task")
+        }
+        threads |= {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
+        pids = " ".join(read(f"/proc/self/task/{tid}/children") for tid in threads).split()
+        children = {int(pid): read(f"/proc/{pid}/cmdline").replace("\0", " ").strip() for pid in pids}
+        return cls(open_descriptors(), threads, children)
+
+    def lost_and_left(self, later: Belongings) -> list[str]:
+        """What changed until `later`, in words. Descriptors 0-2 belong to pytest's capturing."""
+        threads = {tid: name for tid, name in later.threads.items() if tid not in self.threads}
+        lasting = {tid for tid, name in threads.items() if name.startswith(LASTING_THREADS)}
+        opened = [
+            f"{fd} -> {to}"
+            for fd, to in later.descriptors.items()
+            if fd > 2 and self.descriptors.get(fd) != to
+        ]
+        closed = [
+            f"{fd} -> {to}" for fd, to in self.descriptors.items() if fd > 2 and fd not in later.descriptors
+        ]
+        if (
+            any(name.startswith("sandlock-trio") for name in threads.values())
+            and len(opened) <= LOOP_DESCRIPTORS
+        ):
+            opened = []
+        left = [f"descriptor {text}" for text in opened]
+        left += [f"descriptor {text} is closed, but was not opened by the test" for text in closed]
+        left += [f"thread {tid} {name!r}" for tid, name in threads.items() if tid not in lasting]
+        left += [f"child {pid} {what!r}" for pid, what in later.children.items() if pid not in self.children]
+        return left
+
+
+def read(path: str) -> str:
+    """A file of /proc, or nothing if its owner has just ended."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def open_descriptors() -> dict[int, str]:
+    """Number and target of each open descriptor, without the one that lists them."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found[int(fd)] = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """After every test: no descriptor, thread or child process (also no zombie) that was not there before."""
+    before = Belongings.now()
+    yield
+    deadline = time.monotonic() + SETTLE
+    while left := before.lost_and_left(Belongings.now()):
+        if time.monotonic() > deadline:
+            pytest.fail("left behind: " + "; ".join(left), pytrace=False)
+        gc.collect()
+        time.sleep(0.01)
+
+
+# ---- needs, and the law that nothing is skipped in CI
+
+
+def unmet(need: str, value: object, host: Host) -> str:
+    """Why this host does not meet a need, or nothing. An unknown need is an error of the test."""
+    match need, value:
+        case "landlock", int(abi):
+            return (
+                ""
+                if host.landlock_abi >= abi
+                else f"needs Landlock ABI {abi}, this kernel has {host.landlock_abi}"
+            )
+        case "kernel", tuple(version):
+            return "" if host.kernel >= version else f"needs Linux {version}, this is {host.kernel}"
+        case "program", str(name):
+            return "" if shutil.which(name) else f"needs the program {name}"
+        case "root", bool(wanted):
+            return "" if (host.uid == 0) == wanted else f"needs uid {'0' if wanted else 'other than 0'}"
+    raise pytest.UsageError(f"unknown need: {need}={value!r}")
+
+
+def required(need: str, value: object) -> bool:
+    """Whether SANDLOCK_REQUIRE asks for this need."""
+    for entry in os.environ.get("SANDLOCK_REQUIRE", "").split(","):
+        name, _, level = entry.strip().partition(">=")
+        if name == "all" or (
+            name == need and (not level or (isinstance(value, int) and value <= int(level)))
+        ):
+            return True
+    return False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    host = probe()
+    for marker in item.iter_markers("needs"):
+        for need, value in marker.kwargs.items():
+            reason = unmet(need, value, host)
+            if reason and required(need, value):
+                pytest.fail(f"{reason}, and SANDLOCK_REQUIRE wants it", pytrace=False)
+            if reason:
+                pytest.skip(reason)
+
+
+def not_run(config: pytest.Config) -> int:
+    """How many tests did not run, where that counts: in CI, or when everything is required."""
+    if os.environ.get("CI") != "true" and "all" not in os.environ.get("SANDLOCK_REQUIRE", "").split(","):
+        return 0
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return sum(len(reporter.stats.get(kind, ())) for kind in ("skipped", "deselected")) if reporter else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput") and session.exitstatus == 0 and not_run(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := not_run(config):
+        terminalreporter.write_line(
+            f"FAILED: {count} tests did not run, and here every test has to", red=True
+        )
