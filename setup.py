@@ -7,7 +7,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ("_launch", "_tasks", "_sockets", "_observe", "_core", "_native")
+MODULES = ("_launch", "_tasks", "_sockets", "_observe", "_core", "_native", "_memory")
 ABI3 = [("CYTHON_LIMITED_API", "1"), ("Py_LIMITED_API", "0x030b0000")]
 SANITIZE = os.environ.get("SANDLOCK_SANITIZE", "")
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]

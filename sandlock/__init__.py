@@ -1,0 +1,60 @@
+"""sandlock: run programs under a policy that the Linux kernel enforces, without root, namespaces or a daemon.
+
+    import sandlock
+
+    with sandlock.Sandbox(presets=["system"], fs_writable=["work"]) as box:
+        print(box.run(["ls", "-l"]).stdout_text)
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._async import AsyncProcess, AsyncSandbox
+
+from ._stdio import INHERIT, NULL, PIPE, STDOUT
+from .errors import (
+    ConfinementError,
+    GuestError,
+    InternalError,
+    PolicyError,
+    SandlockError,
+    SandlockTimeout,
+    Unsupported,
+)
+from .policy import Policy
+from .result import ExecRecord, Result
+from .sandbox import Process, Sandbox, run
+
+__all__ = [
+    "INHERIT",
+    "NULL",
+    "PIPE",
+    "STDOUT",
+    "AsyncProcess",
+    "AsyncSandbox",
+    "ConfinementError",
+    "ExecRecord",
+    "GuestError",
+    "InternalError",
+    "Policy",
+    "PolicyError",
+    "Process",
+    "Result",
+    "Sandbox",
+    "SandlockError",
+    "SandlockTimeout",
+    "Unsupported",
+    "run",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # The async face brings trio, which costs more to import than everything else together.
+    if name in ("AsyncProcess", "AsyncSandbox"):
+        from . import _async
+
+        return getattr(_async, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

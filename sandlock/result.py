@@ -1,7 +1,7 @@
 """Result: how a run ended and what came out of it.
 
-Rules: a failure of the program is a value here, not an exception; what the program printed is data from inside the
-sandbox and is escaped before a person sees it.
+Rules: a failure of the program is a value here, not an exception; what the program printed is data from
+inside the sandbox and is escaped before a person sees it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ REASONS = ("exited", "signaled", "timeout", "killed", "host-gone")
 class ExecRecord:
     """One program that the tree executed.
 
-    `started` and `ended` are seconds since the run started. `confirmed`: the kernel really loaded it; otherwise the
-    exec was seen but its outcome was not. `truncated`: argv was longer than what is kept.
+    `started` and `ended` are seconds since the run started. `confirmed`: the kernel really loaded it;
+    otherwise the exec was seen but its outcome was not. `truncated`: argv was longer than what is kept.
     """
 
     pid: int
@@ -58,10 +58,11 @@ class ExecRecord:
 class Result:
     """How a run ended.
 
-    `exit_code` is 128+n when signal n ended the program; `reason` is one of REASONS. `stdout` and `stderr` are what was
-    captured, empty for a stream that was not; `truncated` names those that exceeded `max_output`. `duration` is in
-    seconds. `execs` is None unless the policy says `record_execs`. `waived` names the protections that were asked to be,
-    and were, left out.
+    `exit_code` is 128+n when signal n ended the program; `reason` is one of REASONS. `stdout` and
+    `stderr` are what was captured, empty for a stream that was not; `truncated` names those that exceeded
+    `max_output`. `duration` is in
+    seconds. `execs` is None unless the policy says `record_execs`. `waived` names the protections that
+    were asked to be, and were, left out.
     """
 
     exit_code: int
@@ -166,11 +167,12 @@ class Result:
 
 
 _STDERR_HINTS = (
-    (b"Permission denied", "permission denied: reading needs -r PATH, writing -w PATH, a device --fs-device PATH, "
+    (b"Permission denied", "permission denied: reading needs -r PATH, writing -w PATH, a device
+    --fs-device PATH, "
      "sockets --net-allow or --net-allow-bind"),
     (b"error while loading shared libraries", "a library is not granted: add its directory with -r"),
-    (b"Operation not permitted", "operation not permitted: a system call that sandboxed programs may not use"),
-    (b"Resource temporarily unavailable", "resource unavailable: max_processes may be too low"),
+    (b"Operation not permitted", "operation not permitted: a system call that sandboxed programs may not
+    use"), (b"Resource temporarily unavailable", "resource unavailable: max_processes may be too low"),
     (b"Too many open files", "too many open files: max_open_files is reached"),
     (b"Read-only file system", "the file system itself is read-only"),
 )  # fmt: skip
@@ -227,7 +229,7 @@ def signal_name(number: int) -> str:
 def printable(text: str, limit: int = 200) -> str:
     """Text from inside the sandbox, safe for a terminal: control and unprintable characters escaped, cut at `limit`."""
     safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[:limit]
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit]
     )
     return safe if len(text) <= limit else safe + "..."
 

@@ -56,6 +56,8 @@ class Person:
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """A small environment, the same on every machine, and what the tests are steered with."""
         kept = {name: value for name, value in os.environ.items() if name.startswith("SANDLOCK_")}
+        if self.uid == os.geteuid() and "PYTHONPATH" in os.environ:  # a checkout that is not installed
+            kept["PYTHONPATH"] = os.environ["PYTHONPATH"]
         base = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "HOME": self.home}
         return base | {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": self.home} | kept | dict(more or {})
 

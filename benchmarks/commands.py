@@ -1,0 +1,39 @@
+"""What is run, and what it may touch: one value for every side."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass, field
+
+SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/dev")
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+def system_readable() -> tuple[str, ...]:
+    """The read grants of every benchmark: the system, and this Python if it lives elsewhere."""
+    existing = [path for path in SYSTEM if os.path.isdir(path)]
+    for path in {sys.base_prefix, sys.prefix}:
+        if not path.startswith("/usr"):
+            existing.append(path)
+    return tuple(existing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A program and its grants. `number` says that its standard output ends in the number to record."""
+
+    argv: tuple[str, ...]
+    cwd: str | None = None
+    readable: tuple[str, ...] = field(default_factory=system_readable)
+    writable: tuple[str, ...] = field(default_factory=lambda: (tempfile.gettempdir(),))
+    devices: tuple[str, ...] = ("/dev/null",)
+    ports: tuple[int, ...] = ()
+    env: dict[str, str] | None = None
+    number: bool = False
+
+    @classmethod
+    def from_json(cls, fields: dict[str, object]) -> Command:
+        """The inverse of `dataclasses.asdict` after a trip through JSON (lists become tuples again)."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})  # type: ignore[arg-type]

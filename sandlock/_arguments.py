@@ -1,0 +1,190 @@
+"""The syscalls that are decided by their arguments: what exactly is allowed of each.
+
+Rules: registers only; whatever lies in memory cannot be decided here. `int` arguments are compared as the kernel
+reads them, by their lower 32 bits. Every name here is `filter` in the table of syscalls, and the other way round.
+"""
+
+from __future__ import annotations
+
+from . import _filter
+from ._filter import ALLOW, NOTIFY, any_bit, is_, masked, only_bits
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._filter import Answer, Case, Condition
+
+__all__ = ["Network", "answers"]
+
+EPERM = _filter.errno(1)
+EACCES = _filter.errno(13)
+ENOPROTOOPT = _filter.errno(92)
+
+# linux/sched.h
+CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
+CLONE_THREAD, CLONE_SYSVSEM = 0x10000, 0x40000
+NAMESPACES = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. CLONE_NEWTIME (0x80) lies in the exit signal of
+clone(2), which therefore cannot ask for it."""
+NO_NAMESPACE = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
+"""What unshare(2) may undo: the flags that exist and name no namespace. An allowlist, for flags to come."""
+
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET = 1, 2, 3, 5
+SOCK_TYPE = 0xF
+"""The type proper; SOCK_NONBLOCK and SOCK_CLOEXEC are or-ed to it (include/linux/net.h: SOCK_TYPE_MASK)."""
+IPPROTO_TCP = 6
+NETLINK_ROUTE = 0
+TCP_ULP = 31
+MSG_FASTOPEN = 0x2000_0000
+
+_TERMINAL = (
+    0x5412,  # TIOCSTI: types into the terminal
+    0x541C,  # TIOCLINUX: the same, and more, on a console
+    0x5423,  # TIOCSETD: another line discipline, parsers in the kernel
+    0x541D,  # TIOCCONS: takes the console's output
+    0x540C,  # TIOCEXCL: locks the host's terminal
+)
+_INODE = (
+    0x4008_6602,  # FS_IOC_SETFLAGS: chattr, also through a read-only descriptor
+    0x4020_5820,  # FS_IOC_FSSETXATTR
+    0x401C_5820,  # the same with the 28 bytes that some headers give it
+    0x4080_6685,  # FS_IOC_ENABLE_VERITY: makes a file read-only for ever, through a read-only descriptor
+    0x800C_6613,  # FS_IOC_SET_ENCRYPTION_POLICY
+)
+# BTRFS_IOC_*: subvolumes and snapshots are made and removed through a read-only directory, unseen by Landlock.
+_BTRFS = masked(1, 0xFF00, 0x9400)
+_CLONES = (
+    0x4004_9409,  # FICLONE, FICLONERANGE: the target must be open for writing
+    0x4020_940D,
+    0xC018_9436,  # FIDEDUPERANGE: changes no content
+    0x8100_9431,  # FS_IOC_GETFSLABEL
+)
+# Every socket, a socketpair too, answers the interface ioctls (net/socket.c: sock_ioctl).
+_INTERFACES = (masked(1, 0xFFFF_FF00, 0x8900), masked(1, 0xFFFF_FF00, 0x8B00))  # SIOC*, wireless SIOCIW*
+_OWN_SOCKET = (
+    0x8901, 0x8902, 0x8903, 0x8904,  # FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP: Landlock's signal scope holds
+    0x8905, 0x8906, 0x8907, 0x894B,  # SIOCATMARK, SIOCGSTAMP, SIOCGSTAMPNS, SIOCOUTQNSD
+)  # fmt: skip
+_READ_INTERFACE = (
+    0x8910, 0x8912, 0x8913, 0x8915,  # SIOCGIFNAME, SIOCGIFCONF, SIOCGIFFLAGS, SIOCGIFADDR
+    0x8917, 0x8919, 0x891B, 0x8921,  # SIOCGIFDSTADDR, SIOCGIFBRDADDR, SIOCGIFNETMASK, SIOCGIFMTU
+    0x8927, 0x8933, 0x8942,          # SIOCGIFHWADDR, SIOCGIFINDEX, SIOCGIFTXQLEN
+)  # fmt: skip
+
+_LEASES = (1024, 1040)  # F_SETLEASE, F_SETDELEG: hold up every open of a file of the user by the host
+
+
+class Network:
+    """What the filter must know of the network grants: which steps of a connection go on to Landlock."""
+
+    __slots__ = ("any_connect", "bind", "connect", "listen", "sockets")
+
+    def __init__(self, *, sockets: bool, connect: bool, any_connect: bool, bind: bool, listen: int) -> None:
+        self.sockets = sockets
+        """Internet sockets may be made."""
+        self.connect = connect
+        self.any_connect = any_connect
+        """Every TCP port may be connected to."""
+        self.bind = bind
+        self.listen = listen
+        """An action: where the grant is for some ports only, the port is looked at by the supervisor."""
+
+
+def _one_of(argument: int, values: tuple[int, ...], action: int) -> tuple[Case, ...]:
+    return tuple(((is_(argument, value),), action) for value in values)
+
+
+def _allow_only(*alternatives: tuple[Condition, ...], refusal: int = EPERM) -> Answer:
+    return tuple((conditions, ALLOW) for conditions in alternatives), refusal
+
+
+def _clone(count_forks: bool) -> Answer:
+    refuse: Case = ((any_bit(0, NAMESPACES),), EPERM)
+    if not count_forks:
+        return (refuse,), ALLOW
+    # A thread is no process. The kernel refuses CLONE_THREAD without CLONE_VM, so it cannot disguise a fork.
+    return (refuse, ((any_bit(0, CLONE_THREAD),), ALLOW)), NOTIFY
+
+
+def _ioctl(granted: bool) -> Answer:
+    cases = [*_one_of(1, _TERMINAL + _INODE, EPERM)]
+    cases += _one_of(1, _OWN_SOCKET + (_READ_INTERFACE if granted else ()) + _CLONES, ALLOW)
+    cases += [((family,), EPERM) for family in (*_INTERFACES, _BTRFS)]
+    return tuple(cases), ALLOW
+
+
+def _prctl(listener: bool) -> Answer:
+    forbidden = (
+        28,  # PR_SET_SECUREBITS
+        35,  # PR_SET_MM: argv, environ and exe of /proc/self would lie
+        62,  # PR_SCHED_CORE: takes the pid of another task
+        0x5961_6D61,  # PR_SET_PTRACER
+    )
+    if listener:
+        forbidden += (4,)  # PR_SET_DUMPABLE: the supervisor could no longer read the caller
+    return _one_of(0, forbidden, EPERM), ALLOW
+
+
+def _socket(network: Network) -> Answer:
+    stream = masked(1, SOCK_TYPE, SOCK_STREAM)
+    internet = [
+        (is_(0, family), stream, is_(2, protocol))
+        for family in (AF_INET, AF_INET6)
+        for protocol in (0, IPPROTO_TCP)
+    ]
+    if not network.sockets:
+        internet = []
+    if network.connect or network.bind:  # libc asks it for the machine's addresses; it answers, and changes nothing
+        internet += [
+            (is_(0, AF_NETLINK), masked(1, SOCK_TYPE, kind), is_(2, NETLINK_ROUTE)) for kind in (SOCK_DGRAM, SOCK_RAW)
+        ]
+    return _allow_only(*internet, refusal=EACCES)
+
+
+def _socketpair() -> Answer:
+    # No SOCK_DGRAM: such a socket sends to any named socket later on. The others stay connected for good.
+    return _allow_only(
+        *((is_(0, AF_UNIX), masked(1, SOCK_TYPE, kind), is_(2, 0)) for kind in (SOCK_STREAM, SOCK_SEQPACKET)),
+        refusal=EACCES,
+    )
+
+
+def _send(flags: int, network: Network) -> Answer:
+    """`flags`: which argument they are."""
+    if network.any_connect:
+        return ALLOW
+    return (((any_bit(flags, MSG_FASTOPEN),), EACCES),), ALLOW
+
+
+def answers(network: Network, *, listener: bool, count_forks: bool) -> dict[str, Answer]:
+    """What each syscall that is decided by its arguments answers, by name."""
+    own_task = _allow_only((is_(0, 0),))
+    table: dict[str, Answer] = dict.fromkeys(
+        (
+            "sched_setparam", "sched_setscheduler", "sched_setaffinity", "sched_setattr",
+            "prlimit64", "get_robust_list", "migrate_pages", "move_pages",
+        ),
+        own_task,
+    )  # fmt: skip
+    table |= {
+        "clone": _clone(count_forks),
+        "unshare": _allow_only((only_bits(0, NO_NAMESPACE),)),
+        "setpriority": _allow_only((is_(0, 0), is_(1, 0))),  # PRIO_PROCESS, the caller
+        "ioprio_set": _allow_only((is_(0, 1), is_(1, 0))),  # IOPRIO_WHO_PROCESS, the caller
+        "prctl": _prctl(listener),
+        "personality": _allow_only((is_(0, 0xFFFF_FFFF),), (is_(0, 0),)),  # ask, and the ordinary one
+        "ioctl": _ioctl(network.connect or network.bind),
+        "fcntl": (_one_of(1, _LEASES, EPERM), ALLOW),
+        "seccomp": ((((any_bit(1, 1 << 3),), EPERM),), ALLOW),  # SECCOMP_FILTER_FLAG_NEW_LISTENER
+        "socket": _socket(network),
+        "socketpair": _socketpair(),
+        "connect": ALLOW if network.connect else EACCES,
+        "bind": ALLOW if network.bind else EACCES,
+        "listen": network.listen,
+        "sendto": _send(3, network),
+        "sendmsg": _send(2, network),
+        "sendmmsg": _send(3, network),
+        # "smc" there turns a TCP socket into one that Landlock does not know.
+        "setsockopt": ((((is_(1, IPPROTO_TCP), is_(2, TCP_ULP)), ENOPROTOOPT),), ALLOW),
+    }
+    return table

@@ -1,0 +1,227 @@
+"""One run as the host sees it: from messages of the control socket to a Result. Used by both faces.
+
+The state only moves forward: starting, then running or failed, then ended. Nothing here waits; the faces do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from time import monotonic
+
+from . import _native
+from ._launch import STEPS
+from ._stdio import Stdio, above_stdio
+from .errors import ConfinementError, InternalError
+from .result import ExecRecord, Result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._command import Command
+    from ._plan import Plan
+    from .policy import Policy
+
+REASONS = ("exited", "killed", "timeout", "host-gone")
+FIXES = {
+    "execute the program": {
+        "ENOENT": "no such program, or its interpreter or loader is missing or not granted (fs_readable)",
+        "EACCES": "not granted, not executable, or its interpreter or loader is not granted (fs_readable)",
+        "ENOEXEC": "not a program: no known format and no #! line",
+        "E2BIG": "arguments and environment are too large",
+    },
+    "add a Landlock rule": {
+        "ENOENT": "the granted path does not exist; create it or drop the grant",
+        "EACCES": "the granted path cannot be reached by this user",
+    },
+    "enter the Landlock domain": {"E2BIG": "16 Landlock domains are nested already (landlock(7))"},
+    "map the user and group": {"EPERM": "user namespaces are forbidden here; drop uid and gid"},
+    "clone the program's process": {
+        "EPERM": "user namespaces are forbidden here; drop uid and gid",
+        "EAGAIN": "the user's process limit is reached (RLIMIT_NPROC)",
+        "ENOSPC": "the limit of user namespaces is reached",
+    },
+    "set a resource limit": {"EPERM": "above the hard limit of this process"},
+    "change to the working directory": {"ENOENT": "it does not exist", "EACCES": "this user may not enter it"},
+    "set the CPU affinity": {"EINVAL": "none of these CPUs may be used here"},
+}
+
+with open(os.path.join(os.path.dirname(__file__), "_init.elf"), "rb") as _image:
+    INIT_IMAGE = _image.read()
+
+
+class Execution:
+    """A launched command: its native run, our ends of its streams, and what is known of it so far."""
+
+    def __init__(
+        self,
+        program: _native.Program,
+        policy: Policy,
+        plan: Plan,
+        command: Command,
+        stdio: Stdio,
+        *,
+        timeout: float | None,
+        new_session: bool,
+    ) -> None:
+        self.policy = policy
+        self.command = command
+        self.stdio = stdio
+        self.timeout = timeout
+        self.launched = False
+        self.pid = 0
+        self.failure: Exception | None = None
+        self._plan = plan
+        self._ended: tuple[int, ...] | None = None
+        self._transient: list[int] = []
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control = above_stdio(ours.detach())
+        try:
+            self._transient = [above_stdio(theirs.detach()), above_stdio(os.pidfd_open(os.getpid()))]
+            self.run = _native.Run(
+                program,
+                executables=command.executables,
+                argv=command.argv,
+                envp=command.envp,
+                cwd=command.cwd,
+                stdio=stdio.child,
+                new_session=new_session,
+                terminal=stdio.terminal,
+                control_host=control,
+                control_init=self._transient[0],
+                host_pidfd=self._transient[1],
+                deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
+                init_image=INIT_IMAGE,
+            )
+        except BaseException:
+            os.close(control)
+            self._close_transient()
+            raise
+        self.started = monotonic()
+        self.run.start()
+
+    @property
+    def control_fd(self) -> int:
+        """Readable when `advance` has something to do."""
+        return self.run.control_fd
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole tree is gone, or never was."""
+        return self._ended is not None or self.failure is not None
+
+    def advance(self) -> None:
+        """Takes the messages that have come. Never waits."""
+        while not self.ended:
+            message = self.run.receive()
+            if message is None:
+                return
+            if message is False:
+                self._fail(InternalError("the run's init is gone without a word; its tree was told to die"))
+                return
+            kind = message[0]
+            if kind == _native.LAUNCHED:
+                self.launched = True
+                self.pid = message[1]
+                self._let_go()
+            elif kind == _native.FAILED:
+                self._fail(self._confinement_error(message))
+            elif kind == _native.MAP_IDS:
+                self.run.maps_written(self._write_maps(message[1]))
+            else:
+                self._ended = message
+
+    def kill(self) -> None:
+        """Ends the whole tree. `ended` becomes true shortly after."""
+        self.run.kill()
+
+    def finish(self) -> None:
+        """Frees what is native of the run. Only after `ended`."""
+        self._let_go()
+        self.run.close()
+
+    def result(self, stdout: bytes = b"", stderr: bytes = b"", truncated: frozenset[str] = frozenset()) -> Result:
+        """The Result. Only after `ended`; raises what made the launch fail."""
+        if self.failure is not None:
+            raise self.failure
+        assert self._ended is not None
+        status, reason = self._ended[5], REASONS[self._ended[6]]
+        signal = status & 0x7F or None
+        exit_code = 128 + signal if signal else status >> 8 & 0xFF
+        if reason == "exited" and signal:
+            reason = "signaled"
+        return Result(
+            exit_code=exit_code,
+            signal=signal,
+            stdout=stdout,
+            stderr=stderr,
+            timed_out=reason == "timeout",
+            reason=reason,
+            duration=monotonic() - self.started,
+            truncated=truncated,
+            execs=self._records() if self.policy.record_execs else None,
+            argv=self.command.text,
+            waived=self._plan.waived,
+        )
+
+    def _records(self) -> tuple[ExecRecord, ...]:
+        return tuple(
+            ExecRecord(
+                pid=pid,
+                parent_pid=parent,
+                exe=os.fsdecode(exe),
+                argv=tuple(os.fsdecode(word) for word in argv),
+                started=started,
+                ended=ended,
+                exit_code=None if status is None else (128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF),
+                signal=None if status is None else status & 0x7F or None,
+                confirmed=confirmed,
+                truncated=truncated,
+            )
+            for pid, parent, exe, argv, started, ended, status, confirmed, truncated in self.run.execs()
+        )
+
+    def _let_go(self) -> None:
+        """The launch has its own copies: close what we held for it."""
+        self._close_transient()
+        self.stdio.close_child()
+
+    def _close_transient(self) -> None:
+        for fd in self._transient:
+            os.close(fd)
+        self._transient = []
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = error
+        self.run.kill()
+
+    def _confinement_error(self, message: tuple[int, ...]) -> ConfinementError:
+        from errno import errorcode
+
+        step = STEPS.get(message[2], f"launch step {message[2]}")
+        error, index = message[3], message[4]
+        subject = ""
+        ruleset = self._plan.guest_ruleset
+        if step == "add a Landlock rule" and ruleset is not None and 0 <= index < len(ruleset.paths):
+            subject = os.fsdecode(ruleset.paths[index].path)
+        elif step == "execute the program":
+            subject = self.command.text[0]
+        elif step == "change to the working directory" and self.command.cwd is not None:
+            subject = os.fsdecode(self.command.cwd)
+        fix = FIXES.get(step, {}).get(errorcode.get(error, ""), "run `sandlock doctor`")
+        return ConfinementError(step, error, subject=subject, fix=fix)
+
+    def _write_maps(self, pid: int) -> int:
+        """One user and one group, ours on the outside. Returns 0 or the errno. user_namespaces(7)."""
+        uid = self.policy.uid if self.policy.uid is not None else os.geteuid()
+        gid = self.policy.gid if self.policy.gid is not None else os.getegid()
+        try:
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{uid} {os.geteuid()} 1"),
+                ("gid_map", f"{gid} {os.getegid()} 1"),
+            ):
+                with open(f"/proc/{pid}/{name}", "w") as file:
+                    file.write(text)
+        except OSError as error:
+            return error.errno or 1
+        return 0

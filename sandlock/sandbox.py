@@ -1,0 +1,382 @@
+"""Sandbox: run commands under a policy, synchronously. No event loop, no thread of ours unless a rule needs one.
+
+A Sandbox may be used from several threads at once, and runs any number of commands at once. It belongs to the
+process that made it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from _thread import allocate_lock
+from time import monotonic
+
+from . import _native
+from ._command import prepare
+from ._execution import Execution
+from ._host import probe
+from ._plan import plan as make_plan
+from ._stdio import INHERIT, NULL, PIPE, Stdio
+from .errors import PolicyError, SandlockError, SandlockTimeout
+from .policy import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import BinaryIO, Self, Unpack
+
+    from ._command import Text
+    from ._plan import Plan
+    from ._stdio import Stream
+    from .policy import Fields
+    from .result import Result
+
+CHUNK = 65536
+LAUNCH_GRACE = 5.0
+"""Seconds past the time limit after which we no longer rely on the init's own clock."""
+
+
+class Confinement:
+    """A policy made ready for this host: what sync and async sandboxes share."""
+
+    def __init__(self, policy: Policy) -> None:
+        if policy.is_empty():
+            raise PolicyError(
+                "nothing is granted, so no program could start: grant the system with presets=['system'] "
+                "(--preset system), or single paths with fs_readable (-r)",
+                field="fs_readable",
+            )
+        host = probe()
+        self.policy = policy
+        self.plan: Plan = make_plan(policy, host)
+        self.preset_env = policy.expand().env if policy.presets else ()
+        self._program = _native.Program(self.plan, wait_killable=host.wait_killable)
+        self._owner = os.getpid()
+
+    def launch(
+        self,
+        argv: Sequence[Text],
+        stdio: Stdio,
+        *,
+        timeout: float | None,
+        env: Mapping[str, str] | None,
+        cwd: Text | None,
+        new_session: bool,
+    ) -> Execution:
+        """Starts a command. On failure `stdio` is closed. Raises SandlockError."""
+        try:
+            if os.getpid() != self._owner:
+                raise SandlockError(
+                    "this sandbox belongs to the process that made it; after os.fork() make a new one"
+                )
+            command = prepare(
+                self.policy, self.preset_env, argv, host_env=os.environ, env=env, cwd=cwd
+            )
+            return Execution(
+                self._program,
+                self.policy,
+                self.plan,
+                command,
+                stdio,
+                timeout=self.policy.timeout if timeout is None else _seconds(timeout),
+                new_session=new_session,
+            )
+        except BaseException:
+            stdio.close()
+            raise
+
+
+def _seconds(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise PolicyError(f"timeout: {value!r} is no time limit; give seconds, 0 or more", field="timeout")
+    return float(value)
+
+
+class Process:
+    """A started command. `stdin`, `stdout`, `stderr` are our ends of its pipes (binary files), or None.
+
+    Leaving the `with` block ends the whole tree. Not for use from two threads at once, except `kill`.
+    """
+
+    def __init__(self, sandbox: Sandbox, execution: Execution) -> None:
+        self._sandbox = sandbox
+        self._execution = execution
+        self._result: Result | None = None
+        stdio = execution.stdio
+        self.stdin: BinaryIO | None = _file(stdio.take("stdin"), "wb")
+        self.stdout: BinaryIO | None = _file(stdio.take("stdout"), "rb")
+        self.stderr: BinaryIO | None = _file(stdio.take("stderr"), "rb")
+        self.terminal: int | None = stdio.take("terminal")
+        """The master side of the pty, a descriptor, when started with `pty=`."""
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._execution.pid
+
+    def poll(self) -> Result | None:
+        """The Result if the whole tree has ended, else None. Never waits."""
+        if self._result is None:
+            self._execution.advance()
+            if self._execution.ended:
+                self._close()
+        return self._result
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Waits for the end; captures nothing. `timeout` in seconds bounds the wait, not the run.
+
+        Raises SandlockTimeout; InternalError.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        while self.poll() is None:
+            left = None if deadline is None else deadline - monotonic()
+            if left is not None and left <= 0:
+                raise SandlockTimeout(f"the program still runs after {timeout} s")
+            _wait_readable(self._execution, left)
+        assert self._result is not None
+        return self._result
+
+    def kill(self) -> None:
+        """Ends the whole tree; `wait` tells when it is gone. May be called at any time."""
+        if self._result is None:
+            self._execution.kill()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tells the program's terminal its new size. Raises SandlockError without a pty."""
+        if self.terminal is None:
+            raise SandlockError("the program has no pty; start it with pty=(rows, columns)")
+        from fcntl import ioctl
+        from struct import pack
+        from termios import TIOCSWINSZ
+
+        ioctl(self.terminal, TIOCSWINSZ, pack("HHHH", rows, columns, 0, 0))
+
+    def _close(self) -> None:
+        self._sandbox._forget(self._execution)
+        self._result = self._execution.result()
+
+    def close(self) -> None:
+        """Ends the tree if it still runs, and closes our ends of its streams."""
+        try:
+            if self._result is None:
+                self.kill()
+                self.wait()
+        finally:
+            for file in (self.stdin, self.stdout, self.stderr):
+                if file is not None:
+                    _close_quietly(file)
+            if self.terminal is not None:
+                os.close(self.terminal)
+                self.terminal = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Sandbox:
+    """Runs commands under one policy.
+
+    Sandbox(policy) or Sandbox(presets=["system"], fs_writable=[...], ...): the fields of Policy. Leaving the `with`
+    block ends everything it started. Raises PolicyError, Unsupported (this kernel cannot enforce the policy).
+    """
+
+    def __init__(self, policy: Policy | None = None, **fields: Unpack[Fields]) -> None:
+        if policy is not None and not isinstance(policy, Policy):
+            raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
+        merged = Policy.of(**fields) if policy is None else policy.but(**fields) if fields else policy
+        self._confinement = Confinement(merged)
+        self._lock = allocate_lock()
+        self._live: set[Execution] = set()
+
+    @property
+    def policy(self) -> Policy:
+        """What is allowed."""
+        return self._confinement.policy
+
+    @property
+    def plan(self) -> Plan:
+        """What the policy compiles to on this kernel."""
+        return self._confinement.plan
+
+    def run(
+        self,
+        argv: Sequence[Text],
+        *,
+        input: bytes | str | None = None,
+        stdin: Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        check: bool = False,
+        interactive: bool = False,
+    ) -> Result:
+        """Runs a command to its end and returns the Result.
+
+        `argv`: the words; no shell. `input`: bytes or text for stdin (default stdin: /dev/null). `stdout`, `stderr`:
+        PIPE (captured, up to `max_output`), NULL, INHERIT, a descriptor or an open file; `stderr` also STDOUT.
+        `timeout` in seconds replaces the policy's; when it passes, the whole tree is killed and the result says
+        `timed_out`. `interactive`: the program stays in our session, with our terminal. The run is done when the
+        program itself has exited; what it left in the background is killed.
+
+        Raises PolicyError, ConfinementError (a step of the launch failed, nothing ran), GuestError with `check`.
+        """
+        stdio = Stdio()
+        data = input.encode() if isinstance(input, str) else input
+        if data is not None and stdin is not None:
+            raise PolicyError("input: give either input or stdin", field="input")
+        execution = self._launch(
+            argv,
+            stdio,
+            streams=(PIPE if data is not None else stdin, stdout, stderr),
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            new_session=not interactive,
+        )
+        result = self._drive(execution, data, interactive)
+        return result.check() if check else result
+
+    def start(
+        self,
+        argv: Sequence[Text],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        pty: bool | tuple[int, int] = False,
+        interactive: bool = False,
+    ) -> Process:
+        """Starts a command and returns when it is executed. Arguments and errors as for `run`.
+
+        `pty`: give the program a new pseudo-terminal as its controlling terminal, of (rows, columns) or 24x80;
+        `Process.terminal` is our side of it.
+        """
+        stdio = Stdio()
+        if pty:
+            stdio.open_terminal(*((24, 80) if pty is True else pty))
+        execution = self._launch(
+            argv,
+            stdio,
+            streams=None if pty else (stdin, stdout, stderr),
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            new_session=not interactive,
+        )
+        try:
+            while not execution.launched and not execution.ended:
+                _wait_readable(execution, None)
+                execution.advance()
+        except BaseException:
+            self._abandon(execution)
+            raise
+        if execution.failure is not None:
+            self._abandon(execution)
+            raise execution.failure
+        return Process(self, execution)
+
+    def close(self) -> None:
+        """Ends everything that still runs. The sandbox can be used again."""
+        with self._lock:
+            live = list(self._live)
+        for execution in live:
+            execution.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _launch(
+        self,
+        argv: Sequence[Text],
+        stdio: Stdio,
+        *,
+        streams: tuple[Stream, Stream, Stream] | None,
+        timeout: float | None,
+        env: Mapping[str, str] | None,
+        cwd: Text | None,
+        new_session: bool,
+    ) -> Execution:
+        if streams is not None:
+            try:
+                stdio.open(*streams)
+            except BaseException:
+                stdio.close()
+                raise
+        execution = self._confinement.launch(
+            argv, stdio, timeout=timeout, env=env, cwd=cwd, new_session=new_session
+        )
+        with self._lock:
+            self._live.add(execution)
+        return execution
+
+    def _drive(self, execution: Execution, data: bytes | None, interactive: bool) -> Result:
+        """Feeds, captures and waits until the tree is gone; on any exception ends it first."""
+        from ._capture import Capture
+
+        capture = Capture(execution.stdio, data, execution.policy.max_output)
+        try:
+            if interactive:
+                from ._terminal import PreservedTerminal
+
+                with PreservedTerminal():
+                    capture.drive(execution)
+            else:
+                capture.drive(execution)
+        except BaseException:
+            self._abandon(execution)
+            raise
+        self._forget(execution)
+        return execution.result(capture.output("stdout"), capture.output("stderr"), capture.truncated)
+
+    def _abandon(self, execution: Execution) -> None:
+        """Ends a run whose result nobody will see."""
+        execution.kill()
+        while not execution.ended:
+            _wait_readable(execution, None)
+            execution.advance()
+        self._forget(execution)
+
+    def _forget(self, execution: Execution) -> None:
+        execution.finish()
+        execution.stdio.close()
+        with self._lock:
+            self._live.discard(execution)
+
+
+def run(argv: Sequence[Text], policy: Policy | None = None, **fields: Unpack[Fields]) -> Result:
+    """Runs one command in a sandbox of its own: Sandbox(policy, **fields).run(argv)."""
+    with Sandbox(policy, **fields) as sandbox:
+        return sandbox.run(argv)
+
+
+def _wait_readable(execution: Execution, timeout: float | None) -> None:
+    poll = select.poll()
+    poll.register(execution.control_fd, select.POLLIN)
+    poll.poll(None if timeout is None else max(0, timeout * 1000))
+
+
+def _file(fd: int | None, mode: str) -> BinaryIO | None:
+    return None if fd is None else os.fdopen(fd, mode)  # type: ignore[return-value]
+
+
+def _close_quietly(file: BinaryIO) -> None:
+    try:
+        file.close()
+    except BrokenPipeError:  # unsent input of a program that has ended
+        return
