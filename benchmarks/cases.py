@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import statistics
 import subprocess
 from typing import TYPE_CHECKING
 
 import workloads
 from commands import Command
 from hosts import HERE, ORIGINAL_PYTHON, Hosts
-from measuring import Effort, Measured, Series, SideFailedError, interleave
+from measuring import Effort, SideFailedError, interleave
 from rows import MILLISECONDS, Names, Number, Row, added_row, limit_row, ratio_row
 
 if TYPE_CHECKING:
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 
 LAUNCH = 1.3
 ALIVE = 1.5
-HOST_KIBIBYTES = 100
+HOST_MICROSECONDS = Number("us", 1e-3)  # of nanoseconds
+KIBIBYTES = 100
 DESCRIPTORS = 4
 NOTIFICATION = 1.1
 PROGRAM = 1.05
 IMPORT_MS = 30
 RUN_MS = 50
 
+MICROSECONDS = Number("us", 1e-3)  # of nanoseconds
+KIBIBYTES = Number("KiB", 1 / 1024)
 BIG = 2 << 30
 ANSWER = 4242
 REUSED = Names(ours="sandlock reused", original="original reused")
@@ -81,8 +84,7 @@ def alive(setting: Setting) -> list[Row]:
 
         def start(side: str) -> Callable[[], list[float]]:
             def measure() -> list[float]:
-                # A fresh host process each time would hide nothing, but pages that the first round
-                # touched are not counted again: memory is the largest growth seen.
+                # Pages that one round touched are there for the next: memory is the largest growth seen.
                 answer = hosts.of(side).order("alive", side=side, count=count)
                 answers.setdefault(side, []).append(answer)
                 return [answer["seconds"]]
@@ -96,12 +98,11 @@ def alive(setting: Setting) -> list[Row]:
         )
     return [
         ratio_row(f"{count} alive: until all run", measured, ALIVE, MILLISECONDS),
-        _amount(f"{count} alive: host memory each", answers, "memory", HOST_KIBIBYTES, Number("KiB", 1 / 1024)),
-        _amount(f"{count} alive: host descriptors each (2 are stdio pipes)", answers, "descriptors", DESCRIPTORS,
-                Number("fds")),
+        _amount(f"{count} alive: host memory each", answers, "memory", HOST_KIBIBYTES, KIBIBYTES),
+        _amount(f"{count} alive: host descriptors each", answers, "descriptors", DESCRIPTORS, Number("fds")),
         _amount(f"{count} alive: helper processes each", answers, "helpers", None, Number("")),
-        _amount(f"{count} alive: their memory (PSS)", answers, "helper_memory", None, Number("KiB", 1 / 1024)),
-    ]  # fmt: skip
+        _amount(f"{count} alive: memory of these (PSS)", answers, "helper_memory", None, KIBIBYTES),
+    ]
 
 
 def _amount(
@@ -135,7 +136,7 @@ def notification(setting: Setting) -> list[Row]:
     names = Names(base="minimal", again="minimal again")
     plain = Names(base="untrapped bare", ours="untrapped")
     return [
-        ratio_row("notification (base: minimal C supervisor)", measured, NOTIFICATION, Number("us", 1e-3), names),
+        ratio_row("notification (bare: minimal C supervisor)", measured, NOTIFICATION, MICROSECONDS, names),
         ratio_row("getppid that is not trapped", measured, None, Number("ns"), plain),
     ]
 
@@ -164,12 +165,13 @@ def _program(setting: Setting, name: str, command: Command, number: Number, seco
 
 def git(setting: Setting) -> list[Row]:
     """git over 300 files."""
-    return [_program(setting, "git init, add, commit, status, log", workloads.git(setting.scratch), MILLISECONDS, 40)]
+    command = workloads.git(setting.scratch)
+    return [_program(setting, "git init, add, commit, status, log", command, MILLISECONDS, 35)]
 
 
 def gcc(setting: Setting) -> list[Row]:
     """gcc over 40 files."""
-    return [_program(setting, "gcc, 41 files", workloads.build(setting.scratch), Number("s"), 50)]
+    return [_program(setting, "gcc, 41 files", workloads.build(setting.scratch), Number("s"), 45)]
 
 
 def find(setting: Setting) -> list[Row]:
@@ -210,12 +212,12 @@ def startup(setting: Setting) -> list[Row]:
         env["PYTHONPATH"] = setting.tree
 
     def python(*arguments: str) -> Command:
-        return Command(argv=(setting.python, *arguments), env=env)
+        return Command(argv=(setting.python, *arguments), env=env, cwd=setting.scratch)
 
     script = os.path.join(os.path.dirname(setting.python), "sandlock")
     run = [script] if os.path.exists(script) else [setting.python, "-c", _CLI]
     grants = [word for path in Command(argv=()).readable for word in ("-r", path)]
-    command = Command(argv=(*run, "run", *grants, "--", "/bin/true"), env=env)
+    command = Command(argv=(*run, "run", *grants, "--", "/bin/true"), env=env, cwd=setting.scratch)
     with Hosts(setting) as hosts:
         sides = {
             "bare": hosts.run("bare", python("-c", "pass")),
@@ -223,12 +225,14 @@ def startup(setting: Setting) -> list[Row]:
             "run": hosts.run("bare", command),
         }
         if setting.original:
-            theirs = Command(argv=(ORIGINAL_PYTHON, "-c", "import sandlock"), env={**env, "PYTHONPATH": ""})
+            theirs = dataclasses.replace(python("-c", "import sandlock"), env={**env, "PYTHONPATH": ""})
+            theirs = dataclasses.replace(theirs, argv=(ORIGINAL_PYTHON, *theirs.argv[1:]))
             sides["original"] = hosts.run("bare", theirs)
         measured = interleave(sides, effort(setting, 150, 30, floor=10))
+    imported = Names(ours="import", again="")
     nobody = Names(ours="run", original="", again="")
     return [
-        added_row("import sandlock, over python3 -c pass", measured, IMPORT_MS, Names(ours="import", again="")),
+        added_row("import sandlock, over python3 -c pass", measured, IMPORT_MS, imported),
         added_row("sandlock run -- /bin/true, over the same", measured, RUN_MS, nobody),
     ]
 

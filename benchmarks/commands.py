@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from typing import Any
 
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/dev")
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
@@ -13,11 +14,8 @@ PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 def system_readable() -> tuple[str, ...]:
     """The read grants of every benchmark: the system, and this Python if it lives elsewhere."""
-    existing = [path for path in SYSTEM if os.path.isdir(path)]
-    for path in {sys.base_prefix, sys.prefix}:
-        if not path.startswith("/usr"):
-            existing.append(path)
-    return tuple(existing)
+    elsewhere = [path for path in sorted({sys.base_prefix, sys.prefix}) if not path.startswith("/usr")]
+    return (*filter(os.path.isdir, SYSTEM), *elsewhere)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,4 +34,5 @@ class Command:
     @classmethod
     def from_json(cls, fields: dict[str, object]) -> Command:
         """The inverse of `dataclasses.asdict` after a trip through JSON (lists become tuples again)."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})  # type: ignore[arg-type]
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)

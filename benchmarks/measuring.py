@@ -48,7 +48,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One side over another: of the medians, of the minima, and the quartiles of the ratios round by round."""
+    """One side over another: of the medians, of the minima, and the quartiles of the pairs (round by round)."""
 
     median: float
     least: float

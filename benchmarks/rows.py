@@ -12,10 +12,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 COLUMNS = (
-    "benchmark", "bare", "sandlock", "ratio median", "ratio min", "pairs p25..p75", "bare/bare", "target", "met?",
-    "original", "bwrap",
-)  # fmt: skip
-NONE = "–"
+    "benchmark",
+    "bare",
+    "sandlock",
+    "ratio median",
+    "ratio min",
+    "pairs p25..p75",
+    "bare/bare",
+    "target",
+    "met?",
+    "original",
+    "bwrap",
+)
+NONE = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +57,14 @@ class Number:
     def show(self, value: float) -> str:
         scaled = value * self.factor
         digits = 0 if scaled >= 1000 else 1 if scaled >= 10 else 2
-        return f"{scaled:,.{digits}f} {self.unit}"
+        return f"{scaled:,.{digits}f} {self.unit}".rstrip()
 
 
 MILLISECONDS = Number("ms", 1e3)
 
 
 def verdict(ratio: Ratio, target: float) -> str:
-    """yes or no where median and minima agree with the pairs; "noise" where the machine does not let us say."""
+    """yes or no where median and minima agree with the pairs, "noise" where the machine will not say."""
     if ratio.pairwise <= target and min(ratio.median, ratio.least) <= target:
         return "yes"
     if ratio.low > target and ratio.least > target and ratio.median > target:
@@ -64,7 +73,7 @@ def verdict(ratio: Ratio, target: float) -> str:
 
 
 def ratio_row(
-    name: str, measured: Measured, target: float | None, number: Number, names: Names = Names()  # noqa: B008
+    name: str, measured: Measured, target: float | None, number: Number, names: Names = Names()
 ) -> Row:
     """The line of something that is judged as a ratio to the base."""
     ratio = measured.ratio(names.ours, names.base)

@@ -26,16 +26,17 @@ QUICK = 0.12
 """The part of the full effort that --quick makes."""
 
 EXPLANATION = """\
-Each number was measured in one run, the sides in turn. Times are medians with the minimum in parentheses; ratios are
-against bare: of the medians, of the minima, and the quartiles of the ratios round by round. "bare/bare" is bare
-against itself in the same rounds: what this machine's noise makes of 1.00. A target is met ("yes") or missed ("no")
-where the quartiles, the medians and the minima agree; "noise" means that they do not."""
+All sides of a line were measured in turn, in one run. Times are medians, with the minimum in parentheses. Ratios
+are against bare: of the medians, of the minima, and the median and quartiles of the ratios round by round (pairs).
+"bare/bare" is bare against itself in the same rounds: what this machine's noise makes of 1.00. "met?" is yes or no
+where pairs, medians and minima agree, and "noise" where they do not. original: the Rust sandlock, as a ratio of
+medians like bwrap. Host memory and descriptors are growth for each living sandbox, two stdio pipes included."""
 
 
 def header(facts: dict[str, str]) -> list[tuple[str, str]]:
     """The machine and the versions."""
     return [
-        ("date", datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
+        ("date", datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("kernel", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("processor", f"{_processor()}, {len(os.sched_getaffinity(0))} cores"),
         ("load before", " ".join(f"{load:.2f}" for load in os.getloadavg())),
@@ -64,7 +65,8 @@ def table(rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 def markdown(report: Report, top: list[tuple[str, str]], seconds: float, quick: bool) -> str:
     """The whole report."""
-    lines = ["# Results", "", f"Written by `benchmarks/run.py{' --quick' if quick else ''}` in {seconds:.0f} s.", ""]
+    command = f"benchmarks/run.py{' --quick' if quick else ''}"
+    lines = ["# Results", "", f"Written by `{command}` in {seconds:.0f} s.", ""]
     lines += [f"- **{name}**: {value}" for name, value in top]
     lines += ["", EXPLANATION, "", *table(row.cells for row in report.rows)]
     if report.notes:
@@ -74,12 +76,12 @@ def markdown(report: Report, top: list[tuple[str, str]], seconds: float, quick: 
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few rounds each: shows that it runs, proves little")
-    parser.add_argument("--only", action="append", choices=sorted(CASES), metavar="NAME",
-                        help=f"only this benchmark (may be repeated): {', '.join(CASES)}")  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds: shows that it runs, proves little")
+    only = f"only this benchmark (may be repeated): {', '.join(CASES)}"
+    parser.add_argument("--only", action="append", choices=sorted(CASES), metavar="NAME", help=only)
     parser.add_argument("--markdown", metavar="FILE", help="also write the report to FILE")
-    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed or was not measured")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed or not measured")
     return parser.parse_args()
 
 

@@ -1,7 +1,7 @@
 """The sides of a comparison: each runs a Command its own way and says how long its caller waited.
 
-This runs inside a worker. `sandlock` is imported only by the sides that need it, because in one worker the name
-means this package and in another the original one.
+This runs inside a worker. `sandlock` is imported only by the sides that need it, because in one worker the
+name means this package and in another the original one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The host process of a measurement: takes orders as JSON lines on descriptor 0, answers on descriptor 1.
 
-Each side runs inside such a process, so that two packages of one name never meet, a big host is big only for its
-own benchmark, and nothing of one benchmark is left for the next.
+Each side runs inside such a process, so that two packages of one name never meet, a big host is big only for
+its own benchmark, and nothing of one benchmark is left for the next.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ class Worker:
     def alive(self, side: str, count: int) -> dict[str, Any]:
         """Start `count` commands from one thread, wait until all run; what they cost while they live."""
         command, side_object = Command(argv=WAITING), self.side(side)
+        side_object.finish(side_object.start(command))  # imports and caches belong to nobody
         gc.collect()
         memory, descriptors, live = resident(), open_descriptors(), []
         start = time.perf_counter()
         try:
             for _ in range(count):
-                live.append(side_object.start(command))
+                live.append(side_object.start(command))  # noqa: PERF401  # all are finished if one fails
             for process in live:
                 wait_until_running(process)
             seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Real programs with real input, made from nothing: trees of files in a scratch directory, and what to run there."""
+"""Real programs with real input, made from nothing: files in a scratch directory, and what to run there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ git log --stat > /dev/null
 BUILD = """\
 set -e
 rm -f *.o program
-for source in *.c; do gcc -O1 -c "$source" -o "${source%.c}.o"; done
+for source in *.c; do gcc -O0 -c "$source" -o "${source%.c}.o"; done
 gcc -o program *.o
 ./program > /dev/null
 """
@@ -93,17 +93,19 @@ def build(scratch: str) -> Command:
     for number in range(40):
         with open(os.path.join(directory, f"part{number}.c"), "w") as file:
             file.write("#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n")
-            for function in range(12):
+            for function in range(6):
                 file.write(
                     f"int part{number}_{function}(int x)\n{{\n"
-                    f"\tchar text[64];\n\tsnprintf(text, sizeof text, \"%d\", x * {function + 1});\n"
+                    f'\tchar text[64];\n\tsnprintf(text, sizeof text, "%d", x * {function + 1});\n'
                     f"\treturn atoi(text) + (int)strlen(text) + {number};\n}}\n"
                 )
     with open(os.path.join(directory, "main.c"), "w") as file:
         file.writelines(f"int part{number}_0(int);\n" for number in range(40))
         calls = " + ".join(f"part{number}_0(argc)" for number in range(40))
-        file.write(f"#include <stdio.h>\nint main(int argc, char **argv)\n{{\n\t(void)argv;\n"
-                   f"\tprintf(\"%d\\n\", {calls});\n\treturn 0;\n}}\n")
+        file.write(
+            f"#include <stdio.h>\nint main(int argc, char **argv)\n{{\n\t(void)argv;\n"
+            f'\tprintf("%d\\n", {calls});\n\treturn 0;\n}}\n'
+        )
     return _script(directory, BUILD)
 
 
@@ -116,7 +118,8 @@ def find(scratch: str) -> Command:
 
 def imports(scratch: str, python: str) -> Command:
     """A Python that imports a good part of its library."""
-    return Command(argv=(os.path.realpath(python), "-I", "-c", IMPORTS), cwd=scratch, env=environment(scratch))
+    argv = (os.path.realpath(python), "-I", "-c", IMPORTS)
+    return Command(argv=argv, cwd=scratch, env=environment(scratch))
 
 
 def redis(scratch: str, test: str, requests: int) -> Command:

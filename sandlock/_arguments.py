@@ -46,8 +46,8 @@ _TERMINAL = (
 )
 _INODE = (
     0x4008_6602,  # FS_IOC_SETFLAGS: chattr, also through a read-only descriptor
-    0x4020_5820,  # FS_IOC_FSSETXATTR
-    0x401C_5820,  # the same with the 28 bytes that some headers give it
+    0x401C_5820,  # FS_IOC_FSSETXATTR
+    0x4008_7602,  # FS_IOC_SETVERSION
     0x4080_6685,  # FS_IOC_ENABLE_VERITY: makes a file read-only for ever, through a read-only descriptor
     0x800C_6613,  # FS_IOC_SET_ENCRYPTION_POLICY
 )

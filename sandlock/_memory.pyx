@@ -1,11 +1,12 @@
 """Guest memory: read once, bounded, and decoded as the kernel would decode it. Native, without the GIL.
 
 Rules:
-1. Every length and count that the guest controls is checked before it is used. Nothing is silently cut short: the
-   answer is whole, or it is an error.
-2. Decoders take and fill plain structs and answer 0, a length, or -errno; they do not allocate, touch errno, or call
-   the interpreter. Where the kernel would refuse, they answer the kernel's errno.
-3. Each address is read once per call. Deciding on one read and acting on another is the race that we do not have.
+1. Every length and count that the guest controls is checked before it is used. Nothing is silently cut short:
+   the answer is whole, or it is an error.
+2. Decoders take and fill plain structs and answer 0, a length, or -errno; they do not allocate, touch errno,
+   or call the interpreter. Where the kernel would refuse, they answer the kernel's errno.
+3. Each address is read once per call. Deciding on one read and acting on another is the race that we do not
+   have.
 
 The Python face at the end is for tests and fuzzers; nothing in the SDK calls it.
 """
@@ -33,9 +34,10 @@ cdef extern from * nogil:
     #include <sys/socket.h>
     #include <unistd.h>
 
-    struct sandlock_range { uint64_t address, length; };          /* struct iovec, for addresses of another process */
-    struct sandlock_user_msghdr {                                  /* struct user_msghdr of linux/socket.h */
-        uint64_t name; int name_length; uint64_t iovecs, iovec_count, control, control_length; uint32_t flags;
+    struct sandlock_range { uint64_t address, length; };          /* struct iovec, for addresses of another
+    process */ struct sandlock_user_msghdr {                                  /* struct user_msghdr of
+        linux/socket.h */ uint64_t name; int name_length; uint64_t iovecs, iovec_count, control,
+        control_length; uint32_t flags;
     };
     """
     ctypedef struct Range "struct sandlock_range":
@@ -59,8 +61,8 @@ cdef extern from * nogil:
     long sysconf(int name)
 
 cdef enum:
-    # Strings are read in aligned blocks. Every page size of Linux is a multiple of it, so a block lies in one page and
-    # is readable as a whole or not at all; a string's last block is the last that is touched.
+    # Strings are read in aligned blocks. Every page size of Linux is a multiple of it, so a block lies in one
+    # page and is readable as a whole or not at all; a string's last block is the last that is touched.
     BLOCK = 4096
     POINTERS = 64            # of argv or envp, per read
     SUN_PATH_OFFSET = 2      # struct sockaddr_un: the family, then 108 bytes
@@ -75,11 +77,12 @@ cdef uint64_t MAX_ADDRESS = <uint64_t>-1
 cdef uint64_t MAX_TRANSFER = <uint64_t>INT_MAX & ~(<uint64_t>sysconf(_SC_PAGESIZE) - 1)
 
 
-# Bytes -------------------------------------------------------------------------------------------------------------
+# Bytes
+# ------------------------------------------------------------------------------------------------------------
 
 cdef long read_memory(pid_t tid, uint64_t address, void *into, size_t length) noexcept nogil:
-    """Reads `length` bytes of a task's memory. Returns `length`, or -EMSGSIZE over MAX_READ, -EFAULT if any byte of
-    them cannot be read, or another errno of process_vm_readv(2)."""
+    """Reads `length` bytes of a task's memory. Returns `length`, or -EMSGSIZE over MAX_READ, -EFAULT if any
+    byte of them cannot be read, or another errno of process_vm_readv(2)."""
     cdef Range local, remote
     cdef long result
     if length > MAX_READ:
@@ -96,7 +99,8 @@ cdef long read_memory(pid_t tid, uint64_t address, void *into, size_t length) no
     return result
 
 
-# Strings -----------------------------------------------------------------------------------------------------------
+# Strings
+# -----------------------------------------------------------------------------------------------------------
 
 # The block that was read last: strings of an argv or envp lie close together, mostly many in one block.
 cdef struct Window:
@@ -137,16 +141,16 @@ cdef long copy_string(Window *window, pid_t tid, uint64_t address, char *into, s
 
 
 cdef long read_string(pid_t tid, uint64_t address, char *into, size_t size) noexcept nogil:
-    """Reads a NUL-terminated string. Returns its length, -ENAMETOOLONG if `size` bytes hold no NUL, or another
-    -errno. On an error `into` holds nothing of use."""
+    """Reads a NUL-terminated string. Returns its length, -ENAMETOOLONG if `size` bytes hold no NUL, or
+    another -errno. On an error `into` holds nothing of use."""
     cdef Window window
     window.start = MAX_ADDRESS
     return copy_string(&window, tid, address, into, size)
 
 
 cdef long read_pointers(pid_t tid, uint64_t array, uint64_t *into) noexcept nogil:
-    """Reads the next pointers of an array, one to POINTERS of them, as far as their page goes (beyond it may lie
-    nothing). Returns how many, or -errno."""
+    """Reads the next pointers of an array, one to POINTERS of them, as far as their page goes (beyond it may
+    lie nothing). Returns how many, or -errno."""
     cdef size_t count = (BLOCK - (array & (BLOCK - 1))) >> 3
     cdef long result
     if count == 0:           # the array is not aligned: this pointer lies in two blocks
@@ -160,8 +164,8 @@ cdef long read_pointers(pid_t tid, uint64_t array, uint64_t *into) noexcept nogi
 cdef long read_strings(pid_t tid, uint64_t array, char *into, size_t size, int limit, int *count) noexcept nogil:
     """Reads an argv or envp of 64-bit pointers: its strings, each with its NUL, one after the other.
 
-    Returns the bytes used and sets `count`; -E2BIG if there are more than `limit` strings or than `size` bytes, or
-    another -errno. No array at all is an empty one: execve(2)."""
+    Returns the bytes used and sets `count`; -E2BIG if there are more than `limit` strings or than `size`
+    bytes, or another -errno. No array at all is an empty one: execve(2)."""
     cdef uint64_t pointers[POINTERS]
     cdef Window window
     cdef size_t used = 0
@@ -187,7 +191,8 @@ cdef long read_strings(pid_t tid, uint64_t array, char *into, size_t size, int l
         array += <uint64_t>available << 3
 
 
-# Socket addresses --------------------------------------------------------------------------------------------------
+# Socket addresses
+# --------------------------------------------------------------------------------------------------
 
 cdef inline uint16_t big_endian_16(const uint8_t *bytes) noexcept nogil:
     return <uint16_t>((bytes[0] << 8) | bytes[1])
@@ -246,8 +251,8 @@ cdef void take_unix(const uint8_t *raw, size_t length, Address *out) noexcept no
 
 
 cdef int decode_sockaddr(const uint8_t *raw, size_t length, Address *out) noexcept nogil:
-    """Decodes a socket address. Returns 0; -EINVAL for a length that the family's connect(2) or bind(2) refuses;
-    -EAFNOSUPPORT for a family that we do not know (then only family, length and raw are set).
+    """Decodes a socket address. Returns 0; -EINVAL for a length that the family's connect(2) or bind(2)
+    refuses; -EAFNOSUPPORT for a family that we do not know (then only family, length and raw are set).
 
     An AF_UNIX address of two bytes is unnamed: bind(2) takes it (autobind), connect(2) does not.
     AF_UNSPEC disconnects a socket, except that sendto(2) on UDP over IPv4 takes one of 16 bytes as AF_INET
@@ -297,12 +302,15 @@ cdef int read_sockaddr(pid_t tid, uint64_t address, long length, Address *out) n
     return decode_sockaddr(raw, <size_t>length, out)
 
 
-# Messages ----------------------------------------------------------------------------------------------------------
+# Messages
+# ----------------------------------------------------------------------------------------------------------
 
 cdef int read_msghdr(pid_t tid, uint64_t address, MessageHeader *out) noexcept nogil:
-    """Reads a msghdr with the checks of sendmsg(2) (copy_msghdr_from_user in net/socket.c). Returns 0 or -errno.
+    """Reads a msghdr with the checks of sendmsg(2) (copy_msghdr_from_user in net/socket.c). Returns 0 or
+    -errno.
 
-    A name that is too long is cut to MAX_SOCKADDR, as the kernel does it for messages (connect refuses it)."""
+    A name that is too long is cut to MAX_SOCKADDR, as the kernel does it for messages (connect refuses
+    it)."""
     cdef UserMessageHeader header
     cdef long result
     memset(out, 0, sizeof(MessageHeader))
@@ -330,10 +338,12 @@ cdef int read_msghdr(pid_t tid, uint64_t address, MessageHeader *out) noexcept n
 
 
 cdef long read_iovecs(pid_t tid, uint64_t address, uint64_t count, IoVector *out, int limit) noexcept nogil:
-    """Reads an array of iovec. Returns the sum of their lengths; -EMSGSIZE for more of them than the kernel or
-    `limit` allows, -EINVAL for a negative length, -EFAULT for one beyond the end of memory, or another -errno.
+    """Reads an array of iovec. Returns the sum of their lengths; -EMSGSIZE for more of them than the kernel
+    or `limit` allows, -EINVAL for a negative length, -EFAULT for one beyond the end of memory, or another
+    -errno.
 
-    As in import_iovec (lib/iov_iter.c) the sum stops at MAX_RW_COUNT: what is over it is taken from the lengths."""
+    As in import_iovec (lib/iov_iter.c) the sum stops at MAX_RW_COUNT: what is over it is taken from the
+    lengths."""
     cdef uint64_t total = 0
     cdef uint64_t i
     cdef long result
@@ -354,10 +364,12 @@ cdef long read_iovecs(pid_t tid, uint64_t address, uint64_t count, IoVector *out
     return <long>total
 
 
-# The Python face, for tests and fuzzers ------------------------------------------------------------------------------
+# The Python face, for tests and fuzzers
+# ------------------------------------------------------------------------------
 
 __all__ = (
-    "fetch_iovecs", "fetch_memory", "fetch_msghdr", "fetch_sockaddr", "fetch_string", "fetch_strings", "parse_sockaddr",
+    "fetch_iovecs", "fetch_memory", "fetch_msghdr", "fetch_sockaddr", "fetch_string", "fetch_strings",
+    "parse_sockaddr",
 )
 
 
@@ -428,8 +440,8 @@ def fetch_strings(pid_t tid, uint64_t array, size_t size, int limit):
 
 
 def parse_sockaddr(bytes raw):
-    """A socket address given as bytes: (family, port, scope_id, netlink_pid, netlink_groups, mapped, abstract, bytes,
-    path, raw)."""
+    """A socket address given as bytes: (family, port, scope_id, netlink_pid, netlink_groups, mapped,
+    abstract, bytes, path, raw)."""
     cdef const char *start = raw
     cdef Address address
     check(decode_sockaddr(<const uint8_t *>start, len(raw), &address))
@@ -448,8 +460,8 @@ def fetch_msghdr(pid_t tid, uint64_t address):
     cdef MessageHeader header
     check(read_msghdr(tid, address, &header))
     return (
-        header.name, header.name_length, header.iovecs, header.iovec_count, header.control, header.control_length,
-        header.flags,
+        header.name, header.name_length, header.iovecs, header.iovec_count, header.control,
+        header.control_length, header.flags,
     )
 
 

@@ -1,8 +1,9 @@
 """The live probes of `sandlock doctor`: each breaks a rule on purpose and sees whether the kernel stops it.
 
-Rules: runs only in a throw-away interpreter that `_doctor.examine` starts; each probe runs in a fork of that (one
-thread, nothing else in it), because what a probe does to itself cannot be undone. Every attack is first shown to work
-unconfined. Signals go only to processes that the probe forked, by pid. Must not know: policies, plans, advice.
+Rules: runs only in a throw-away interpreter that `_doctor.examine` starts; each probe runs in a fork of that
+(one thread, nothing else in it), because what a probe does to itself cannot be undone. Every attack is first
+shown to work unconfined. Signals go only to processes that the probe forked, by pid. Must not know: policies,
+plans, advice.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class MissingError(Exception):
     """The kernel does not do what the probe is about; the text says what it did instead."""
 
 
-# ---- steps that probes are made of ---------------------------------------------------------------------------------
+# ---- steps that probes are made of
 
 
 def check(result: int, step: str) -> int:
@@ -78,7 +79,7 @@ def restrict(
     scoped: int = 0,
     paths: tuple[tuple[str, int], ...] = (),
 ) -> None:
-    """Put this process into a Landlock domain. Raises MissingError below `abi`, the first that knows the rights."""
+    """Put this process into a Landlock domain; `abi` is the first that knows the rights."""
     if host.landlock_abi < abi:
         raise MissingError(f"Landlock ABI {host.landlock_abi}, needs {abi}")
     ruleset = check(
@@ -99,7 +100,7 @@ def no_new_privileges() -> None:
 
 
 def install(host: Host, action: int, flags: int = 0, *, call: str = "getpgid") -> int:
-    """Stack a filter that answers one system call with `action`; returns the listener if the flags ask for one."""
+    """Stack a filter that answers one call with `action`; returns the listener if the flags ask for one."""
     nr = syscalls.number(call, host.arch)
     program = [
         (BPF_LOAD, 0, 0, 4),  # seccomp_data.arch
@@ -149,7 +150,7 @@ def waiting_process() -> Iterator[int]:
         finish(pid)
 
 
-# ---- the probes: (host, empty directory) -> what was proved; raise MissingError or OSError otherwise -----------------
+# ---- the probes: (host, empty directory) -> what was proved; MissingError or OSError otherwise
 
 
 def no_new_privs(host: Host, work: str) -> str:
@@ -160,7 +161,7 @@ def no_new_privs(host: Host, work: str) -> str:
 
 
 def drop_capabilities(host: Host, work: str) -> str:
-    """All sets empty, the bounding set first (it needs CAP_SETPCAP, which root has outside odd containers)."""
+    """All sets empty, the bounding set first (it needs CAP_SETPCAP, which root may lack in a container)."""
     sets = [ffi.new("uint64_t *") for _ in range(3)]
     check(lib.capabilities_get(*sets), "capget")
     if sets[0][0]:
@@ -323,8 +324,8 @@ def landlock_stacking(host: Host, work: str) -> str:
 def exchange(host: Host, *, flags: int = 0, sync: bool = False, disturb: bool = False) -> int:
     """A child's system call is answered by us; returns what NOTIF_SEND returned.
 
-    `disturb` sends the waiting child a signal that it handles, between RECV and SEND. Raises MissingError if the
-    child did not get the answer.
+    `disturb` sends the waiting child a signal that it handles, between RECV and SEND. Raises MissingError if
+    the child did not get the answer.
     """
     listener = install(host, lib.SECCOMP_RET_USER_NOTIF, lib.SECCOMP_FILTER_FLAG_NEW_LISTENER | flags)
     if sync:
@@ -385,15 +386,15 @@ def sync_wake_up(host: Host, work: str) -> str:
 
 
 def pidfd_getfd(host: Host, work: str) -> str:
-    """A descriptor that only a child has is taken from it; what it refers to is the proof."""
+    """A descriptor that only a child has is taken from it; which file that is, is the proof."""
+    path = os.path.join(work, "file")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
     with waiting_process() as pid:
+        os.close(fd)  # the child still has it
         pidfd = check(lib.pidfd_open_process(pid, 0), "pidfd_open")
-        own, theirs = os.pipe()  # made after the fork: the child does not have these
-        os.close(own)
-        os.close(theirs)
-        copy = check(lib.pidfd_take(pidfd, 0), "pidfd_getfd of a child")
-        if not os.path.sameopenfile(copy, 0):
-            raise MissingError("pidfd_getfd returned another file")
+        taken = check(lib.pidfd_take(pidfd, fd), "pidfd_getfd of a child")
+    if not os.path.samestat(os.fstat(taken), os.stat(path)):
+        raise MissingError("pidfd_getfd returned another file")
     return "a descriptor of a child can be taken over"
 
 
@@ -453,7 +454,7 @@ PROBES: dict[str, Callable[[Host, str], str]] = {
 }
 
 
-# ---- running them --------------------------------------------------------------------------------------------------
+# ---- running them
 
 
 def attempt(name: str, host: Host, work: str) -> tuple[bool, str]:
@@ -463,7 +464,7 @@ def attempt(name: str, host: Host, work: str) -> tuple[bool, str]:
         return True, PROBES[name](host, work)
     except MissingError as missing:
         return False, str(missing)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the point is not proved
+    except Exception as error:  # whatever it is: not proved
         return False, f"{type(error).__name__}: {error}"
 
 
@@ -490,7 +491,7 @@ def attempt_apart(name: str, host: Host, work: str) -> tuple[bool, str]:
 
 
 def main(work: str, names: list[str]) -> None:
-    """Run these probes one after the other and print a line for each: name, + or -, text, separated by tabs."""
+    """Run these probes one after the other; prints a line for each: name, + or -, text, between tabs."""
     host = probe()
     for name in names:
         proved, text = attempt_apart(name, host, os.path.join(work, name))

@@ -45,7 +45,7 @@ PROGRAM_KEYS = ("program.exec", "program.args")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a profile says. `fields` are normalised keywords of Policy; `argv` is empty unless it names a program."""
+    """What a profile says: normalised keywords of Policy, and the program to run if it names one."""
 
     path: str
     fields: dict[str, object]
@@ -91,7 +91,7 @@ def is_name(text: str) -> bool:
 
 
 def directory() -> str:
-    """Where profiles are: $XDG_CONFIG_HOME/sandlock/profiles or ~/.config/sandlock/profiles. Raises PolicyError.
+    """Where profiles are: sandlock/profiles in $XDG_CONFIG_HOME or ~/.config. Raises PolicyError.
 
     Without HOME there is none: a directory that anybody can write to, such as /tmp, would let anybody
     plant one.
@@ -179,8 +179,8 @@ def _trust(path: str, status: os.stat_result) -> None:
     owner_only = f"run: chmod go-w {path}"
     if status.st_uid not in (os.geteuid(), 0):
         raise PolicyError(
-            f"profile: {shown(path)} belongs to user {status.st_uid}, who could change it; it must be
-            yours or root's"
+            f"profile: {shown(path)} belongs to user {status.st_uid}, who could change it; "
+            "it must be yours or root's"
         )
     if status.st_mode & stat.S_IWOTH and not sticky:
         raise PolicyError(f"profile: {shown(path)} can be written by everybody; {owner_only}")

@@ -60,9 +60,8 @@ class Result:
 
     `exit_code` is 128+n when signal n ended the program; `reason` is one of REASONS. `stdout` and
     `stderr` are what was captured, empty for a stream that was not; `truncated` names those that exceeded
-    `max_output`. `duration` is in
-    seconds. `execs` is None unless the policy says `record_execs`. `waived` names the protections that
-    were asked to be, and were, left out.
+    `max_output`. `duration` is in seconds. `execs` is None unless the policy says `record_execs`.
+    `waived` names the protections that were asked to be, and were, left out.
     """
 
     exit_code: int
@@ -104,7 +103,7 @@ class Result:
         return self
 
     def explain(self) -> str:
-        """For a person: how the run ended, what was cut, what ran, and what may help. Several lines, no newline last."""
+        """For a person: how the run ended, what was cut, what ran, and what may help. No newline at the end."""
         lines = [f"{self._ending()} after {self.duration:.3f} s"]
         lines += [f"  {name}: cut at max_output, the rest was dropped" for name in sorted(self.truncated)]
         if self.waived:
@@ -167,12 +166,11 @@ class Result:
 
 
 _STDERR_HINTS = (
-    (b"Permission denied", "permission denied: reading needs -r PATH, writing -w PATH, a device
-    --fs-device PATH, "
+    (b"Permission denied", "permission denied: reading needs -r PATH, writing -w PATH, a device --fs-device, "
      "sockets --net-allow or --net-allow-bind"),
     (b"error while loading shared libraries", "a library is not granted: add its directory with -r"),
-    (b"Operation not permitted", "operation not permitted: a system call that sandboxed programs may not
-    use"), (b"Resource temporarily unavailable", "resource unavailable: max_processes may be too low"),
+    (b"Operation not permitted", "operation not permitted: a system call that sandboxed programs may not use"),
+    (b"Resource temporarily unavailable", "resource unavailable: max_processes may be too low"),
     (b"Too many open files", "too many open files: max_open_files is reached"),
     (b"Read-only file system", "the file system itself is read-only"),
 )  # fmt: skip
@@ -227,10 +225,8 @@ def signal_name(number: int) -> str:
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """Text from inside the sandbox, safe for a terminal: control and unprintable characters escaped, cut at `limit`."""
-    safe = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit]
-    )
+    """Text from inside the sandbox, safe for a terminal: what is not printable is escaped; cut at `limit`."""
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
     return safe if len(text) <= limit else safe + "..."
 
 

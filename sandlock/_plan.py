@@ -1,0 +1,453 @@
+"""The plan: a policy made concrete for a host, as a value. `plan(policy, host)` returns it or raises Unsupported.
+
+Rules: strict by default: a protection that the host lacks is an error unless the policy waives it by name, and what
+is waived is said in the plan. No grant is ever widened because the kernel cannot express it. Nothing here touches the
+kernel. Must not know: how a plan is carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import fsencode
+
+from . import _arguments, _filter, _landlock, syscalls
+from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
+from ._values import CAPABILITIES, did_you_mean, read_net_rule, read_port_spans
+from .errors import PolicyError, Unsupported
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._filter import Answer
+    from ._host import Host
+    from .policy import Policy
+    from .presets import Expansion, Grant
+
+__all__ = ["Launch", "Plan", "TrapRule", "plan"]
+
+RLIMIT_CORE, RLIMIT_NOFILE = 4, 7  # asm-generic/resource.h
+ADDR_NO_RANDOMIZE = 0x0004_0000  # linux/personality.h
+
+ENOSYS = _filter.errno(38)
+
+NEEDED_BY_LAUNCH = frozenset(
+    "close close_range dup3 execve exit exit_group fcntl futex restart_syscall rt_sigprocmask rt_sigreturn sendto "
+    "write".split()
+)
+"""What the guest's process calls between the filter and its program: descriptors, the report of a failure, the exec.
+These cannot be denied."""
+
+GRANTABLE = {
+    "sysv_ipc": "shares memory, semaphores and queues with all processes of the host",
+    "posix_mq": "shares message queues with all processes of the host",
+    "io_uring": "its requests pass no filter: UDP, unix and other sockets can be made and reached; Landlock still "
+    "decides about files and TCP ports",
+    "aio": "writes the program's memory while it is stopped, so that arguments can change after they were judged",
+    "secret_memory": "calls with arguments in such memory are denied",
+    "process_reaping": "none known; it ends processes that are dying already",
+    "mount_information": "shows the host's mounts",
+    "persona": "switches address randomisation off",
+    "scheduling": "slows down or pins other processes of the same user, sandlock's own too",
+    "keyrings": "reads and changes the keys of the user's session",
+    "profiling": "measures the kernel and, with capabilities, other processes",
+    "user_faults": "makes page faults wait, also those of a supervisor that reads the program's memory",
+    "file_events": "watches what other programs do with files that can be opened",
+    "segments": "widens what of the kernel can be attacked",
+    "kernel_log": "shows the kernel's log",
+    "clocks": "sets the clock of the machine, if CAP_SYS_TIME is kept",
+}
+"""Groups that `extra_allow_syscalls` may turn on, and what that costs. All others stay denied whatever a policy says:
+they would open the sandbox."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrapRule:
+    """A syscall that the supervisor answers. `rule` is a word of the core; `value` its errno, value or descriptor."""
+
+    syscall: str
+    nr: int
+    rule: str
+    reason: str
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the launch sets in the program's process before its filter. None: inherited."""
+
+    rlimits: tuple[tuple[int, int, int], ...] = ()
+    """(resource, soft, hard)"""
+    umask: int | None = None
+    cpus: tuple[int, ...] = ()
+    personality: int | None = None
+    no_huge_pages: bool = False
+    keep_capabilities: int = 0
+    """Bit n: capability n is kept."""
+    max_processes: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All that will be enforced, by which layer. Comparable, hashable, printable (`describe`)."""
+
+    arch: str
+    filter: bytes
+    """The BPF program, an array of struct sock_filter."""
+    supervisor_ruleset: Ruleset | None
+    """D1, for the run's init and the supervisor's threads; None if there would be nothing in it."""
+    guest_ruleset: Ruleset
+    """D2, for the program, inside D1."""
+    rules: tuple[TrapRule, ...]
+    needs_listener: bool
+    enforced: tuple[str, ...]
+    waived: frozenset[str]
+    launch: Launch
+    risks: tuple[str, ...] = ()
+    """What the policy's own grants of syscalls cost, in words."""
+    answers: tuple[tuple[str, Answer], ...] = field(repr=False, default=())
+    """What every syscall of the architecture gets, by name: what `filter` was made from."""
+
+    def describe(self) -> str:
+        """The plan in words, many lines, for `sandlock inspect --plan`."""
+        from ._describe import describe  # only people read it
+
+        return describe(self)
+
+
+def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> Plan:
+    """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
+
+    Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for syscall
+    names and combinations that make no sense.
+    """
+    waived = _waived(policy, host)
+    connect, bind = _connect_ports(policy.net_allow), _bind_ports(policy.net_allow_bind)
+    _refuse_denials(policy)
+    rules = _traps(policy, host.arch, _listen_needs_a_look(bind, waived))
+    if rules and not host.seccomp_user_notif:
+        raise Unsupported(
+            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
+            missing=frozenset({"seccomp-user-notification"}),
+        )
+    network = _network(connect, bind, waived)
+    answers, risks = _answers(policy, host.arch, network, rules)
+    guest = _guest_ruleset((expansion or policy.expand()).grants, connect, bind, host.landlock_abi, waived)
+    return Plan(
+        arch=host.arch,
+        filter=_filter.assemble({nr: answers[name] for name, nr in _numbers(host.arch)}, host.arch),
+        supervisor_ruleset=_supervisor_ruleset(guest, bool(rules)),
+        guest_ruleset=guest,
+        rules=rules,
+        needs_listener=bool(rules),
+        enforced=_enforced(guest),
+        waived=waived,
+        launch=_launch(policy),
+        risks=risks,
+        answers=tuple(answers.items()),
+    )
+
+
+# --- what the host must offer --------------------------------------------------------------------------------------
+
+KERNELS = {1: "5.13", 2: "5.19", 3: "6.2", 4: "6.7", 5: "6.10", 6: "6.12"}
+"""The Linux version that brought each Landlock ABI."""
+
+
+def _waived(policy: Policy, host: Host) -> frozenset[str]:
+    """The protections that this run goes without, each by the policy's own word. Raises Unsupported."""
+    if host.arch not in _filter.AUDIT_ARCH:
+        raise Unsupported(f"sandlock does not know the architecture {host.arch}", missing=frozenset({host.arch}))
+    if not host.seccomp_filter:
+        raise Unsupported(
+            "this kernel or container has no seccomp filters (CONFIG_SECCOMP_FILTER)",
+            missing=frozenset({"seccomp-filter"}),
+        )
+    if host.landlock_abi < 1:
+        raise Unsupported(_no_landlock(host.landlock_error), missing=frozenset({"landlock"}))
+    protections = _landlock.PROTECTIONS.items()
+    lacking = {name: abi for name, (abi, _, _) in protections if host.landlock_abi < abi}
+    missing = lacking.keys() - set(policy.allow_degraded) - set(policy.disable)
+    if missing:
+        newest = max(lacking[name] for name in missing)
+        names = sorted(missing)
+        raise Unsupported(
+            f"this kernel's Landlock (ABI {host.landlock_abi}) lacks {', '.join(names)}; use Linux {KERNELS[newest]} or "
+            f"later, or go without by naming them: allow_degraded={names}",
+            missing=frozenset(missing),
+        )
+    return frozenset(policy.disable) | (lacking.keys() & set(policy.allow_degraded))
+
+
+def _no_landlock(error: int) -> str:
+    why = {
+        95: "it is built in but not enabled: add landlock to the lsm= list of the kernel's command line",  # EOPNOTSUPP
+        38: "it is not built in (CONFIG_SECURITY_LANDLOCK), or a container hides it",  # ENOSYS
+        1: "a container's seccomp profile forbids it: allow the landlock_* syscalls there",  # EPERM
+    }.get(error, f"the kernel answers errno {error}")
+    return f"this host offers no Landlock, without which sandlock cannot confine files: {why}"
+
+
+def _enforced(guest: Ruleset) -> tuple[str, ...]:
+    bits = {"fs": guest.handled_fs, "net": guest.handled_net, "scope": guest.scoped}
+    later = [name for name, (_, where, right) in _landlock.PROTECTIONS.items() if bits[where] & right]
+    return ("syscalls", "fs", *later)
+
+
+# --- network -------------------------------------------------------------------------------------------------------
+
+ANY_PORT = None
+"""In place of a set of ports: all of them."""
+
+
+def _connect_ports(rules: Iterable[str]) -> frozenset[int] | None:
+    """The TCP ports that may be connected to, on any address. Raises Unsupported for what needs more than that."""
+    ports: set[int] = set()
+    anything = False
+    for rule in rules:
+        scheme, target, spans = read_net_rule("net_allow", rule)
+        if scheme in ("udp", "icmp"):
+            raise Unsupported(
+                f"net_allow: {rule!r}: {scheme.upper()} cannot be granted yet; TCP by port can: ':443', '*'",
+                missing=frozenset({f"net-{scheme}"}),
+            )
+        if target != "*":
+            raise Unsupported(
+                f"net_allow: {rule!r}: hosts and addresses cannot be told apart yet, ports can: write ':443' for "
+                "that port on every host, or '*'",
+                missing=frozenset({"net-hosts"}),
+            )
+        if spans is None:
+            anything = True
+        else:
+            ports.update(_numbers_in(spans))
+    return ANY_PORT if anything else frozenset(ports)
+
+
+def _bind_ports(rules: Iterable[str]) -> frozenset[int] | None:
+    """The TCP ports that may be bound."""
+    ports: set[int] = set()
+    for rule in rules:
+        if rule == "*":
+            return ANY_PORT
+        ports.update(_numbers_in(read_port_spans("net_allow_bind", rule, rule)))
+    return frozenset(ports)
+
+
+def _numbers_in(spans: Iterable[tuple[int, int]]) -> Iterable[int]:
+    return (port for first, last in spans for port in range(first, last + 1))
+
+
+def _refuse_denials(policy: Policy) -> None:
+    for name in ("net_deny", "net_deny_bind"):
+        if getattr(policy, name):
+            missing = frozenset({name.replace("_", "-")})
+            raise Unsupported(f"{name}: cannot be enforced yet; grant only what shall be open", missing=missing)
+
+
+def _listen_needs_a_look(bind: frozenset[int] | None, waived: frozenset[str]) -> bool:
+    """Whether listen(2) is granted for some ports only: without a bind the kernel picks any port, unseen by Landlock."""
+    return bool(bind) and "net-tcp" not in waived
+
+
+def _network(connect: frozenset[int] | None, bind: frozenset[int] | None, waived: frozenset[str]) -> _arguments.Network:
+    """Which steps of a connection pass the filter. Where no Landlock tells ports apart, only a `*` opens a step."""
+    any_connect, any_bind = connect is ANY_PORT, bind is ANY_PORT
+    if "net-tcp" in waived:
+        listen = _filter.ALLOW if any_bind else _arguments.EACCES
+        return _arguments.Network(
+            sockets=any_connect or any_bind, connect=any_connect, any_connect=any_connect, bind=any_bind, listen=listen
+        )
+    listen = _filter.ALLOW if any_bind else _filter.NOTIFY if bind else _arguments.EACCES
+    return _arguments.Network(
+        sockets=True,  # to be made only: every use of one is decided
+        connect=any_connect or bool(connect),
+        any_connect=any_connect,
+        # With a grant to connect, binding passes the filter too, for netlink's sake (libc binds its socket before it
+        # asks for addresses). TCP ports stay shut: Landlock handles binding and has no rule for it.
+        bind=any_bind or any_connect or bool(bind) or bool(connect),
+        listen=listen,
+    )
+
+
+# --- traps and answers ---------------------------------------------------------------------------------------------
+
+
+def _numbers(arch: str) -> list[tuple[str, int]]:
+    return [(call.name, nr) for call in syscalls.TABLE.values() if (nr := call.number(arch)) is not None]
+
+
+def _traps(policy: Policy, arch: str, listen: bool) -> tuple[TrapRule, ...]:
+    """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
+    wanted: list[tuple[str, str, str]] = []
+    if policy.max_processes is not None:
+        reason = f"max_processes={policy.max_processes}: live processes are counted before there is one more"
+        wanted += [(name, "count_fork", reason) for name in ("clone", "fork", "vfork")]
+    if policy.record_execs:
+        reason = "record_execs: what is executed is written down"
+        wanted += [(name, "observe_exec", reason) for name in ("execve", "execveat")]
+        reason = "record_execs: the first call of a program that started says that its exec succeeded"
+        wanted.append(("set_tid_address", "observe_start", reason))
+    if listen:
+        reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
+        wanted.append(("listen", "listen", reason))
+    numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
+    return tuple(
+        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason) for nr, name, rule, reason in numbers if nr is not None
+    )
+
+
+def _answers(
+    policy: Policy, arch: str, network: _arguments.Network, rules: tuple[TrapRule, ...]
+) -> tuple[dict[str, Answer], tuple[str, ...]]:
+    """What each syscall gets, and what the policy's own grants risk."""
+    trapped = {rule.syscall for rule in rules}
+    by_arguments = _arguments.answers(network, listener=bool(rules), count_forks="clone" in trapped)
+    by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
+    allowed, risks = _extra_allowed(policy.extra_allow_syscalls)
+    denied = _extra_denied(policy.extra_deny_syscalls, trapped)
+    both = sorted(allowed & denied)
+    if both:
+        raise PolicyError(
+            f"extra_deny_syscalls: {both[0]} is in extra_allow_syscalls too; keep one of the two",
+            field="extra_deny_syscalls",
+        )
+    answers: dict[str, Answer] = {}
+    for call in syscalls.TABLE.values():
+        if call.number(arch) is None:
+            continue
+        if call.name in allowed:
+            answer: Answer = _filter.ALLOW
+        elif call.default == "filter":
+            answer = by_arguments[call.name]
+        elif call.name in trapped:
+            answer = _filter.NOTIFY
+        else:
+            answer = by_treatment[call.default]
+        if call.name in denied and call.default != "enosys":  # ENOSYS denies as well, and programs fall back
+            answer = _arguments.EPERM
+        answers[call.name] = answer
+    return answers, risks
+
+
+def _members(field_name: str, word: str) -> tuple[str, ...]:
+    try:
+        return syscalls.expand(word)
+    except KeyError:
+        fix = did_you_mean(word, (*syscalls.GROUPS, *syscalls.TABLE))
+        raise PolicyError(f"{field_name}: {word!r} is no system call or group of them; {fix}", field=field_name) from None
+
+
+def _extra_denied(words: Iterable[str], trapped: set[str]) -> set[str]:
+    """The syscalls to deny. Raises PolicyError for those that cannot be."""
+    field_name = "extra_deny_syscalls"
+    denied: set[str] = set()
+    for word in words:
+        for name in _members(field_name, word):
+            if name in NEEDED_BY_LAUNCH:
+                raise PolicyError(
+                    f"{field_name}: {word!r} would deny {name}, which the launch itself needs once the filter is in "
+                    "force; name the other calls one by one",
+                    field=field_name,
+                )
+            if name in trapped:
+                raise PolicyError(
+                    f"{field_name}: {word!r} would deny {name}, which another option has the supervisor answer "
+                    "(max_processes, record_execs or net_allow_bind); drop one of the two",
+                    field=field_name,
+                )
+            denied.add(name)
+    return denied
+
+
+def _extra_allowed(words: Iterable[str]) -> tuple[set[str], tuple[str, ...]]:
+    """The syscalls to allow, and what that risks. Raises PolicyError for those that would open the sandbox."""
+    field_name = "extra_allow_syscalls"
+    allowed: set[str] = set()
+    risks: dict[str, None] = {}
+    for word in words:
+        names = _members(field_name, word)
+        group = syscalls.TABLE[names[0]].group
+        default, reason = syscalls.GROUPS[group].default, syscalls.GROUPS[group].reason
+        if default == "allow":
+            continue
+        if group not in GRANTABLE:
+            raise PolicyError(
+                f"{field_name}: {word!r} cannot be allowed, it would open the sandbox: {reason}; can be allowed: "
+                + ", ".join(GRANTABLE),
+                field=field_name,
+            )
+        allowed.update(names)
+        risks[f"{word}: {GRANTABLE[group]}"] = None
+    return allowed, tuple(risks)
+
+
+# --- Landlock and launch -------------------------------------------------------------------------------------------
+
+
+def _guest_ruleset(
+    grants: tuple[Grant, ...],
+    connect: frozenset[int] | None,
+    bind: frozenset[int] | None,
+    abi: int,
+    waived: frozenset[str],
+) -> Ruleset:
+    """D2: the policy, all of it."""
+    handled_fs, handled_net, scoped = _landlock.handled(abi, waived)
+    paths: dict[bytes, PathRule] = {}
+    for grant in grants:
+        path = fsencode(grant.path)
+        rule = PathRule(path, _landlock.GRANTS[grant.kind] & handled_fs, grant.optional)
+        known = paths.get(path)
+        if known is not None:  # one rule for each path; it must exist if one of its grants says so
+            rule = PathRule(path, known.access | rule.access, known.optional and rule.optional)
+        paths[path] = rule
+    ports: dict[int, int] = {}
+    for granted, right in ((connect, CONNECT_TCP), (bind, BIND_TCP)):
+        if granted is ANY_PORT:
+            handled_net &= ~right
+    for granted, right in ((connect, CONNECT_TCP), (bind, BIND_TCP)):
+        for port in sorted(granted or ()) if handled_net & right else ():
+            ports[port] = ports.get(port, 0) | right
+    return Ruleset(
+        handled_fs=handled_fs,
+        handled_net=handled_net,
+        scoped=scoped,
+        paths=tuple(paths.values()),
+        ports=tuple(sorted(ports.items())),
+    )
+
+
+def _supervisor_ruleset(guest: Ruleset, listener: bool) -> Ruleset | None:
+    """D1: the scopes; with a supervisor also the policy, and /proc, where it looks its callers up."""
+    if not listener:
+        return Ruleset(scoped=guest.scoped) if guest.scoped else None
+    proc = PathRule(b"/proc", _landlock.GRANTS["data"] & guest.handled_fs)
+    return Ruleset(
+        handled_fs=guest.handled_fs,
+        handled_net=guest.handled_net,
+        scoped=guest.scoped,
+        paths=(*guest.paths, proc),
+        ports=guest.ports,
+    )
+
+
+def _launch(policy: Policy) -> Launch:
+    rlimits = []
+    if policy.no_coredump:
+        rlimits.append((RLIMIT_CORE, 0, 0))
+    if policy.max_open_files is not None:
+        rlimits.append((RLIMIT_NOFILE, policy.max_open_files, policy.max_open_files))
+    return Launch(
+        rlimits=tuple(rlimits),
+        umask=policy.umask,
+        cpus=policy.cpu_cores,
+        personality=ADDR_NO_RANDOMIZE if policy.no_randomize_memory else None,
+        no_huge_pages=policy.no_huge_pages,
+        keep_capabilities=sum(1 << CAPABILITIES.index(name) for name in policy.keep_capabilities),
+        max_processes=policy.max_processes,
+        uid=policy.uid,
+        gid=policy.gid,
+    )
