@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 LAUNCH = 1.3
 ALIVE = 1.5
-HOST_MICROSECONDS = Number("us", 1e-3)  # of nanoseconds
-KIBIBYTES = 100
+HOST_KIBIBYTES = 100
 DESCRIPTORS = 4
 NOTIFICATION = 1.1
 PROGRAM = 1.05
@@ -39,7 +38,7 @@ TRUE = Command(argv=("/bin/true",))
 def effort(setting: Setting, rounds: int, seconds: float, floor: int = 5) -> Effort:
     """The effort of a full run, made smaller for --quick."""
     scale = setting.scale
-    return Effort(max(3, int(rounds * scale)), floor if scale == 1 else 3, seconds * scale)
+    return Effort(max(3, int(rounds * scale)), floor if scale == 1 else 2, seconds * scale)
 
 
 def launch(setting: Setting) -> list[Row]:
@@ -154,11 +153,14 @@ def _compiled(setting: Setting, name: str) -> str:
 
 
 def _program(setting: Setting, name: str, command: Command, number: Number, seconds: float) -> Row:
+    sides = ("bare", "sandlock", "bare again", *setting.peers)
     with Hosts(setting) as hosts:
+        hosts.run("bare", command)()  # the files come into the page cache
         measured = interleave(
-            {side: hosts.run(side, command) for side in ("bare", "sandlock", "bare again", *setting.peers)},
-            effort(setting, 60, seconds),
+            {side: hosts.run(side, command) for side in sides},
+            effort(setting, 80, seconds),
             every=dict.fromkeys(setting.peers, 5),
+            warm={side: hosts.run(side, TRUE) for side in sides},
         )
     return ratio_row(name, measured, PROGRAM, number)
 

@@ -1,11 +1,14 @@
 """Interleaved measuring and the arithmetic of ratios.
 
-Rule: nothing is compared that was not measured in the same run, turn by turn (A B A B ..., the first place
-rotating), because this kind of machine changes its speed from minute to minute.
+Rule: nothing is compared that was not measured in the same run, turn by turn, because a shared machine
+changes its speed from minute to minute; and no side always follows the same other one, whose end it would
+pay for.
 """
 
 from __future__ import annotations
 
+import math
+import random
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -47,14 +50,40 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Values summed up: median, 25th and 75th percentile, and between what the true median is (95 %)."""
+
+    median: float
+    quarter: float
+    three_quarters: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        """The interval is that of order statistics (a sign test): it supposes no distribution."""
+        ranked, count = sorted(values), len(values)
+        reach = 0.98 * math.sqrt(count)  # 1.96 standard deviations of a binomial(count, 1/2)
+        first, last = math.floor(count / 2 - reach), math.ceil(count / 2 + reach) - 1
+        quarter, _, three_quarters = (
+            statistics.quantiles(ranked, n=4, method="inclusive") if count > 1 else ranked * 3
+        )
+        return cls(
+            statistics.median(ranked),
+            quarter,
+            three_quarters,
+            ranked[max(first, 0)],
+            ranked[min(last, count - 1)],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Ratio:
-    """One side over another: of the medians, of the minima, and the quartiles of the pairs (round by round)."""
+    """One side over another: of the medians, of the minima, and of the pairs (round by round)."""
 
     median: float
     least: float
-    low: float
-    pairwise: float
-    high: float
+    pairs: Spread
 
 
 @dataclass(slots=True)
@@ -72,8 +101,7 @@ class Measured:
         pairs = [value / theirs.typical[i] for i, value in ours.typical.items() if theirs.typical.get(i)]
         if not pairs:
             return None
-        low, middle, high = quartiles(pairs)
-        return Ratio(ours.median / theirs.median, ours.least / theirs.least, low, middle, high)
+        return Ratio(ours.median / theirs.median, ours.least / theirs.least, Spread.of(pairs))
 
     def differences(self, side: str, base: str) -> list[float]:
         """`side` minus `base`, round by round."""
@@ -83,18 +111,14 @@ class Measured:
         return [value - theirs.typical[i] for i, value in ours.typical.items() if i in theirs.typical]
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """The 25th, 50th and 75th percentile."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
-
-
 def interleave(
-    sides: Mapping[str, Measure], effort: Effort, *, every: Mapping[str, int] | None = None
+    sides: Mapping[str, Measure],
+    effort: Effort,
+    *,
+    every: Mapping[str, int] | None = None,
+    warm: Mapping[str, Measure] | None = None,
 ) -> Measured:
-    """Measure the sides in turn, after one warm-up each.
+    """Measure the sides in turn, after one warm-up each (of `warm` where the thing itself takes long).
 
     `every` makes a slow side take part in each n-th round only. A side that fails is left out from then on.
     """
@@ -103,7 +127,7 @@ def interleave(
     alive: dict[str, Measure] = {}
     for name, measure in sides.items():
         try:
-            measure()
+            (warm or sides)[name]()
             alive[name] = measure
         except SideFailedError as error:
             measured.failed[name] = str(error)
@@ -112,8 +136,8 @@ def interleave(
         if number >= effort.floor and time.monotonic() > end:
             break
         order = [name for name in alive if number % every.get(name, 1) == 0]
-        first = number % max(1, len(order))
-        for name in order[first:] + order[:first]:
+        random.Random(number).shuffle(order)  # the same in each run of the benchmark
+        for name in order:
             try:
                 measured.series.setdefault(name, Series()).add(number, alive[name]())
             except SideFailedError as error:

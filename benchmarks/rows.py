@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from measuring import Measured, Ratio, quartiles
+from measuring import Measured, Spread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,8 @@ COLUMNS = (
     "sandlock",
     "ratio median",
     "ratio min",
-    "pairs p25..p75",
+    "pairs (95 %)",
+    "p25..p75",
     "bare/bare",
     "target",
     "met?",
@@ -63,13 +64,11 @@ class Number:
 MILLISECONDS = Number("ms", 1e3)
 
 
-def verdict(ratio: Ratio, target: float) -> str:
-    """yes or no where median and minima agree with the pairs, "noise" where the machine will not say."""
-    if ratio.pairwise <= target and min(ratio.median, ratio.least) <= target:
+def verdict(pairs: Spread, target: float) -> str:
+    """Yes if the median of the pairs is within the target, no if all of its 95 % interval is outside."""
+    if pairs.median <= target:
         return "yes"
-    if ratio.low > target and ratio.least > target and ratio.median > target:
-        return "no"
-    return "noise"
+    return "no" if pairs.low > target else "noise"
 
 
 def ratio_row(
@@ -78,15 +77,16 @@ def ratio_row(
     """The line of something that is judged as a ratio to the base."""
     ratio = measured.ratio(names.ours, names.base)
     again = measured.ratio(names.again, names.base)
-    met = verdict(ratio, target) if ratio and target else NONE
+    met = verdict(ratio.pairs, target) if ratio and target else NONE
     cells = (
         name,
         _pair(measured, names.base, number),
         _pair(measured, names.ours, number),
         f"{ratio.median:.2f}" if ratio else NONE,
         f"{ratio.least:.2f}" if ratio else NONE,
-        f"{ratio.pairwise:.2f} ({ratio.low:.2f}..{ratio.high:.2f})" if ratio else NONE,
-        f"{again.pairwise:.2f} ({again.low:.2f}..{again.high:.2f})" if again else NONE,
+        _interval(ratio.pairs) if ratio else NONE,
+        f"{ratio.pairs.quarter:.2f}..{ratio.pairs.three_quarters:.2f}" if ratio else NONE,
+        _interval(again.pairs) if again else NONE,
         f"≤ {target}" if target else NONE,
         met,
         _times(measured, names.original, names.base),
@@ -99,17 +99,18 @@ def added_row(
     name: str, measured: Measured, limit: float, names: Names, number: Number = MILLISECONDS
 ) -> Row:
     """The line of something that is judged by what it adds to the base (in the unit of `number`)."""
-    extra = measured.differences(names.ours, names.base)
-    low, middle, high = (value * number.factor for value in quartiles(extra)) if extra else (0.0, 0.0, 0.0)
-    met = NONE if not extra else "yes" if middle <= limit else "no" if low > limit else "noise"
+    differences = measured.differences(names.ours, names.base)
+    extra = Spread.of([value * number.factor for value in differences]) if differences else None
+    met = verdict(extra, limit) if extra else NONE
     original = measured.differences(names.original, names.base)
     cells = (
         name,
         _pair(measured, names.base, number),
-        f"+ {middle:.1f} {number.unit}" if extra else NONE,
+        f"+ {extra.median:.1f} {number.unit}" if extra else NONE,
         NONE,
         NONE,
-        f"+ {low:.1f}..{high:.1f} {number.unit}" if extra else NONE,
+        f"+ {_interval(extra, 1)}" if extra else NONE,
+        f"{extra.quarter:.1f}..{extra.three_quarters:.1f}" if extra else NONE,
         NONE,
         f"≤ + {limit:g} {number.unit}",
         met,
@@ -129,7 +130,7 @@ def limit_row(name: str, values: Mapping[str, float], limit: float | None, numbe
         name,
         shown.get("bare", NONE),
         shown.get("sandlock", NONE),
-        *(NONE,) * 4,
+        *(NONE,) * 5,
         NONE if limit is None else f"≤ {limit:g} {number.unit}",
         met,
         shown.get("original", NONE),
@@ -141,6 +142,10 @@ def limit_row(name: str, values: Mapping[str, float], limit: float | None, numbe
 def _pair(measured: Measured, side: str, number: Number) -> str:
     series = measured.series.get(side)
     return f"{number.show(series.median)} ({number.show(series.least).split()[0]})" if series else NONE
+
+
+def _interval(spread: Spread, digits: int = 2) -> str:
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}..{spread.high:.{digits}f})"
 
 
 def _times(measured: Measured, side: str, base: str) -> str:

@@ -26,11 +26,12 @@ QUICK = 0.12
 """The part of the full effort that --quick makes."""
 
 EXPLANATION = """\
-All sides of a line were measured in turn, in one run. Times are medians, with the minimum in parentheses. Ratios
-are against bare: of the medians, of the minima, and the median and quartiles of the ratios round by round (pairs).
-"bare/bare" is bare against itself in the same rounds: what this machine's noise makes of 1.00. "met?" is yes or no
-where pairs, medians and minima agree, and "noise" where they do not. original: the Rust sandlock, as a ratio of
-medians like bwrap. Host memory and descriptors are growth for each living sandbox, two stdio pipes included."""
+All sides of a line were measured in turn, in one run. Times are medians, with the minimum in parentheses.
+Ratios are against bare: of the medians, of the minima, and of the pairs (round by round): their median with
+its 95 % confidence interval, and their quartiles. "bare/bare" is bare against itself in the same rounds:
+what this machine's noise makes of 1.00. "met?" is yes if the median of the pairs is within the target, no
+if its whole interval is outside, else noise. original: the Rust sandlock, as a ratio of medians, like
+bwrap. Host memory and descriptors are growth for each living sandbox, two stdio pipes included."""
 
 
 def header(facts: dict[str, str]) -> list[tuple[str, str]]:

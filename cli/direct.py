@@ -45,8 +45,8 @@ EXTRAS = (
            help="Keep the terminal and the session: shells, editors, Ctrl-C to the program."),
     Option("exec_shell", None, kind="text", flags=("-e", "--exec-shell"), key="", metavar="TEXT",
            help="Run TEXT with sh -c; words of COMMAND become $1, $2, ..."),
-    Option("report", None, kind="text", flags=("--report",), key="", metavar="json[:FILE|:fd:N]",
-           help="Report how the run ended, as JSON, to stderr, a file or a descriptor."),
+    Option("report", None, kind="text", flags=("--report",), key="", metavar="json[:FILE]",
+           help="Report how the run ended, as JSON, to stderr or FILE; json:fd:N writes to a descriptor."),
 )
 # fmt: on
 """What `run` takes besides the policy."""
@@ -61,7 +61,7 @@ class Request:
         self.given = given
         self.words = words
 
-    def extra(self, name: str) -> str | None:
+    def text_of(self, name: str) -> str | None:
         """The value of one of EXTRAS."""
         value = self.given.get(name)
         return value if isinstance(value, str) else None
@@ -137,7 +137,7 @@ def _nearest(flag: str, known: dict[str, tuple[Option, bool]]) -> str:
 
 def profile_of(request: Request) -> Profile | None:
     """The profile that the request names. Raises PolicyError, Unsupported."""
-    name = request.extra("profile")
+    name = request.text_of("profile")
     if name is None:
         return None
     from sandlock.profile import load  # brings tomllib
@@ -146,11 +146,11 @@ def profile_of(request: Request) -> Profile | None:
 
 
 def policy_of(request: Request, profile: Profile | None) -> Policy:
-    """The policy: the profile's values, replaced by the flags'; lists are the profile's and then the flags'."""
+    """The policy: the profile's values replaced by the flags', its lists extended. Raises PolicyError."""
     fields: dict[str, object] = {} if profile is None else dict(profile.fields)
-    extras = {option.name for option in EXTRAS}
+    known = {option.name for option in OPTIONS}
     for name, value in request.given.items():
-        if name in extras:
+        if name not in known:
             continue
         before = fields.get(name, ())
         fields[name] = (*before, *value) if isinstance(value, list) and isinstance(before, tuple) else value
@@ -159,7 +159,7 @@ def policy_of(request: Request, profile: Profile | None) -> Policy:
 
 def command_of(request: Request, profile: Profile | None) -> list[str]:
     """What to run: the words, else the shell text, else the profile's program. Raises PolicyError."""
-    shell = request.extra("exec_shell")
+    shell = request.text_of("exec_shell")
     if shell is not None:
         return ["/bin/sh", "-c", shell, "sh", *request.words]
     if request.words:
@@ -185,7 +185,7 @@ def run_request(request: Request) -> int:
     """Runs a parsed request and returns the exit code of `sandlock run`."""
     report: int | None = None
     try:
-        report = _open_report(request.extra("report"))
+        report = _open_report(request.text_of("report"))
         profile = profile_of(request)
         command = command_of(request, profile)
         outcome = _execute(
@@ -244,7 +244,7 @@ EXEC_STEP = "execute the program"
 
 
 def describe(error: BaseException) -> str:
-    """One line for an error: what was attempted, what refused it, what to change. Fields by the name of their flag."""
+    """One line for an error. Policy fields are named by their flags."""
     text = str(error)
     if isinstance(error, PolicyError) and error.field is not None and text.startswith(f"{error.field}:"):
         flags = [option.flags[-1] for option in OPTIONS if option.name == error.field]
@@ -265,7 +265,7 @@ def say(text: str) -> None:
 
 
 def _open_report(where: str | None) -> int | None:
-    """The descriptor to report to; opened before the run, so that a bad place is known before anything happens."""
+    """The descriptor to report to; opened before the run, so that a bad place is known in time."""
     if where is None:
         return None
     form, colon, place = where.partition(":")

@@ -1,7 +1,8 @@
 """The syscalls that are decided by their arguments: what exactly is allowed of each.
 
-Rules: registers only; whatever lies in memory cannot be decided here. `int` arguments are compared as the kernel
-reads them, by their lower 32 bits. Every name here is `filter` in the table of syscalls, and the other way round.
+Rules: registers only; whatever lies in memory cannot be decided here. `int` arguments are compared as the
+kernel reads them, by their lower 32 bits. Every name here is `filter` in the table of syscalls, and the
+other way round.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ ENOPROTOOPT = _filter.errno(92)
 CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 CLONE_THREAD, CLONE_SYSVSEM = 0x10000, 0x40000
 NAMESPACES = 0x0002_0000 | 0x0200_0000 | 0x0400_0000 | 0x0800_0000 | 0x1000_0000 | 0x2000_0000 | 0x4000_0000
-"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. CLONE_NEWTIME (0x80) lies in the exit signal of
-clone(2), which therefore cannot ask for it."""
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. CLONE_NEWTIME (0x80) lies in the exit
+signal of clone(2), which therefore cannot ask for it."""
 NO_NAMESPACE = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 """What unshare(2) may undo: the flags that exist and name no namespace. An allowlist, for flags to come."""
 
@@ -44,6 +45,8 @@ _TERMINAL = (
     0x541D,  # TIOCCONS: takes the console's output
     0x540C,  # TIOCEXCL: locks the host's terminal
 )
+# KD* and VT* of the consoles (linux/kd.h, linux/vt.h): keyboard maps, screen modes, switching away.
+_CONSOLES = (masked(1, 0xFFFF_FF00, 0x4B00), masked(1, 0xFFFF_FF00, 0x5600))
 _INODE = (
     0x4008_6602,  # FS_IOC_SETFLAGS: chattr, also through a read-only descriptor
     0x401C_5820,  # FS_IOC_FSSETXATTR
@@ -51,7 +54,8 @@ _INODE = (
     0x4080_6685,  # FS_IOC_ENABLE_VERITY: makes a file read-only for ever, through a read-only descriptor
     0x800C_6613,  # FS_IOC_SET_ENCRYPTION_POLICY
 )
-# BTRFS_IOC_*: subvolumes and snapshots are made and removed through a read-only directory, unseen by Landlock.
+# BTRFS_IOC_*: subvolumes and snapshots are made and removed through a read-only directory, unseen by
+# Landlock.
 _BTRFS = masked(1, 0xFF00, 0x9400)
 _CLONES = (
     0x4004_9409,  # FICLONE, FICLONERANGE: the target must be open for writing
@@ -62,7 +66,7 @@ _CLONES = (
 # Every socket, a socketpair too, answers the interface ioctls (net/socket.c: sock_ioctl).
 _INTERFACES = (masked(1, 0xFFFF_FF00, 0x8900), masked(1, 0xFFFF_FF00, 0x8B00))  # SIOC*, wireless SIOCIW*
 _OWN_SOCKET = (
-    0x8901, 0x8902, 0x8903, 0x8904,  # FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP: Landlock's signal scope holds
+    0x8901, 0x8902, 0x8903, 0x8904,  # FIOSETOWN, SIOCSPGRP, FIOGETOWN, SIOCGPGRP: in Landlock's signal scope
     0x8905, 0x8906, 0x8907, 0x894B,  # SIOCATMARK, SIOCGSTAMP, SIOCGSTAMPNS, SIOCOUTQNSD
 )  # fmt: skip
 _READ_INTERFACE = (
@@ -109,12 +113,12 @@ def _clone(count_forks: bool) -> Answer:
 def _ioctl(granted: bool) -> Answer:
     cases = [*_one_of(1, _TERMINAL + _INODE, EPERM)]
     cases += _one_of(1, _OWN_SOCKET + (_READ_INTERFACE if granted else ()) + _CLONES, ALLOW)
-    cases += [((family,), EPERM) for family in (*_INTERFACES, _BTRFS)]
+    cases += [((family,), EPERM) for family in (*_CONSOLES, *_INTERFACES, _BTRFS)]
     return tuple(cases), ALLOW
 
 
 def _prctl(listener: bool) -> Answer:
-    forbidden = (
+    forbidden: tuple[int, ...] = (
         28,  # PR_SET_SECUREBITS
         35,  # PR_SET_MM: argv, environ and exe of /proc/self would lie
         62,  # PR_SCHED_CORE: takes the pid of another task
@@ -134,9 +138,12 @@ def _socket(network: Network) -> Answer:
     ]
     if not network.sockets:
         internet = []
-    if network.connect or network.bind:  # libc asks it for the machine's addresses; it answers, and changes nothing
+    if (
+        network.connect or network.bind
+    ):  # libc asks it for the machine's addresses; it answers, and changes nothing
         internet += [
-            (is_(0, AF_NETLINK), masked(1, SOCK_TYPE, kind), is_(2, NETLINK_ROUTE)) for kind in (SOCK_DGRAM, SOCK_RAW)
+            (is_(0, AF_NETLINK), masked(1, SOCK_TYPE, kind), is_(2, NETLINK_ROUTE))
+            for kind in (SOCK_DGRAM, SOCK_RAW)
         ]
     return _allow_only(*internet, refusal=EACCES)
 

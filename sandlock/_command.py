@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Text = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
-DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
+DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,54 +43,63 @@ def prepare(
     preset_env: Iterable[tuple[str, str]],
     argv: Sequence[Text],
     *,
-    host_env: Mapping[str, str],
+    host_env: Mapping[bytes, bytes],
     env: Mapping[str, str] | None = None,
     cwd: Text | None = None,
 ) -> Command:
-    """The command for this argv under this policy. Raises PolicyError."""
+    """The command for this argv under this policy. `host_env`: os.environb. Raises PolicyError."""
     words = _words(argv)
     variables = environment(policy, preset_env, host_env, env)
     directory = cwd if cwd is not None else policy.cwd
     return Command(
         argv=words,
-        envp=[os.fsencode(f"{name}={value}") for name, value in variables.items()],
+        envp=[name + b"=" + value for name, value in variables.items()],
         cwd=None if directory is None else _encode(directory, "cwd"),
-        executables=candidates(words[0], variables.get("PATH", DEFAULT_PATH)),
+        executables=candidates(words[0], variables.get(b"PATH", DEFAULT_PATH)),
     )
 
 
 def environment(
     policy: Policy,
     preset_env: Iterable[tuple[str, str]],
-    host_env: Mapping[str, str],
+    host_env: Mapping[bytes, bytes],
     env: Mapping[str, str] | None = None,
-) -> dict[str, str]:
+) -> dict[bytes, bytes]:
     """The program's environment: what passes from the host, then presets, then the policy's, then the call's.
 
     A clean environment (the default) keeps the host's secrets out: only CLEAN_ENV and `pass_env` pass.
     """
-    passing = (*CLEAN_ENV, *policy.pass_env)
-    exact = {name for name in passing if not name.endswith("*")}
-    starts = tuple(name[:-1] for name in passing if name.endswith("*"))
-    variables = {
-        name: value
-        for name, value in host_env.items()
-        if not policy.clean_env or name in exact or name.startswith(starts)
-    }
-    variables.update(preset_env)
-    variables.update(policy.env)
+    if policy.clean_env:
+        variables = _passing(host_env, (*CLEAN_ENV, *policy.pass_env))
+    else:
+        variables = dict(host_env)
+    for name, value in (*preset_env, *policy.env):
+        variables[os.fsencode(name)] = os.fsencode(value)
     for name, value in (env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name or "\0" in name + value:
             raise PolicyError(f"env: {name!r} is not a variable; names and values are text without NUL", field="env")
-        variables[name] = value
+        variables[os.fsencode(name)] = os.fsencode(value)
     return variables
 
 
-def candidates(program: bytes, path: str) -> list[bytes]:
+def _passing(host_env: Mapping[bytes, bytes], names: Iterable[str]) -> dict[bytes, bytes]:
+    """The variables of these names; a last "*" stands for any ending."""
+    variables = {}
+    for name in names:
+        key = name.encode()
+        if key.endswith(b"*"):
+            start = key[:-1]
+            variables.update({known: host_env[known] for known in host_env if known.startswith(start)})
+        elif key in host_env:
+            variables[key] = host_env[key]
+    return variables
+
+
+def candidates(program: bytes, path: bytes) -> list[bytes]:
     """As execvp(3): a name with a slash is itself, any other is looked for in PATH; an empty entry is the cwd."""
     if b"/" in program:
         return [program]
-    return [(entry or b".") + b"/" + program for entry in os.fsencode(path).split(b":")]
+    return [(entry or b".") + b"/" + program for entry in path.split(b":")]
 
 
 def _words(argv: Sequence[Text]) -> list[bytes]:

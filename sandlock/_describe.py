@@ -1,6 +1,7 @@
 """A plan in words, for `sandlock inspect --plan`.
 
-Rules: says what the plan holds and nothing that it does not; one fact a line. Imported only when somebody reads it.
+Rules: says what the plan holds and nothing that it does not; one fact a line. Imported only when somebody
+reads it.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ def describe(plan: Plan) -> str:
         lines += ["", "Allowed at a price:", *(f"  {risk}" for risk in plan.risks)]
     lines += ["", "Landlock, for the program:", *_ruleset(plan.guest_ruleset)]
     lines += ["", "Landlock, for the supervisor and the run's init:"]
-    lines += _ruleset(plan.supervisor_ruleset) if plan.supervisor_ruleset else ["  none"]
+    lines += _supervisor(plan)
     lines += ["", f"Syscall filter: {len(plan.filter) // 8} BPF instructions", *_filter_lines(plan)]
     lines += ["", "Answered by the supervisor:"]
-    lines += [f"  {rule.syscall} ({rule.nr}): {rule.rule}: {rule.reason}" for rule in plan.rules] or ["  nothing"]
+    lines += [f"  {rule.syscall} ({rule.nr}): {rule.rule}: {rule.reason}" for rule in plan.rules] or [
+        "  nothing"
+    ]
     lines += ["", "Set before the start:", *(_launch(plan.launch) or ["  nothing"]), ""]
     return "\n".join(lines)
 
@@ -71,6 +74,19 @@ def _ruleset(ruleset: Ruleset) -> list[str]:
     ):
         lines.append(f"  {what}: " + ("inside the sandbox only" if ruleset.scoped & scope else "not held in"))
     return lines
+
+
+def _supervisor(plan: Plan) -> list[str]:
+    outer, inner = plan.supervisor_ruleset, plan.guest_ruleset
+    if outer is None:
+        return ["  none"]
+    if outer.handled_fs != inner.handled_fs:
+        return _ruleset(outer)
+    more = [rule for rule in outer.paths if rule not in inner.paths]
+    return [
+        "  as for the program, and",
+        *(f"    {_shown(rule.path)}: {_landlock.words(rule.access)}" for rule in more),
+    ]
 
 
 def _shown(path: bytes) -> str:

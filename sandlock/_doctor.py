@@ -1,8 +1,8 @@
 """What this kernel and container offer, what is missing, and what to do about it.
 
-Rules: a version number proves nothing, so every check that can be tried is tried (`_probes.py`), in a throw-away
-interpreter: nothing happens to this process. Slow by design (some 0.3 s, at most DOCTOR_SECONDS). Must not know:
-policies and plans.
+Rules: a version number proves nothing, so what can be tried is tried (`_probes.py`), in a throw-away
+interpreter: nothing happens to this process. Slow by design (0.3 s, at most DOCTOR_SECONDS). Must not know:
+policies, plans.
 """
 
 from __future__ import annotations
@@ -78,26 +78,19 @@ def upgrade(version: str, name: str) -> str:
     return f'run Linux {version} or later, or accept the gap with allow_degraded=["{name}"]'
 
 
-SECCOMP_ADVICE = (
-    "the kernel needs CONFIG_SECCOMP_FILTER; in a container, its own seccomp profile must allow seccomp(2) (stock "
-    "Docker and Podman do)"
-)
-PTRACE_ADVICE = (
-    "stock containers before Linux 4.8 or Docker 19.03, and kernel.yama.ptrace_scope=2 or 3, refuse this: start the "
-    "container with --cap-add SYS_PTRACE; without it, calls cannot be judged by what they point to"
-)
-
 # In the order of the report; the names are those of `_probes.PROBES`.
 TOPICS = {
     "no-new-privs": Topic(True, "Linux 3.5 or later has it; something filters prctl(2) here"),
     "drop-capabilities": Topic(
-        True, "give the container CAP_SETPCAP (it is among Docker's defaults), or run as an ordinary user"
+        True, "give the container CAP_SETPCAP (one of Docker's defaults), or run as an ordinary user"
     ),
-    "seccomp-filter": Topic(True, SECCOMP_ADVICE),
-    "landlock-files": Topic(True, "see landlock"),
-    "landlock-stacking": Topic(
-        True, "the kernel allows 16 domains in each other: start this from fewer sandboxes"
+    "seccomp-filter": Topic(
+        True,
+        "the kernel needs CONFIG_SECCOMP_FILTER; a container's own profile must allow seccomp(2), as that of "
+        "stock Docker does",
     ),
+    "landlock-files": Topic(True, "see the landlock line"),
+    "landlock-stacking": Topic(True, "at most 16 domains nest: start this from fewer sandboxes"),
     "fs-refer": Topic(True, upgrade("5.19", "fs-refer")),
     "fs-truncate": Topic(True, upgrade("6.2", "fs-truncate")),
     "net-tcp": Topic(True, upgrade("6.7 (with CONFIG_INET)", "net-tcp")),
@@ -106,25 +99,26 @@ TOPICS = {
     "abstract-unix-socket-scope": Topic(True, upgrade("6.12", "abstract-unix-socket-scope")),
     "user-notification": Topic(
         False,
-        "max_processes, record_execs and net_allow_bind need it: run Linux 5.0 or later, and not inside another "
-        "sandbox that has a listener (the kernel allows one per process)",
+        "max_processes, record_execs and net_allow_bind need it: run Linux 5.0 or later, and not inside "
+        "another sandbox that has a listener (the kernel allows one per process)",
     ),
     "wait-killable": Topic(
-        False, "run Linux 5.19 or later; without it, signals can interrupt a call being decided"
+        False, "run Linux 5.19 or later; without it signals interrupt calls being decided"
     ),
-    "sync-wake-up": Topic(
-        False, "run Linux 6.6 or later; without it, supervised calls are several times slower"
+    "sync-wake-up": Topic(False, "run Linux 6.6 or later; without it supervised calls are much slower"),
+    "pidfd-getfd": Topic(
+        False, "stock containers refuse it, and net_allow_bind needs it: start them with --cap-add SYS_PTRACE"
     ),
-    "pidfd-getfd": Topic(False, PTRACE_ADVICE),
-    "read-memory": Topic(False, PTRACE_ADVICE),
-    "proc-children": Topic(
+    "read-memory": Topic(
         False,
-        "the kernel lacks CONFIG_PROC_CHILDREN, or /proc is not mounted; trees are then walked more slowly",
+        "older containers and kernel.yama.ptrace_scope above 1 refuse it: start the container with --cap-add "
+        "SYS_PTRACE; without it calls cannot be judged by what they point to",
     ),
+    "proc-children": Topic(False, "the kernel lacks CONFIG_PROC_CHILDREN, or /proc is not mounted"),
     "user-namespaces": Topic(
         False,
-        "uid= and gid= need them: sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1 (Debian), "
-        "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu); stock containers refuse them",
+        "uid= and gid= need them: user.max_user_namespaces above 0, kernel.unprivileged_userns_clone=1 "
+        "(Debian), kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu); stock containers refuse them",
     ),
 }
 
@@ -132,27 +126,28 @@ TOPICS = {
 def examine() -> Report:
     """Try everything. Starts one short-lived interpreter; takes up to DOCTOR_SECONDS, usually 0.3 s.
 
-    Raises ValueError for a malformed SANDLOCK_LANDLOCK_ABI. Whatever goes wrong with a probe is a check that failed.
+    Raises ValueError for a malformed SANDLOCK_LANDLOCK_ABI. Whatever goes wrong in a probe is a failed check.
     """
     host = probe()
-    tried = try_probes(list(TOPICS))
+    tried, trouble = try_probes(list(TOPICS))
     checks = [examine_kernel(host), examine_landlock(host)]
+    if trouble:
+        fix = "the probes could not all run, so nothing is proved: is this installation of sandlock complete?"
+        checks.append(Check(name="probes", ok=False, detail=trouble, fix=fix, required=True))
     for name, topic in TOPICS.items():
-        ok, detail = tried.get(name, (False, "the probe did not run"))
-        checks.append(
-            Check(name=name, ok=ok, detail=detail, fix="" if ok else topic.fix, required=topic.required)
-        )
+        ok, detail = tried.get(name, (False, "not tried"))
+        fix = "" if ok or name not in tried else topic.fix
+        checks.append(Check(name=name, ok=ok, detail=detail, fix=fix, required=topic.required))
     checks += [examine_yama(), examine_cgroup()]
     return Report(checks=tuple(checks), host=host)
 
 
-def try_probes(names: list[str]) -> dict[str, tuple[bool, str]]:
-    """Run the probes in an interpreter of their own: name -> (proved, what happened)."""
+def try_probes(names: list[str]) -> tuple[dict[str, tuple[bool, str]], str]:
+    """Run the probes in an interpreter of their own: name -> (proved, what happened), and what went wrong."""
     if not sys.executable:
-        return dict.fromkeys(names, (False, "no Python interpreter to try it with (sys.executable is empty)"))
-    # -I keeps the caller's directory and environment out; our own path is handed over instead.
-    code = "import sys; sys.path[:] = sys.argv.pop(1).split('\\0'); from sandlock._probes import main; main(sys.argv[1], sys.argv[2:])"
-    code = code.replace("split('\\0')", "split(chr(10))")
+        return {}, "no Python interpreter to try anything with: sys.executable is empty"
+    # -I keeps the environment and the current directory out of it; our own path is handed over instead.
+    code = "import sys; sys.path[:] = sys.argv[1].split(chr(10)); from sandlock import _probes; _probes.run()"
     path = "\n".join(os.path.abspath(entry) for entry in sys.path)
     work = tempfile.mkdtemp(prefix="sandlock-doctor-")
     try:
@@ -161,49 +156,47 @@ def try_probes(names: list[str]) -> dict[str, tuple[bool, str]]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=DOCTOR_SECONDS,
             check=False,
         )
-        lines, trouble = (
-            done.stdout.splitlines(),
-            done.stderr.strip().splitlines()[-1:] or ["it said nothing"],
-        )
     except (subprocess.TimeoutExpired, OSError) as error:
-        lines, trouble = [], [str(error)]
+        return {}, str(error)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    tried = dict.fromkeys(names, (False, f"the probe did not run: {trouble[0]}"))
-    for line in lines:
+    tried = {}
+    for line in done.stdout.splitlines():
         name, mark, text = line.split("\t", 2)
         tried[name] = (mark == "+", text)
-    return tried
+    said = done.stderr.strip().splitlines()[-1:]
+    trouble = "" if len(tried) == len(names) else f"exit {done.returncode}: {' '.join(said) or 'no message'}"
+    return tried, trouble
 
 
 def examine_kernel(host: Host) -> Check:
-    """The oldest kernel that all of the launch works on: 5.13 has Landlock, close_range and pidfds."""
+    """The oldest kernel that the launch works on: 5.13 has Landlock, close_range and pidfds."""
     version = ".".join(map(str, host.kernel))
     ok = host.kernel >= (5, 13, 0)
     fix = "" if ok else "run Linux 6.12 or later for every protection (5.13 for files only)"
-    return Check(
-        name="kernel", ok=ok, detail=f"Linux {version} on {host.arch}, uid {host.uid}", fix=fix, required=True
-    )
+    detail = f"Linux {version} on {host.arch}, uid {host.uid}"
+    return Check(name="kernel", ok=ok, detail=detail, fix=fix, required=True)
+
+
+LANDLOCK_FIXES = {
+    ENOSYS: "built without CONFIG_SECURITY_LANDLOCK: run a distribution's kernel of 5.13 or later",
+    EOPNOTSUPP: "Landlock is off: add landlock to lsm= on the kernel command line and reboot",
+    EPERM: "a container's seccomp profile forbids Landlock: update the container engine, or start it with "
+    "--security-opt seccomp=PROFILE that allows landlock_*",
+}
 
 
 def examine_landlock(host: Host) -> Check:
-    """Which Landlock, or why there is none: the three reasons need three different cures."""
-    fixes = {
-        ENOSYS: "the kernel was built without CONFIG_SECURITY_LANDLOCK: run a distribution kernel of 5.13 or later",
-        EOPNOTSUPP: "Landlock is off: add landlock to the lsm= parameter of the kernel command line and reboot",
-        EPERM: "a container's seccomp profile forbids Landlock: update the container engine (Docker 23, containerd "
-        "1.7), or start it with --security-opt seccomp=PROFILE that allows landlock_*",
-    }
+    """Which Landlock, or why there is none: the three reasons have three different cures."""
     if host.landlock_abi:
         ok, detail, fix = True, f"ABI {host.landlock_abi}, errata {host.landlock_errata:#x}", ""
-        if host.landlock_abi < 6:
-            fix = "run Linux 6.12 or later for the signal and abstract socket scopes (ABI 6)"
     elif host.landlock_error:
         ok, detail = False, f"no Landlock: {os.strerror(host.landlock_error)}"
-        fix = fixes.get(host.landlock_error, "run Linux 5.13 or later with Landlock enabled")
+        fix = LANDLOCK_FIXES.get(host.landlock_error, "run Linux 5.13 or later with Landlock enabled")
     else:
         ok, detail, fix = False, "hidden by SANDLOCK_LANDLOCK_ABI=0", "unset SANDLOCK_LANDLOCK_ABI"
     return Check(name="landlock", ok=ok, detail=detail, fix=fix, required=True)
@@ -223,7 +216,7 @@ def examine_yama() -> Check:
 
 
 def examine_cgroup() -> Check:
-    """Whether this process could make cgroups below its own. Nothing needs it; limits can be exact with it."""
+    """Whether this process could make cgroups below its own. Nothing needs it; limits could use it."""
     fix = "nothing needs it; systemd-run --user --scope -p Delegate=yes gives a cgroup to make others in"
     try:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:

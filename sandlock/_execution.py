@@ -6,12 +6,10 @@ The state only moves forward: starting, then running or failed, then ended. Noth
 from __future__ import annotations
 
 import os
-import socket
 from time import monotonic
 
 from . import _native
 from ._launch import STEPS
-from ._stdio import Stdio, above_stdio
 from .errors import ConfinementError, InternalError
 from .result import ExecRecord, Result
 
@@ -72,30 +70,18 @@ class Execution:
         self.failure: Exception | None = None
         self._plan = plan
         self._ended: tuple[int, ...] | None = None
-        self._transient: list[int] = []
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        control = above_stdio(ours.detach())
-        try:
-            self._transient = [above_stdio(theirs.detach()), above_stdio(os.pidfd_open(os.getpid()))]
-            self.run = _native.Run(
-                program,
-                executables=command.executables,
-                argv=command.argv,
-                envp=command.envp,
-                cwd=command.cwd,
-                stdio=stdio.child,
-                new_session=new_session,
-                terminal=stdio.terminal,
-                control_host=control,
-                control_init=self._transient[0],
-                host_pidfd=self._transient[1],
-                deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
-                init_image=INIT_IMAGE,
-            )
-        except BaseException:
-            os.close(control)
-            self._close_transient()
-            raise
+        self.run = _native.Run(
+            program,
+            executables=command.executables,
+            argv=command.argv,
+            envp=command.envp,
+            cwd=command.cwd,
+            stdio=stdio.child,
+            new_session=new_session,
+            terminal=stdio.terminal,
+            deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
+            init_image=INIT_IMAGE,
+        )
         self.started = monotonic()
         self.run.start()
 
@@ -182,13 +168,8 @@ class Execution:
 
     def _let_go(self) -> None:
         """The launch has its own copies: close what we held for it."""
-        self._close_transient()
+        self.run.let_go()
         self.stdio.close_child()
-
-    def _close_transient(self) -> None:
-        for fd in self._transient:
-            os.close(fd)
-        self._transient = []
 
     def _fail(self, error: Exception) -> None:
         self.failure = error

@@ -3,8 +3,9 @@
 Rules: a jump that does not fit is an error or a longer jump, never a truncated number; a number that nobody
 mentioned answers ENOSYS; a foreign architecture is killed. Must not know: which syscalls exist, and policies.
 
-Only instructions that the kernel's own emulator understands (seccomp_is_const_allow in kernel/seccomp.c) are used
-on the way to a constant ALLOW, so the kernel answers those numbers from a bitmap without running the program.
+Only instructions that the kernel's own emulator understands (seccomp_is_const_allow in kernel/seccomp.c)
+are used on the way to a constant ALLOW, so the kernel answers those numbers from a bitmap without running
+the program.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     Condition = tuple[int, int, int, bool]
-    """(argument, mask, value, wanted): whether `argument & mask == value` is `wanted`. Built by the functions below."""
+    """(argument, mask, value, wanted): whether `argument & mask == value` is `wanted`. Built by the
+    functions below."""
     Case = tuple[tuple[Condition, ...], int]
     """All conditions hold: this action."""
     Choice = tuple[tuple[Case, ...], int]
@@ -84,7 +86,8 @@ def only_bits(argument: int, mask: int) -> Condition:
 def assemble(answers: Mapping[int, Answer], arch: str) -> bytes:
     """The program that gives each number its answer, as the kernel's array of `struct sock_filter`.
 
-    Raises PolicyError for a program that the kernel would refuse for its length, InternalError for broken input.
+    Raises PolicyError for a program that the kernel would refuse for its length, InternalError for broken
+    input.
     """
     graph = _Graph()
     silent = graph.end(errno(38))  # ENOSYS
@@ -96,14 +99,13 @@ def assemble(answers: Mapping[int, Answer], arch: str) -> bytes:
     code = _lay_out(graph.nodes, entry)
     if len(code) > MAX_INSTRUCTIONS:
         raise PolicyError(
-            f"the filter has {len(code)} instructions, the kernel takes {MAX_INSTRUCTIONS}; use fewer syscall rules"
+            f"the filter has {len(code)} instructions, the kernel takes {MAX_INSTRUCTIONS}; "
+            "use fewer syscall rules"
         )
     return b"".join(_encode(*instruction) for instruction in code)
 
 
-def _ranges(
-    answers: Mapping[int, Answer], limit: int, graph: _Graph, silent: int
-) -> list[tuple[int, int]]:
+def _ranges(answers: Mapping[int, Answer], limit: int, graph: _Graph, silent: int) -> list[tuple[int, int]]:
     """(first number, node) for each run of numbers with the same answer, from 0 to `limit`."""
     if any(nr < 0 for nr in answers):
         raise InternalError("a syscall number is negative")
@@ -160,7 +162,8 @@ class _Graph:
         return number
 
     def condition(self, condition: Condition, yes: int, no: int) -> int:
-        """The node that goes to `yes` if the condition holds. A 64-bit register is two words, the lower first."""
+        """The node that goes to `yes` if the condition holds. A 64-bit register is two words, the lower
+        first."""
         argument, mask, value, wanted = condition
         if not 0 <= argument < 6 or mask >> 64 or mask <= 0 or value & ~mask:
             raise InternalError(f"not a condition: {condition}")
@@ -255,7 +258,8 @@ def _jump(
     starts: dict[int, int],
     far: set[tuple[int, int]],
 ) -> list[tuple[int, int, int, int]]:
-    """The comparison of a node, and behind it what its far jumps need. Notes newly found far jumps in `far`."""
+    """The comparison of a node, and behind it what its far jumps need. Notes newly found far jumps in
+    `far`."""
     node = nodes[number]
     offsets = [0, 0]
     tail: list[tuple[int, int, int, int]] = []

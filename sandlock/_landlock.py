@@ -1,12 +1,12 @@
 """Landlock's vocabulary: which rights exist since when, what a grant amounts to, and a ruleset as a value.
 
-Rules: values only; `_launch` turns them into kernel calls. Must not know: policies, presets, the running kernel.
-Source: linux/landlock.h and Documentation/userspace-api/landlock.rst of Linux 6.18 (ABI 7).
+Rules: values only; `_launch` turns them into kernel calls. Must not know: policies, presets, the running
+kernel. Source: linux/landlock.h and Documentation/userspace-api/landlock.rst of Linux 6.18 (ABI 7).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ._record import record
 
 __all__ = ["GRANTS", "PROTECTIONS", "PathRule", "Ruleset", "handled", "words"]
 
@@ -50,8 +50,8 @@ PROTECTIONS = {
 """What later ABIs brought: (first ABI, where it is handled, its bits). ABI 7 added logging, no right."""
 
 WAIVED = {
-    "fs-refer": "files cannot be renamed or linked from one directory to another: Landlock refuses that until a rule "
-    "allows it, so without this right it is denied everywhere",
+    "fs-refer": "files cannot be renamed or linked from one directory to another: Landlock refuses that "
+    "until a rule allows it, so without this right it is denied everywhere",
     "fs-truncate": "truncate(2) empties files outside the grants that the user may write",
     "net-tcp": 'TCP ports are not told apart: without a "*" grant there are no internet sockets at all',
     "fs-ioctl-dev": "device files that may be opened take every ioctl",
@@ -69,9 +69,9 @@ GRANTS = {
     | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM,
     "device": _READ | WRITE_FILE | IOCTL_DEV,
 }  # fmt: skip
-"""The rights of each kind of grant, as for a directory. A file cannot carry the rights of directories (READ_DIR,
-REMOVE_*, MAKE_*, REFER): landlock_add_rule(2) says EINVAL, and the launch then leaves them out. Here nobody knows
-which of the two a path will be."""
+"""The rights of each kind of grant, as for a directory. A file cannot carry the rights of directories
+(READ_DIR, REMOVE_*, MAKE_*, REFER): landlock_add_rule(2) says EINVAL, and the launch then leaves them out.
+Here nobody knows which of the two a path will be."""
 
 _NAMES = {
     EXECUTE: "execute",
@@ -93,16 +93,17 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(kw_only=False)
 class PathRule:
-    """Rights on everything beneath a path. `optional`: a path that does not exist is left out, not an error."""
+    """Rights on everything beneath a path. `optional`: a path that does not exist is left out, not an
+    error."""
 
     path: bytes
     access: int
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Ruleset:
     """A Landlock domain to be: what is denied by default, and the exceptions."""
 
@@ -115,7 +116,8 @@ class Ruleset:
 
 
 def handled(abi: int, without: frozenset[str] = frozenset()) -> tuple[int, int, int]:
-    """Everything that Landlock of this ABI can deny, less some protections: (handled_fs, handled_net, scoped)."""
+    """Everything that Landlock of this ABI can deny, less some protections: (handled_fs, handled_net,
+    scoped)."""
     bits = {"fs": BASE if abi >= 1 else 0, "net": 0, "scope": 0}
     for name, (since, where, right) in PROTECTIONS.items():
         if abi >= since and name not in without:

@@ -1,7 +1,8 @@
 """The launch: from a prepared Run to an executed, confined program. Raw system calls only.
 
 The host clones a *warden* that shares its memory and descriptor table. The warden enters the outer domain, clones
-the *guest* (which confines itself further and executes the program) and then executes the run's init.
+the *guest* (which confines itself further and executes the program), watches over the run for its first moments
+and then executes the run's init, which goes on watching.
 
 Rules:
 1. Nothing here allocates, touches errno or TLS, or calls the interpreter: this code runs on the memory of a live,
@@ -17,7 +18,7 @@ from libc.string cimport memset
 from sandlock._linux cimport (
     MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, PathBeneathAttr,
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
-    SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
+    SYS_capget, SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
     SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
     SYS_memfd_create, SYS_openat, SYS_personality, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
     SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
@@ -44,6 +45,7 @@ cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
     const int F_DUPFD_CLOEXEC
     const int F_SETFD
+    const int FD_CLOEXEC
     const int O_CLOEXEC
 
 cdef extern from * nogil:
@@ -80,6 +82,8 @@ cdef extern from * nogil:
     const unsigned long CLONE_NEWUSER
     const unsigned long CLONE_CHILD_CLEARTID
     const unsigned int CLOSE_RANGE_UNSHARE
+    const int PR_SET_CHILD_SUBREAPER
+    const int PR_SET_NAME
     const int PR_SET_NO_NEW_PRIVS
     const int PR_SET_PDEATHSIG
     const int PR_CAPBSET_DROP
@@ -102,7 +106,18 @@ cdef extern from * nogil:
         long long seconds
         long long nanoseconds
 
+cdef extern from "_watch.h" nogil:
+    ctypedef struct Watch "struct watch":
+        int guest
+        int host
+        long long deadline
+    int watch_over(Watch *run, long long patience, int scope_expected) noexcept
+    long long watch_now_ms() noexcept
+
 cdef enum:
+    # Most commands end within this time, and then no init is executed: that costs as much as half a small program.
+    # Longer runs get one, with memory of its own, so that a parked task does not show the host's memory as its own.
+    WARDEN_PATIENCE_MS = 20
     FUTEX_WAIT = 0
     FUTEX_WAKE = 1
     LANDLOCK_RULE_PATH_BENEATH = 1
@@ -196,9 +211,9 @@ cdef int drop_capabilities(const Program *program) noexcept nogil:
     for capability in range(64):
         if not (keep >> capability) & 1:
             result = set_prctl(PR_CAPBSET_DROP, capability, 0)
-            if result == -EINVAL:     # beyond the kernel's last capability
+            if result == -EINVAL or result == -EPERM:     # beyond the last capability; without CAP_SETPCAP
                 break
-            if result < 0 and result != -EPERM:
+            if result < 0:
                 return <int>result
     result = set_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)
     if result < 0:
@@ -209,10 +224,14 @@ cdef int drop_capabilities(const Program *program) noexcept nogil:
             return <int>result
     header.version = CAP_VERSION
     header.pid = 0
-    memset(sets, 0, sizeof(sets))
-    if keep != 0:
-        sets[0].effective = sets[0].permitted = <uint32_t>keep
-        sets[1].effective = sets[1].permitted = <uint32_t>(keep >> 32)
+    result = call2(SYS_capget, <long>&header, <long>sets)
+    if result < 0:
+        return <int>result
+    sets[0].permitted &= <uint32_t>keep
+    sets[1].permitted &= <uint32_t>(keep >> 32)
+    sets[0].effective = sets[0].permitted
+    sets[1].effective = sets[1].permitted
+    sets[0].inheritable = sets[1].inheritable = 0
     return <int>call2(SYS_capset, <long>&header, <long>sets)
 
 
@@ -490,34 +509,45 @@ cdef long open_init_image(Run *run) noexcept nogil:
     return fd
 
 
-cdef int become_init(Run *run) noexcept nogil:
-    """Executes the run's init in the warden's place. Returns only on failure."""
-    cdef char numbers[4][24]
-    cdef const char *argv[6]
-    cdef const char *envp[1]
-    cdef long fd
+cdef int take_own_descriptors(Run *run) noexcept nogil:
+    """A descriptor table of the warden's own: 0 is the control socket, 1 the host's pidfd. Tells the host that the
+    program runs. Returns 0, or -1 with the failure recorded."""
     cdef long result = call1(SYS_unshare, CLONE_FILES)
     if result < 0:
         return fail(run, STEP_INIT, result)
-    # From here on the host may close its copies.
-    set_stage(run, STAGE_LAUNCHED)
-    send_message(run, MESSAGE_LAUNCHED)
     result = call3(SYS_dup3, run.control_init, 0, 0)
     if result >= 0:
         result = call3(SYS_dup3, run.host_pidfd, 1, 0)
     if result < 0:
         return fail(run, STEP_INIT, result)
     run.control_init = 0
-    fd = open_init_image(run)
-    if fd >= 0 and fd != 2:
-        fd = call3(SYS_dup3, fd, 2, O_CLOEXEC)
+    call1(SYS_close, 2)
+    call3(SYS_close_range, FIRST_FREE, <long>0xFFFFFFFF, 0)
+    # From here on the host may close its copies.
+    set_stage(run, STAGE_LAUNCHED)
+    send_message(run, MESSAGE_LAUNCHED)
+    return 0
+
+
+cdef int execute_init(Run *run, const Watch *watch) noexcept nogil:
+    """Executes the run's init in the warden's place. Returns only on failure."""
+    cdef char numbers[4][24]
+    cdef const char *argv[6]
+    cdef const char *envp[1]
+    cdef long result
+    cdef long long left = -1
+    cdef long fd = open_init_image(run)
     if fd < 0:
         return fail(run, STEP_INIT, fd)
-    call3(SYS_close_range, FIRST_FREE, <long>0xFFFFFFFF, 0)
+    if watch.deadline >= 0:
+        left = watch.deadline - watch_now_ms()
+        if left < 0:
+            left = 0
+    call3(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC)
     argv[0] = b"sandlock-init"
     argv[1] = put_number(&numbers[0][23], run.guest)
     argv[2] = put_number(&numbers[1][23], run.host_pid)
-    argv[3] = put_number(&numbers[2][23], run.deadline_ms)
+    argv[3] = put_number(&numbers[2][23], left)
     argv[4] = put_number(&numbers[3][23], run.program.signal_scope)
     argv[5] = NULL
     envp[0] = NULL
@@ -525,11 +555,32 @@ cdef int become_init(Run *run) noexcept nogil:
     return fail(run, STEP_INIT, result)
 
 
+cdef int watch_run(Run *run) noexcept nogil:
+    """The warden's second life: it watches over the run, soon as a program of its own. Returns 0 when the run has
+    ended and was reported, -1 when the watch could not be kept."""
+    cdef Watch watch
+    memset(&watch, 0, sizeof(watch))
+    if take_own_descriptors(run) < 0:
+        return -1
+    watch.guest = run.guest
+    watch.host = run.host_pid
+    watch.deadline = -1 if run.deadline_ms < 0 else watch_now_ms() + run.deadline_ms
+    # Without the signal scope, killing walks /proc, which needs more stack than the warden has.
+    if run.program.signal_scope and watch_over(&watch, WARDEN_PATIENCE_MS, 1):
+        return 0
+    return execute_init(run, &watch)
+
+
 cdef int warden_main(void *argument) noexcept nogil:
     cdef Run *run = <Run *>argument
+    cdef KernelSigaction action
     cdef unsigned long flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | <unsigned long>SIGCHLD
     cdef long guest
-    default_signals()      # SIGCHLD above all: a host that ignores it would make our children vanish unreaped
+    # A host that ignores SIGCHLD would make our children vanish unreaped. Everything is blocked here.
+    memset(&action, 0, sizeof(action))
+    call4(SYS_rt_sigaction, SIGCHLD, <long>&action, 0, 8)
+    set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-init", 0)
+    set_prctl(PR_SET_CHILD_SUBREAPER, 1, 0)
     if not run.program.needs_listener and enter_domain(run) < 0:
         send_failure(run)
         return 1
@@ -539,8 +590,9 @@ cdef int warden_main(void *argument) noexcept nogil:
     if guest < 0:
         fail(run, STEP_CLONE_GUEST, guest)
     elif run.step == 0:
-        become_init(run)
-        # Only reached when the init could not be executed: the program must not outlive that.
+        if watch_run(run) == 0:
+            return 0
+        # The program must not outlive a watch that failed.
         call2(SYS_kill, guest, SIGKILL)
     if guest > 0:
         call4(SYS_wait4, guest, 0, WALL, 0)

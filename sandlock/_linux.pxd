@@ -22,7 +22,6 @@ cdef extern from "_message.h" nogil:
         int survivors
         long long user_microseconds
         long long system_microseconds
-        long long peak_kibibytes
     const int MESSAGE_LAUNCHED
     const int MESSAGE_FAILED
     const int MESSAGE_MAP_IDS
@@ -30,6 +29,7 @@ cdef extern from "_message.h" nogil:
 
 cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_bind
+    const long SYS_capget
     const long SYS_capset
     const long SYS_chdir
     const long SYS_clock_gettime
@@ -68,6 +68,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_sendto
     const long SYS_setsid
     const long SYS_shutdown
+    const long SYS_socketpair
     const long SYS_tgkill
     const long SYS_tkill
     const long SYS_umask

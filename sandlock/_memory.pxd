@@ -1,5 +1,5 @@
-# Decoders of guest memory. Whatever they read may change at the next moment and may be hostile: one call reads a fact
-# once, into memory of ours, and the caller decides and acts on that copy only.
+# Decoders of guest memory. What they read may change at the next moment and may be hostile: a call reads a fact
+# into memory of ours, and the caller decides and acts on that copy only.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from posix.types cimport pid_t
@@ -40,7 +40,9 @@ cdef struct MessageHeader:
 
 cdef long read_memory(pid_t tid, uint64_t address, void *into, size_t length) noexcept nogil
 cdef long read_string(pid_t tid, uint64_t address, char *into, size_t size) noexcept nogil
-cdef long read_strings(pid_t tid, uint64_t array, char *into, size_t size, int limit, int *count) noexcept nogil
+cdef long read_strings(
+    pid_t tid, uint64_t array, char *into, size_t size, int limit, int *count
+) noexcept nogil
 cdef int decode_sockaddr(const uint8_t *raw, size_t length, Address *out) noexcept nogil
 cdef int read_sockaddr(pid_t tid, uint64_t address, long length, Address *out) noexcept nogil
 cdef int read_msghdr(pid_t tid, uint64_t address, MessageHeader *out) noexcept nogil

@@ -27,7 +27,6 @@ struct message {
     int survivors; /* 1: some task could not be killed in time (uninterruptible sleep) */
     long long user_microseconds;
     long long system_microseconds;
-    long long peak_kibibytes;
 };
 
 #endif

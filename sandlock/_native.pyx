@@ -5,7 +5,7 @@ the memory that native code reads; a Run frees its own only after the launch has
 """
 
 from libc.stdint cimport int64_t, uint64_t, uint8_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from sandlock._core cimport Lane, lane_main
@@ -14,7 +14,7 @@ from sandlock._linux cimport (
     AddDescriptor, FilterProgram, Instruction, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS,
     Message, NetPortAttr, Notification, NotificationData, PathBeneathAttr, Response, RulesetAttr,
     SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
-    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close, SYS_futex, SYS_getpid, SYS_kill, SYS_landlock_create_ruleset, SYS_rt_sigprocmask,
+    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close, SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill, SYS_landlock_create_ruleset, SYS_rt_sigprocmask,
     SYS_shutdown, SYS_wait4, raw_syscall,
 )
 from sandlock._observe cimport free_observer, take_records
@@ -41,6 +41,14 @@ cdef extern from "<pthread.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
     const int EINTR
+
+cdef extern from "<fcntl.h>" nogil:
+    const int F_DUPFD_CLOEXEC
+
+cdef extern from "<sys/socket.h>" nogil:
+    const int AF_UNIX
+    const int SOCK_CLOEXEC
+    const int SOCK_SEQPACKET
 
 cdef enum:
     LAUNCH_STACK = 16384
@@ -190,6 +198,18 @@ cdef class Program:
         free(self.c.guest.ports)
 
 
+cdef int above_stdio(int fd) except -1:
+    """The descriptor, moved out of 0..2 where the host runs with closed standard streams. Raises OSError."""
+    cdef long moved
+    if fd > 2:
+        return fd
+    moved = raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3, 0, 0, 0)
+    raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0)
+    if moved < 0:
+        raise OSError(-moved, "fcntl F_DUPFD_CLOEXEC")
+    return <int>moved
+
+
 cdef const char **pointers(list strings) except NULL:
     """A NULL-terminated array of the strings, which must stay alive."""
     cdef Py_ssize_t i
@@ -222,11 +242,13 @@ cdef class Run:
         memset(&self.lane, 0, sizeof(self.lane))
         self.c.listener = -1
         self.c.control_host = -1
+        self.c.control_init_copy = -1
+        self.c.host_pidfd = -1
         self.finished = True
 
     def __init__(
         self, Program program, *, list executables, list argv, list envp, cwd, stdio, bint new_session,
-        int terminal, int control_host, int control_init, int host_pidfd, deadline_ms, bytes init_image,
+        int terminal, deadline_ms, bytes init_image,
     ):
         self.program = program
         self._alive = [executables, argv, envp, cwd, init_image]
@@ -238,21 +260,42 @@ cdef class Run:
         self.c.stdio[0], self.c.stdio[1], self.c.stdio[2] = stdio
         self.c.new_session = new_session
         self.c.controlling_terminal = terminal
-        self.c.control_host = control_host
-        self.c.control_init = control_init
-        self.c.host_pidfd = host_pidfd
         self.c.deadline_ms = -1 if deadline_ms is None else deadline_ms
         self.c.init_image = <const uint8_t *><char *>init_image
         self.c.init_size = len(init_image)
         self.c.stack_size = LAUNCH_STACK
-        self.c.launch_stack = <char *>calloc(1, LAUNCH_STACK)
-        self.c.guest_stack = <char *>calloc(1, LAUNCH_STACK)
+        self.c.launch_stack = <char *>malloc(LAUNCH_STACK)
+        self.c.guest_stack = <char *>malloc(LAUNCH_STACK)
         if self.c.launch_stack == NULL or self.c.guest_stack == NULL:
             raise MemoryError
+        self.c.host_pid = <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0)
+        self._open_control()
         self.lane.run = &self.c
         self.lane.ledger.limit = program.c.max_processes
         self.lane.ledger.bound = 1
         self.lane.ledger.scoped = program.c.signal_scope
+
+    cdef _open_control(self):
+        """The control socket and a pidfd of ours for the init to watch. Raises OSError."""
+        cdef int pair[2]
+        cdef long result = raw_syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, <long>pair, 0, 0)
+        if result < 0:
+            raise OSError(-result, "socketpair for the run's control socket")
+        self.c.control_host = above_stdio(pair[0])
+        self.c.control_init = self.c.control_init_copy = above_stdio(pair[1])
+        result = raw_syscall(SYS_pidfd_open, self.c.host_pid, 0, 0, 0, 0, 0)
+        if result < 0:
+            raise OSError(-result, "pidfd_open on the host process")
+        self.c.host_pidfd = above_stdio(<int>result)
+
+    def let_go(self) -> None:
+        """Closes what was held for the launch: the init's end of the control socket, the pidfd."""
+        if self.c.control_init_copy >= 0:
+            raw_syscall(SYS_close, self.c.control_init_copy, 0, 0, 0, 0, 0)
+            self.c.control_init_copy = -1
+        if self.c.host_pidfd >= 0:
+            raw_syscall(SYS_close, self.c.host_pidfd, 0, 0, 0, 0, 0)
+            self.c.host_pidfd = -1
 
     def start(self) -> None:
         """Starts the launch. Never raises for what the launch meets: that comes as a FAILED message."""
@@ -263,7 +306,6 @@ cdef class Run:
             raise RuntimeError("a Run starts once")
         self.started = True
         self.finished = False
-        self.c.host_pid = <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0)
         with nogil:
             # No handler of the host may run in the new tasks, and none of them may take the host's signals.
             raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, <long>&every, <long>&before, 8, 0, 0)
@@ -282,8 +324,8 @@ cdef class Run:
             raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, <long>&before, 0, 8, 0, 0)
 
     def receive(self):
-        """The next message as (kind, pid, step, error, subject, status, reason, survivors, user_us, system_us,
-        peak_kib); None when there is none yet; False when the other side is gone."""
+        """The next message as (kind, pid, step, error, subject, status, reason, survivors, user_us, system_us);
+        None when there is none yet; False when the other side is gone."""
         cdef Message message
         cdef ssize_t length = recv(self.c.control_host, &message, sizeof(message), MSG_DONTWAIT)
         if length < 0:
@@ -292,7 +334,7 @@ cdef class Run:
             return False
         return (
             message.kind, message.pid, message.step, message.error, message.subject, message.status, message.reason,
-            message.survivors, message.user_microseconds, message.system_microseconds, message.peak_kibibytes,
+            message.survivors, message.user_microseconds, message.system_microseconds,
         )
 
     def kill(self) -> None:
@@ -321,6 +363,7 @@ cdef class Run:
 
     def close(self) -> None:
         """Finishes and gives the control socket back."""
+        self.let_go()
         self.finish()
         if self.c.control_host >= 0:
             raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
@@ -378,6 +421,7 @@ cdef class Run:
             self.c.cancelled = 1
             raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
             self.wait_native()
+        self.let_go()
         if self.c.control_host >= 0:
             raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
         free_observer(self.lane.observer)

@@ -1,28 +1,33 @@
-"""The plan: a policy made concrete for a host, as a value. `plan(policy, host)` returns it or raises Unsupported.
+"""The plan: a policy made concrete for a host, as a value. `plan(policy, host)` returns it or raises
+Unsupported.
 
-Rules: strict by default: a protection that the host lacks is an error unless the policy waives it by name, and what
-is waived is said in the plan. No grant is ever widened because the kernel cannot express it. Nothing here touches the
-kernel. Must not know: how a plan is carried out.
+Rules: strict by default: a protection that the host lacks is an error unless the policy waives it by name,
+and what is waived is said in the plan. No grant is ever widened because the kernel cannot express it.
+Nothing here touches the kernel. Must not know: how a plan is carried out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from os import fsencode
 
 from . import _arguments, _filter, _landlock, syscalls
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
+from ._record import field, record
 from ._values import CAPABILITIES, did_you_mean, read_net_rule, read_port_spans
 from .errors import PolicyError, Unsupported
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Literal
 
     from ._filter import Answer
     from ._host import Host
     from .policy import Policy
     from .presets import Expansion, Grant
+
+    Ports = frozenset[int] | Literal["*"]
+    """TCP ports; "*" is all of them, as a policy spells it."""
 
 __all__ = ["Launch", "Plan", "TrapRule", "plan"]
 
@@ -32,18 +37,20 @@ ADDR_NO_RANDOMIZE = 0x0004_0000  # linux/personality.h
 ENOSYS = _filter.errno(38)
 
 NEEDED_BY_LAUNCH = frozenset(
-    "close close_range dup3 execve exit exit_group fcntl futex restart_syscall rt_sigprocmask rt_sigreturn sendto "
-    "write".split()
-)
-"""What the guest's process calls between the filter and its program: descriptors, the report of a failure, the exec.
-These cannot be denied."""
+    (
+        "close", "close_range", "dup3", "fcntl",  # descriptors
+        "sendto", "write", "exit", "exit_group",  # the report of a failure
+        "execve", "futex", "restart_syscall", "rt_sigprocmask", "rt_sigreturn",
+    )
+)  # fmt: skip
+"""What the guest's process calls between its filter and its program; these cannot be denied."""
 
 GRANTABLE = {
     "sysv_ipc": "shares memory, semaphores and queues with all processes of the host",
     "posix_mq": "shares message queues with all processes of the host",
-    "io_uring": "its requests pass no filter: UDP, unix and other sockets can be made and reached; Landlock still "
-    "decides about files and TCP ports",
-    "aio": "writes the program's memory while it is stopped, so that arguments can change after they were judged",
+    "io_uring": "opens the network: its requests pass no filter, so UDP, unix and other sockets and TCP Fast "
+    "Open work; Landlock still decides about files and TCP connect and bind",
+    "aio": "writes the program's memory while it is stopped: arguments can change after they were judged",
     "secret_memory": "calls with arguments in such memory are denied",
     "process_reaping": "none known; it ends processes that are dying already",
     "mount_information": "shows the host's mounts",
@@ -57,13 +64,14 @@ GRANTABLE = {
     "kernel_log": "shows the kernel's log",
     "clocks": "sets the clock of the machine, if CAP_SYS_TIME is kept",
 }
-"""Groups that `extra_allow_syscalls` may turn on, and what that costs. All others stay denied whatever a policy says:
-they would open the sandbox."""
+"""Groups that `extra_allow_syscalls` may turn on, and what that costs. All others stay denied whatever a
+policy says: they would open the sandbox."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TrapRule:
-    """A syscall that the supervisor answers. `rule` is a word of the core; `value` its errno, value or descriptor."""
+    """A syscall that the supervisor answers. `rule` is a word of the core; `value` its errno, value or
+    descriptor."""
 
     syscall: str
     nr: int
@@ -72,7 +80,7 @@ class TrapRule:
     value: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Launch:
     """What the launch sets in the program's process before its filter. None: inherited."""
 
@@ -89,7 +97,7 @@ class Launch:
     gid: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """All that will be enforced, by which layer. Comparable, hashable, printable (`describe`)."""
 
@@ -120,8 +128,8 @@ class Plan:
 def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
 
-    Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for syscall
-    names and combinations that make no sense.
+    Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
+    syscall names and combinations that make no sense.
     """
     waived = _waived(policy, host)
     connect, bind = _connect_ports(policy.net_allow), _bind_ports(policy.net_allow_bind)
@@ -129,7 +137,8 @@ def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> P
     rules = _traps(policy, host.arch, _listen_needs_a_look(bind, waived))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
-            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
+            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); "
+            "this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
     network = _network(connect, bind, waived)
@@ -150,7 +159,7 @@ def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> P
     )
 
 
-# --- what the host must offer --------------------------------------------------------------------------------------
+# --- what the host must offer -------------------------------------------------------------------------------
 
 KERNELS = {1: "5.13", 2: "5.19", 3: "6.2", 4: "6.7", 5: "6.10", 6: "6.12"}
 """The Linux version that brought each Landlock ABI."""
@@ -159,7 +168,9 @@ KERNELS = {1: "5.13", 2: "5.19", 3: "6.2", 4: "6.7", 5: "6.10", 6: "6.12"}
 def _waived(policy: Policy, host: Host) -> frozenset[str]:
     """The protections that this run goes without, each by the policy's own word. Raises Unsupported."""
     if host.arch not in _filter.AUDIT_ARCH:
-        raise Unsupported(f"sandlock does not know the architecture {host.arch}", missing=frozenset({host.arch}))
+        raise Unsupported(
+            f"sandlock does not know the architecture {host.arch}", missing=frozenset({host.arch})
+        )
     if not host.seccomp_filter:
         raise Unsupported(
             "this kernel or container has no seccomp filters (CONFIG_SECCOMP_FILTER)",
@@ -174,8 +185,8 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
         newest = max(lacking[name] for name in missing)
         names = sorted(missing)
         raise Unsupported(
-            f"this kernel's Landlock (ABI {host.landlock_abi}) lacks {', '.join(names)}; use Linux {KERNELS[newest]} or "
-            f"later, or go without by naming them: allow_degraded={names}",
+            f"this kernel's Landlock (ABI {host.landlock_abi}) lacks {', '.join(names)}; use Linux "
+            f"{KERNELS[newest]} or later, or go without by naming them: allow_degraded={names}",
             missing=frozenset(missing),
         )
     return frozenset(policy.disable) | (lacking.keys() & set(policy.allow_degraded))
@@ -183,9 +194,9 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
 
 def _no_landlock(error: int) -> str:
     why = {
-        95: "it is built in but not enabled: add landlock to the lsm= list of the kernel's command line",  # EOPNOTSUPP
-        38: "it is not built in (CONFIG_SECURITY_LANDLOCK), or a container hides it",  # ENOSYS
         1: "a container's seccomp profile forbids it: allow the landlock_* syscalls there",  # EPERM
+        38: "it is not built in (CONFIG_SECURITY_LANDLOCK), or a container hides it",  # ENOSYS
+        95: "it is not enabled: add landlock to lsm= on the kernel's command line",  # EOPNOTSUPP
     }.get(error, f"the kernel answers errno {error}")
     return f"this host offers no Landlock, without which sandlock cannot confine files: {why}"
 
@@ -196,14 +207,12 @@ def _enforced(guest: Ruleset) -> tuple[str, ...]:
     return ("syscalls", "fs", *later)
 
 
-# --- network -------------------------------------------------------------------------------------------------------
-
-ANY_PORT = None
-"""In place of a set of ports: all of them."""
+# --- network ------------------------------------------------------------------------------------------------
 
 
-def _connect_ports(rules: Iterable[str]) -> frozenset[int] | None:
-    """The TCP ports that may be connected to, on any address. Raises Unsupported for what needs more than that."""
+def _connect_ports(rules: Iterable[str]) -> Ports:
+    """The TCP ports that may be connected to, on any address. Raises Unsupported for what needs more than
+    that."""
     ports: set[int] = set()
     anything = False
     for rule in rules:
@@ -215,23 +224,23 @@ def _connect_ports(rules: Iterable[str]) -> frozenset[int] | None:
             )
         if target != "*":
             raise Unsupported(
-                f"net_allow: {rule!r}: hosts and addresses cannot be told apart yet, ports can: write ':443' for "
-                "that port on every host, or '*'",
+                f"net_allow: {rule!r}: hosts and addresses cannot be told apart yet, ports can: write ':443' "
+                "for that port on every host, or '*'",
                 missing=frozenset({"net-hosts"}),
             )
         if spans is None:
             anything = True
         else:
             ports.update(_numbers_in(spans))
-    return ANY_PORT if anything else frozenset(ports)
+    return "*" if anything else frozenset(ports)
 
 
-def _bind_ports(rules: Iterable[str]) -> frozenset[int] | None:
+def _bind_ports(rules: Iterable[str]) -> Ports:
     """The TCP ports that may be bound."""
     ports: set[int] = set()
     for rule in rules:
         if rule == "*":
-            return ANY_PORT
+            return "*"
         ports.update(_numbers_in(read_port_spans("net_allow_bind", rule, rule)))
     return frozenset(ports)
 
@@ -244,35 +253,43 @@ def _refuse_denials(policy: Policy) -> None:
     for name in ("net_deny", "net_deny_bind"):
         if getattr(policy, name):
             missing = frozenset({name.replace("_", "-")})
-            raise Unsupported(f"{name}: cannot be enforced yet; grant only what shall be open", missing=missing)
+            raise Unsupported(
+                f"{name}: cannot be enforced yet; grant only what shall be open", missing=missing
+            )
 
 
-def _listen_needs_a_look(bind: frozenset[int] | None, waived: frozenset[str]) -> bool:
-    """Whether listen(2) is granted for some ports only: without a bind the kernel picks any port, unseen by Landlock."""
-    return bool(bind) and "net-tcp" not in waived
+def _listen_needs_a_look(bind: Ports, waived: frozenset[str]) -> bool:
+    """Whether listen(2) is granted for some ports only: without a bind the kernel picks any, unseen by
+    Landlock."""
+    return bind != "*" and bool(bind) and "net-tcp" not in waived
 
 
-def _network(connect: frozenset[int] | None, bind: frozenset[int] | None, waived: frozenset[str]) -> _arguments.Network:
-    """Which steps of a connection pass the filter. Where no Landlock tells ports apart, only a `*` opens a step."""
-    any_connect, any_bind = connect is ANY_PORT, bind is ANY_PORT
+def _network(connect: Ports, bind: Ports, waived: frozenset[str]) -> _arguments.Network:
+    """Which steps of a connection pass the filter. Where no Landlock tells ports apart, only a `*` opens a
+    step."""
+    any_connect, any_bind = connect == "*", bind == "*"
     if "net-tcp" in waived:
         listen = _filter.ALLOW if any_bind else _arguments.EACCES
         return _arguments.Network(
-            sockets=any_connect or any_bind, connect=any_connect, any_connect=any_connect, bind=any_bind, listen=listen
+            sockets=any_connect or any_bind,
+            connect=any_connect,
+            any_connect=any_connect,
+            bind=any_bind,
+            listen=listen,
         )
     listen = _filter.ALLOW if any_bind else _filter.NOTIFY if bind else _arguments.EACCES
     return _arguments.Network(
         sockets=True,  # to be made only: every use of one is decided
         connect=any_connect or bool(connect),
         any_connect=any_connect,
-        # With a grant to connect, binding passes the filter too, for netlink's sake (libc binds its socket before it
-        # asks for addresses). TCP ports stay shut: Landlock handles binding and has no rule for it.
+        # With a grant to connect, binding passes the filter too, for netlink's sake (libc binds its socket
+        # before it asks for addresses). TCP ports stay shut: Landlock handles binding and has no rule for it.
         bind=any_bind or any_connect or bool(bind) or bool(connect),
         listen=listen,
     )
 
 
-# --- traps and answers ---------------------------------------------------------------------------------------------
+# --- traps and answers --------------------------------------------------------------------------------------
 
 
 def _numbers(arch: str) -> list[tuple[str, int]]:
@@ -295,7 +312,9 @@ def _traps(policy: Policy, arch: str, listen: bool) -> tuple[TrapRule, ...]:
         wanted.append(("listen", "listen", reason))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
-        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason) for nr, name, rule, reason in numbers if nr is not None
+        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason)
+        for nr, name, rule, reason in numbers
+        if nr is not None
     )
 
 
@@ -337,7 +356,9 @@ def _members(field_name: str, word: str) -> tuple[str, ...]:
         return syscalls.expand(word)
     except KeyError:
         fix = did_you_mean(word, (*syscalls.GROUPS, *syscalls.TABLE))
-        raise PolicyError(f"{field_name}: {word!r} is no system call or group of them; {fix}", field=field_name) from None
+        raise PolicyError(
+            f"{field_name}: {word!r} is no system call or group of them; {fix}", field=field_name
+        ) from None
 
 
 def _extra_denied(words: Iterable[str], trapped: set[str]) -> set[str]:
@@ -348,14 +369,14 @@ def _extra_denied(words: Iterable[str], trapped: set[str]) -> set[str]:
         for name in _members(field_name, word):
             if name in NEEDED_BY_LAUNCH:
                 raise PolicyError(
-                    f"{field_name}: {word!r} would deny {name}, which the launch itself needs once the filter is in "
-                    "force; name the other calls one by one",
+                    f"{field_name}: {word!r} would deny {name}, which the launch needs once the filter is "
+                    "in force; name the other calls one by one",
                     field=field_name,
                 )
             if name in trapped:
                 raise PolicyError(
-                    f"{field_name}: {word!r} would deny {name}, which another option has the supervisor answer "
-                    "(max_processes, record_execs or net_allow_bind); drop one of the two",
+                    f"{field_name}: {word!r} would deny {name}, which another option has the supervisor "
+                    "answer (max_processes, record_execs or net_allow_bind); drop one of the two",
                     field=field_name,
                 )
             denied.add(name)
@@ -363,7 +384,8 @@ def _extra_denied(words: Iterable[str], trapped: set[str]) -> set[str]:
 
 
 def _extra_allowed(words: Iterable[str]) -> tuple[set[str], tuple[str, ...]]:
-    """The syscalls to allow, and what that risks. Raises PolicyError for those that would open the sandbox."""
+    """The syscalls to allow, and what that risks. Raises PolicyError for those that would open the
+    sandbox."""
     field_name = "extra_allow_syscalls"
     allowed: set[str] = set()
     risks: dict[str, None] = {}
@@ -375,8 +397,8 @@ def _extra_allowed(words: Iterable[str]) -> tuple[set[str], tuple[str, ...]]:
             continue
         if group not in GRANTABLE:
             raise PolicyError(
-                f"{field_name}: {word!r} cannot be allowed, it would open the sandbox: {reason}; can be allowed: "
-                + ", ".join(GRANTABLE),
+                f"{field_name}: {word!r} cannot be allowed, it would open the sandbox: {reason}; "
+                "can be allowed: " + ", ".join(GRANTABLE),
                 field=field_name,
             )
         allowed.update(names)
@@ -384,13 +406,13 @@ def _extra_allowed(words: Iterable[str]) -> tuple[set[str], tuple[str, ...]]:
     return allowed, tuple(risks)
 
 
-# --- Landlock and launch -------------------------------------------------------------------------------------------
+# --- Landlock and launch ------------------------------------------------------------------------------------
 
 
 def _guest_ruleset(
     grants: tuple[Grant, ...],
-    connect: frozenset[int] | None,
-    bind: frozenset[int] | None,
+    connect: Ports,
+    bind: Ports,
     abi: int,
     waived: frozenset[str],
 ) -> Ruleset:
@@ -406,11 +428,11 @@ def _guest_ruleset(
         paths[path] = rule
     ports: dict[int, int] = {}
     for granted, right in ((connect, CONNECT_TCP), (bind, BIND_TCP)):
-        if granted is ANY_PORT:
+        if granted == "*":
             handled_net &= ~right
-    for granted, right in ((connect, CONNECT_TCP), (bind, BIND_TCP)):
-        for port in sorted(granted or ()) if handled_net & right else ():
-            ports[port] = ports.get(port, 0) | right
+        elif handled_net & right:
+            for port in granted:
+                ports[port] = ports.get(port, 0) | right
     return Ruleset(
         handled_fs=handled_fs,
         handled_net=handled_net,

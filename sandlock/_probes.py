@@ -275,7 +275,7 @@ def signal_scope(host: Host, work: str) -> str:
 def abstract_scope(host: Host, work: str) -> str:
     """Connecting to an abstract unix socket that was made outside the domain."""
 
-    def connect(address: object) -> None:
+    def connect(address: bytes) -> None:
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(address)
 
@@ -490,13 +490,13 @@ def attempt_apart(name: str, host: Host, work: str) -> tuple[bool, str]:
     return answer[:1] == "+", answer[1:] or "the probe died"
 
 
-def main(work: str, names: list[str]) -> None:
-    """Run these probes one after the other; prints a line for each: name, + or -, text, between tabs."""
+def run() -> None:
+    """For `_doctor`: argv is the import path, an empty directory, and names of PROBES, tried in this order.
+
+    Prints a line for each: name, + or -, what happened; between tabs.
+    """
+    work, names = sys.argv[2], sys.argv[3:]
     host = probe()
     for name in names:
         proved, text = attempt_apart(name, host, os.path.join(work, name))
         print(name, "+" if proved else "-", " ".join(text.split()), sep="\t", flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])

@@ -83,7 +83,8 @@ cdef struct Run:
     int new_session
     int controlling_terminal         # descriptor of a pty slave, or -1
     int control_host                 # our end of the control socket
-    int control_init                 # the init's end
+    int control_init                 # the init's end, in the warden's table
+    int control_init_copy            # the same in ours, until the launch is over
     int host_pidfd
     pid_t host_pid
     int64_t deadline_ms              # -1: none

@@ -3,8 +3,8 @@
 Rules: nothing here runs per notification or between clone and exec (that is `_core`). Every function is one
 system call and returns its result, or -errno; errno itself is never part of the contract. Debian 12 compiles
 against Linux 6.1 headers, so whatever is younger has a fallback with the number from the kernel source; where
-the header knows it too, the compiler checks that both agree. `tests/test_host.py` compares all of it with
-what `_core` knows.
+the header knows it too, the compiler checks that both agree. `tests/test_host.py` compares it with
+what `_native` knows.
 
 Used at build time only (`cffi_modules` in setup.py), never imported at run time.
 """

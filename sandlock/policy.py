@@ -7,9 +7,8 @@ was checked and normalised at construction. None and () mean "not granted", neve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-
 from . import presets as _presets
+from ._record import field, fields, record, replace
 from ._values import READERS, did_you_mean, read_choices, refuse
 from .errors import PolicyError
 
@@ -151,7 +150,7 @@ def _option(default: Any, kind: str, *flags: str, key: str, help: str, **facts: 
     return field(default=default, metadata={"kind": kind, "flags": flags, "key": key, "help": help, **facts})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+@record
 class Policy:
     """What a sandboxed program may do. Everything that is not granted is denied.
 
@@ -307,7 +306,7 @@ class Policy:
     def but(self, **values: Unpack[Fields]) -> Policy:
         """A copy with these fields replaced. Raises PolicyError."""
         Policy.of(**values)
-        return replace(self, **values)  # type: ignore[arg-type]  # as in of()
+        return replace(self, **values)
 
     def is_empty(self) -> bool:
         """Whether no file is granted at all, so that no program could even start."""

@@ -8,36 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import namedtuple
 
+from ._record import record
 from ._values import did_you_mean
 from .errors import PolicyError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import NamedTuple, TypedDict
-
-    class Grant(NamedTuple):
-        """Access to one path and all below it. `optional`: left out silently where it does not exist."""
-
-        path: str
-        kind: str
-        optional: bool = False
-
-    class Expansion(NamedTuple):
-        """What presets amount to here and now. The caller's own `env` takes precedence over this one."""
-
-        grants: tuple[Grant, ...] = ()
-        env: tuple[tuple[str, str], ...] = ()
-
-    class Surroundings(NamedTuple):
-        """The facts about the host and its user that presets depend on."""
-
-        root: bool
-        home: str | None
-        cwd: str
-        path: str
+    from typing import TypedDict
 
     class Preset(TypedDict, total=False):
         """One named set. Paths may begin with `~` (home)."""
@@ -51,10 +30,33 @@ if TYPE_CHECKING:
         etc: tuple[str, ...]  # entries of /etc that root gets one by one; anyone else gets /etc
         env: tuple[tuple[str, str], ...]
 
-else:  # the same, without importing typing: it would cost more than all of this module
-    Grant = namedtuple("Grant", ("path", "kind", "optional"), defaults=(False,))
-    Expansion = namedtuple("Expansion", ("grants", "env"), defaults=((), ()))
-    Surroundings = namedtuple("Surroundings", ("root", "home", "cwd", "path"))
+
+@record(kw_only=False)
+class Grant:
+    """Access to one path and all below it. `optional`: left out silently where it does not exist."""
+
+    path: str
+    kind: str
+    optional: bool = False
+
+
+@record(kw_only=False)
+class Expansion:
+    """What presets amount to here and now. The caller's own `env` takes precedence over this one."""
+
+    grants: tuple[Grant, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+
+
+@record
+class Surroundings:
+    """The facts about the host and its user that presets depend on."""
+
+    root: bool
+    home: str | None
+    cwd: str
+    path: str
+
 
 KINDS = ("read", "data", "write", "device")
 """What a grant allows: read+execute, read only, all but device nodes, a device (read, write, ioctl)."""

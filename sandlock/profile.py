@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
+from ._record import record
 from ._values import did_you_mean, nearest, read_text, refuse, shown
 from .errors import PolicyError, Unsupported
 from .policy import OPTIONS, Policy
@@ -43,7 +43,7 @@ PROGRAM_KEYS = ("program.exec", "program.args")
 """What to run; not part of the policy."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Profile:
     """What a profile says: normalised keywords of Policy, and the program to run if it names one."""
 
@@ -149,12 +149,15 @@ def read(path: str) -> str:
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
         raise PolicyError(f"profile: {shown(path)}: {error.strerror}") from error
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise PolicyError(f"profile: {shown(path)} is not a regular file")
         _trust(real, status)
-        content = file.read(MAX_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_BYTES:
         raise PolicyError(f"profile: {shown(path)} is longer than {MAX_BYTES} bytes")
     try:
@@ -234,11 +237,12 @@ def _meant(key: str, known: tuple[str, ...]) -> str:
     for option in OPTIONS:
         if word in (option.name, option.key.partition(".")[2], *(flag.lstrip("-") for flag in option.flags)):
             return f"did you mean {option.key!r}?"
-    near = nearest(key, known) or nearest(word, [name.partition(".")[2] for name in known])
-    if near is not None:
-        full = near if "." in near else next(name for name in known if name.endswith(f".{near}"))
-        return f"did you mean {full!r}?"
     here = sorted(name for name in known if name.startswith(f"{section}.") and name not in NOT_HERE)
+    for candidates in (here, known):
+        near = nearest(word, [name.partition(".")[2] for name in candidates])
+        if near is not None:
+            full = next(name for name in candidates if name.endswith(f".{near}"))
+            return f"did you mean {full!r}?"
     return "known: " + ", ".join(here or sorted(SECTIONS))
 
 

@@ -6,8 +6,7 @@ inside the sandbox and is escaped before a person sees it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ._record import record
 from .errors import GuestError
 
 TYPE_CHECKING = False
@@ -19,7 +18,7 @@ SCHEMA = 1
 REASONS = ("exited", "signaled", "timeout", "killed", "host-gone")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ExecRecord:
     """One program that the tree executed.
 
@@ -54,7 +53,7 @@ class ExecRecord:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Result:
     """How a run ended.
 
@@ -103,7 +102,7 @@ class Result:
         return self
 
     def explain(self) -> str:
-        """For a person: how the run ended, what was cut, what ran, and what may help. No newline at the end."""
+        """For a person: how the run ended, what was cut, what ran, and what may help."""
         lines = [f"{self._ending()} after {self.duration:.3f} s"]
         lines += [f"  {name}: cut at max_output, the rest was dropped" for name in sorted(self.truncated)]
         if self.waived:
@@ -127,7 +126,7 @@ class Result:
             "duration": self.duration,
             "truncated": sorted(self.truncated),
             "waived": sorted(self.waived),
-            "execs": None if self.execs is None else [record.to_dict() for record in self.execs],
+            "execs": None if self.execs is None else [each.to_dict() for each in self.execs],
         }
         if output:
             report["stdout"] = self.stdout_text
@@ -169,7 +168,7 @@ _STDERR_HINTS = (
     (b"Permission denied", "permission denied: reading needs -r PATH, writing -w PATH, a device --fs-device, "
      "sockets --net-allow or --net-allow-bind"),
     (b"error while loading shared libraries", "a library is not granted: add its directory with -r"),
-    (b"Operation not permitted", "operation not permitted: a system call that sandboxed programs may not use"),
+    (b"Operation not permitted", "not permitted: a system call that sandboxed programs cannot use"),
     (b"Resource temporarily unavailable", "resource unavailable: max_processes may be too low"),
     (b"Too many open files", "too many open files: max_open_files is reached"),
     (b"Read-only file system", "the file system itself is read-only"),
@@ -178,40 +177,40 @@ _STDERR_HINTS = (
 
 def exec_tree(execs: tuple[ExecRecord, ...]) -> list[str]:
     """Lines of the tree of what ran, children below their parents in the order they started."""
-    known = {record.pid for record in execs}
+    known = {entry.pid for entry in execs}
     children: dict[int, list[ExecRecord]] = {}
     roots = []
-    for record in sorted(execs, key=lambda record: record.started):
-        above = record.parent_pid
-        if above in known and above != record.pid:
-            children.setdefault(above, []).append(record)
+    for entry in sorted(execs, key=lambda entry: entry.started):
+        above = entry.parent_pid
+        if above in known and above != entry.pid:
+            children.setdefault(above, []).append(entry)
         else:
-            roots.append(record)
+            roots.append(entry)
     lines: list[str] = []
-    waiting = [(record, 1) for record in reversed(roots)]
+    waiting = [(entry, 1) for entry in reversed(roots)]
     expanded: set[int] = set()
     while waiting:
-        record, depth = waiting.pop()
-        lines.append("  " * min(depth, 20) + _exec_line(record))
-        if record.pid not in expanded:  # a task that executed twice has its children under the first only
-            expanded.add(record.pid)
-            waiting += [(child, depth + 1) for child in reversed(children.get(record.pid, []))]
+        entry, depth = waiting.pop()
+        lines.append("  " * min(depth, 20) + _exec_line(entry))
+        if entry.pid not in expanded:  # a task that executed twice has its children under the first only
+            expanded.add(entry.pid)
+            waiting += [(child, depth + 1) for child in reversed(children.get(entry.pid, []))]
     return lines
 
 
-def _exec_line(record: ExecRecord) -> str:
-    command = " ".join(printable(word) for word in record.argv[:8]) or printable(record.exe)
-    if len(record.argv) > 8 or record.truncated:
+def _exec_line(entry: ExecRecord) -> str:
+    command = " ".join(printable(word) for word in entry.argv[:8]) or printable(entry.exe)
+    if len(entry.argv) > 8 or entry.truncated:
         command += " ..."
-    span = f"{record.started:.3f}" + (
-        f"-{record.ended:.3f} s" if record.ended is not None else " s, still running"
+    span = f"{entry.started:.3f}" + (
+        f"-{entry.ended:.3f} s" if entry.ended is not None else " s, still running"
     )
-    if record.signal is not None:
-        end = f", {signal_name(record.signal)}"
+    if entry.signal is not None:
+        end = f", {signal_name(entry.signal)}"
     else:
-        end = f", exit {record.exit_code}" if record.exit_code is not None else ""
-    doubt = "" if record.confirmed else ", not confirmed"
-    return f"[{record.pid}] {command} ({printable(record.exe)}; {span}{end}{doubt})"
+        end = f", exit {entry.exit_code}" if entry.exit_code is not None else ""
+    doubt = "" if entry.confirmed else ", not confirmed"
+    return f"[{entry.pid}] {command} ({printable(entry.exe)}; {span}{end}{doubt})"
 
 
 def signal_name(number: int) -> str:

@@ -71,7 +71,7 @@ class Confinement:
                     "this sandbox belongs to the process that made it; after os.fork() make a new one"
                 )
             command = prepare(
-                self.policy, self.preset_env, argv, host_env=os.environ, env=env, cwd=cwd
+                self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd
             )
             return Execution(
                 self._program,

@@ -1,16 +1,14 @@
 """The one table of system calls: numbers, what kind of argument each takes, and what a guest gets by default.
 
-Rules: everything that filters, traps or explains a syscall derives it from here, and nowhere else is a list of
-syscalls written down (hand-written lists always miss a variant). A number that stands here for no architecture
-answers ENOSYS. Must not know: policies, filters, the host.
+Rules: everything that filters, traps or explains a syscall derives it from here, and nowhere else is a list
+of syscalls written down (hand-written lists always miss a variant). A number that stands here for no
+architecture answers ENOSYS. Must not know: policies, filters, the host.
 
-Numbers: arch/x86/entry/syscalls/syscall_64.tbl and scripts/syscall.tbl (aarch64), Linux 6.18. aarch64 has no call
-of the kind that `*at` replaced; from 424 on both architectures share their numbers.
+Numbers: arch/x86/entry/syscalls/syscall_64.tbl and scripts/syscall.tbl (aarch64), Linux 6.18. aarch64 has
+no call of the kind that `*at` replaced; from 424 on both architectures share their numbers.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,11 +20,12 @@ __all__ = ["GROUPS", "TABLE", "Group", "Syscall", "expand", "limit", "name", "nu
 
 # A section is `[group] treatment: reason`; its lines are `name x86-64 aarch64 kinds...`, `-` for "not there".
 #
-# Treatments: allow; filter (by arguments: `_arguments.py`, or by the network grants: `_plan.py`); deny (EPERM);
-# enosys, where programs know a fallback for a kernel without the call and would give up on EPERM.
+# Treatments: allow; filter (by arguments: `_arguments.py`, or by the network grants: `_plan.py`); deny
+# (EPERM); enosys, where programs know a fallback for a kernel without the call and would give up on EPERM.
 #
 # Kinds: path (takes the name or handle of a file), sockaddr (takes a socket address), pid (aims at a task or
-# process by number or pidfd), fd-metadata (changes metadata through a descriptor, which Landlock does not see).
+# process by number or pidfd), fd-metadata (changes metadata through a descriptor, which Landlock does not
+# see).
 _TEXT = """
 [descriptors] allow: acts on descriptors, which were granted when they were opened
 read 0 63
@@ -139,7 +138,7 @@ listxattrat 465 465 path
 file_getattr 468 468 path
 inotify_add_watch 254 27 path
 
-[file_metadata] allow: modes, owners, times and attributes of the user's own files; Landlock does not see these calls
+[file_metadata] allow: modes, owners, times, attributes of the user's files; Landlock does not see these calls
 chmod 90 - path
 fchmod 91 52 fd-metadata
 fchmodat 268 53 path
@@ -238,7 +237,7 @@ waitid 247 95 pid
 clone 56 220
 unshare 272 97
 
-[process_creation_by_struct] enosys: its flags lie in memory, where no filter sees them; libc falls back to clone
+[process_creation_by_struct] enosys: its flags lie in memory, unseen by filters; libc falls back to clone
 clone3 435 435
 
 [process_information] allow: tells about the caller, or how another process is scheduled
@@ -497,7 +496,7 @@ vhangup 153 58
 iopl 172 -
 ioperm 173 -
 
-[segments] deny: builds x86 segments, by which code reaches foreign call gates
+[segments] deny: builds x86 segments, a corner of the kernel that hardly any program needs
 modify_ldt 154 -
 
 [libraries] deny: maps a file around the usual checks
@@ -525,27 +524,46 @@ epoll_wait_old 215 -
 """
 
 
-@dataclass(frozen=True, slots=True)
+# Plain classes, not records: there are hundreds of these at every start. Nothing changes them.
+
+
 class Group:
     """A set of syscalls that are treated alike, for one reason."""
 
-    name: str
-    default: Treatment
-    reason: str
-    members: tuple[str, ...]
+    __slots__ = ("default", "members", "name", "reason")
+
+    def __init__(self, name: str, default: Treatment, reason: str, members: tuple[str, ...]) -> None:
+        self.name = name
+        self.default = default
+        self.reason = reason
+        self.members = members
 
 
-@dataclass(frozen=True, slots=True)
 class Syscall:
     """One system call. A number is None where the architecture does not have the call."""
 
-    name: str
-    x86_64: int | None
-    aarch64: int | None
-    kind: frozenset[str]
-    default: Treatment
-    group: str
-    reason: str
+    __slots__ = ("aarch64", "default", "group", "kind", "name", "reason", "x86_64")
+
+    def __init__(
+        self,
+        name: str,
+        x86_64: int | None,
+        aarch64: int | None,
+        kind: frozenset[str],
+        default: Treatment,
+        group: str,
+        reason: str,
+    ) -> None:
+        self.name = name
+        self.x86_64 = x86_64
+        self.aarch64 = aarch64
+        self.kind = kind
+        self.default = default
+        self.group = group
+        self.reason = reason
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: x86_64 {self.x86_64}, aarch64 {self.aarch64}, {self.default}: {self.reason}>"
 
     def number(self, arch: str) -> int | None:
         """The number on `arch` (`x86_64` or `aarch64`), or None."""
@@ -555,6 +573,7 @@ class Syscall:
 def _parse(text: str) -> tuple[dict[str, Group], dict[str, Syscall]]:
     groups: dict[str, Group] = {}
     table: dict[str, Syscall] = {}
+    numbers: dict[str, int | None] = {"-": None}
     kinds: dict[str, frozenset[str]] = {"": frozenset()}
     for section in text.strip().split("\n\n"):
         heading, *lines = section.split("\n")
@@ -563,14 +582,16 @@ def _parse(text: str) -> tuple[dict[str, Group], dict[str, Syscall]]:
         treatment: Treatment = default  # type: ignore[assignment]
         names = []
         for line in lines:
-            call, x86_64, aarch64, *words = line.split(" ")
-            key = " ".join(words)
-            kind = kinds.get(key)
-            if kind is None:
-                kind = kinds[key] = frozenset(words)
-            x86 = None if x86_64 == "-" else int(x86_64)
-            arm = None if aarch64 == "-" else int(aarch64)
-            table[call] = Syscall(call, x86, arm, kind, treatment, group, reason)
+            call, x86_64, rest = line.split(" ", 2)
+            aarch64, _, words = rest.partition(" ")
+            for digits in (x86_64, aarch64):
+                if digits not in numbers:
+                    numbers[digits] = int(digits)
+            if words not in kinds:
+                kinds[words] = frozenset(words.split(" "))
+            table[call] = Syscall(
+                call, numbers[x86_64], numbers[aarch64], kinds[words], treatment, group, reason
+            )
             names.append(call)
         groups[group] = Group(group, treatment, reason, tuple(names))
     return groups, table
@@ -602,7 +623,8 @@ def limit(arch: str) -> int:
 
 
 def expand(word: str) -> tuple[str, ...]:
-    """The syscalls that `word`, a syscall or a group of them, stands for. Raises KeyError for an unknown word."""
+    """The syscalls that `word`, a syscall or a group of them, stands for. Raises KeyError for an unknown
+    word."""
     if word in GROUPS:
         return GROUPS[word].members
     return (TABLE[word].name,)

@@ -196,7 +196,8 @@ def make_environment(world: str, base: str) -> str:
     os.makedirs(os.path.join(place, "bin"))
     with open(os.path.join(place, "pyvenv.cfg"), "w", encoding="utf-8") as file:
         file.write(f"home = {os.path.dirname(base)}\ninclude-system-site-packages = false\n")
-    shutil.copytree(sandlock.__path__[0], os.path.join(packages, "sandlock"))
+    package = os.path.join(packages, "sandlock")
+    shutil.copytree(sandlock.__path__[0], package, ignore_dangling_symlinks=True)
     for distribution in closure(DISTRIBUTIONS):
         copy_distribution(distribution, packages)
     python = os.path.join(place, "bin", "python")

@@ -1,0 +1,259 @@
+"""Every command of `sandlock`, for typer: doctor, inspect, profile, and the help and completion of run.
+
+Rules: the options of `run` and `inspect` are generated from the option table; what `run` does is in `direct`.
+"""
+
+from __future__ import annotations
+
+import inspect as signatures
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sandlock import Sandbox, SandlockError, profile
+from sandlock.policy import OPTIONS, Option, Policy
+from sandlock.presets import PRESETS, closure
+from sandlock.result import printable
+
+from . import direct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Run programs under a policy that the Linux kernel enforces, without root, namespaces or a daemon.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+profile_app = typer.Typer(no_args_is_help=True, help="Policies kept in TOML files.")
+app.add_typer(profile_app, name="profile")
+
+PANELS = {
+    "config.presets": "Files",
+    "config.record_execs": "Program",
+    "config": "Protections",
+    "filesystem": "Files",
+    "network": "Network",
+    "program": "Program",
+    "limits": "Limits",
+    "determinism": "Determinism",
+    "syscalls": "System calls and capabilities",
+}
+PLAN = Option(
+    "plan", False, kind="switch", flags=("--plan",), key="", help="Print what the policy compiles to here."
+)
+EXIT_CODES = (
+    "Exit codes: the program's own; 124 time limit; 125 sandlock itself failed; 126 not executable; "
+    "127 not found; 128+n ended by signal n."
+)
+WITHOUT_TERMINAL = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Runs a command line of typer's and returns the exit code."""
+    try:
+        code = app(args=list(arguments), prog_name="sandlock", standalone_mode=False)
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except SandlockError as error:
+        return direct.fail(error)
+    except Exception as error:
+        show = getattr(error, "format_message", None)  # typer's own: a wrong option or argument
+        if show is None:
+            raise
+        direct.say(f"{show()}; see `sandlock {arguments[0] if arguments else ''} --help`".replace("  ", " "))
+        return direct.OUR_FAILURE
+    return code if isinstance(code, int) else 0
+
+
+# --- options from the table --------------------
+
+
+def with_options(*options: Option) -> Callable[[Callable[[direct.Request], int]], Callable[..., int]]:
+    """Gives a command of one argument, the request, the options of the table as typer's parameters."""
+
+    def decorate(command: Callable[[direct.Request], int]) -> Callable[..., int]:
+        def wrapper(words: list[str] | None = None, **values: Any) -> int:
+            given: direct.Given = {}
+            for option in options:
+                value = values[option.name]
+                for each in value if option.repeatable and value else [value]:
+                    if isinstance(each, bool):
+                        given[option.name] = each
+                    elif each is not None and each != []:
+                        direct.take(given, option, each)
+            return command(direct.Request(given, list(words or ())))
+
+        parameters = [_parameter(option) for option in options]
+        argument = Annotated[list[str] | None, typer.Argument(metavar="COMMAND", show_default=False)]
+        kind = signatures.Parameter.KEYWORD_ONLY
+        parameters.append(signatures.Parameter("words", kind, default=None, annotation=argument))
+        wrapper.__signature__ = signatures.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        return wrapper
+
+    return decorate
+
+
+def _parameter(option: Option) -> signatures.Parameter:
+    """The typer parameter of one option. Everything is text here: the readers of the table check it."""
+    flags = option.flags
+    if option.off:  # click's way to write a switch with two sides
+        flags = (*option.flags[:-1], f"{option.flags[-1]}/{option.off[0]}")
+    declared = typer.Option(
+        *flags,
+        help=option.help + _default(option),
+        metavar=option.metavar or None,
+        show_default=False,
+        rich_help_panel=PANELS.get(option.key) or PANELS.get(option.key.partition(".")[0], "Running"),
+    )
+    kind: Any = (
+        bool | None if option.kind == "switch" else list[str] | None if option.repeatable else str | None
+    )
+    annotation = Annotated[kind, declared]
+    return signatures.Parameter(
+        option.name, signatures.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _default(option: Option) -> str:
+    """The default as the help shows it; some help texts explain it themselves."""
+    if "(default" in option.help:
+        return ""
+    value = option.default
+    if isinstance(value, bool):
+        text = "on" if value else "off"
+    elif option.kind == "size" and isinstance(value, int):
+        text = f"{value // 2**20}M"
+    else:
+        text = "none" if value is None or value == () else str(value)
+    return f" (default: {text})"
+
+
+# --- commands --------------------
+
+
+@app.command(context_settings=WITHOUT_TERMINAL, epilog=EXIT_CODES)
+@with_options(*direct.EXTRAS, *OPTIONS)
+def run(request: direct.Request) -> int:
+    """Run COMMAND confined. What is not granted is denied: start with --preset system.
+
+    Options end at the first word that is none, or at "--". Lists may be repeated; a profile's are extended.
+    """
+    return direct.run_request(request)
+
+
+@app.command(context_settings=WITHOUT_TERMINAL)
+@with_options(PLAN, direct.EXTRAS[0], *OPTIONS)
+def inspect(request: direct.Request) -> int:
+    """Print the policy that these options make and, with --plan, what it compiles to on this kernel."""
+    policy = direct.policy_of(request, direct.profile_of(request))
+    typer.echo("\n".join(describe(policy)))
+    if request.given.get("plan"):
+        typer.echo()
+        with Sandbox(policy) as sandbox:
+            typer.echo(sandbox.plan.describe())
+    return 0
+
+
+def describe(policy: Policy) -> list[str]:
+    """The policy as lines of a profile, every grant of its presets spelled out in comments."""
+    by_name = {option.name: option for option in OPTIONS}
+    sections: dict[str, list[str]] = {}
+    for name, value in policy.changes().items():
+        section, _, key = by_name[name].key.partition(".")
+        sections.setdefault(section, []).append(f"{key} = {_toml(by_name[name], value)}")
+    lines = [line for section, content in sections.items() for line in (f"[{section}]", *content)]
+    if policy.presets:
+        lines.append("# granted by presets, where it exists: " + ", ".join(closure(policy.presets)))
+        lines += [
+            f"#   {grant.kind:6} {printable(grant.path)}"
+            for grant in policy.expand().grants
+            if grant.optional
+        ]
+    return lines or ["# nothing is granted"]
+
+
+def _toml(option: Option, value: object) -> str:
+    import json  # a JSON string is a TOML basic string as long as nothing beyond ASCII escapes is used
+
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if option.kind == "octal":
+        return f'"{value:03o}"'
+    if option.kind == "variables" and isinstance(value, tuple):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_text(content)}" for name, content in value) + "}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_text(item) if isinstance(item, str) else str(item) for item in value) + "]"
+    return _text(value) if isinstance(value, str) else str(value)
+
+
+def _text(text: str) -> str:
+    """A TOML basic string; of a file name that is not UTF-8 the odd bytes are shown escaped."""
+    import json
+
+    clean = text.encode("utf-8", "backslashreplace").decode()
+    return json.dumps(clean, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@app.command()
+def presets() -> None:
+    """List the presets and what each grants."""
+    for name, preset in PRESETS.items():
+        typer.echo(f"{name:10} {preset['description']}")
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+) -> None:
+    """Say what this kernel and container can enforce, proved by trying, and what to do about the rest."""
+    from sandlock._doctor import examine
+
+    report = examine()
+    if as_json:
+        import json
+
+        checks = [
+            {
+                "name": check.name,
+                "required": check.required,
+                "ok": check.ok,
+                "detail": check.detail,
+                "fix": check.fix,
+            }
+            for check in report.checks
+        ]
+        typer.echo(json.dumps({"schema": 1, "strict_ok": report.strict_ok, "checks": checks}, indent=2))
+    else:
+        typer.echo(report.describe())
+    raise typer.Exit(0 if report.strict_ok else 1)
+
+
+@profile_app.command("list")
+def profile_list() -> None:
+    """List the profiles of the profile directory."""
+    for name in profile.names():
+        typer.echo(name)
+
+
+ProfileName = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A profile's name, or a file (with a '/').")
+]
+
+
+@profile_app.command("show")
+def profile_show(name: ProfileName) -> None:
+    """Print a profile."""
+    sys.stdout.write(profile.read(profile.locate(name)))
+
+
+@profile_app.command("check")
+def profile_check(name: ProfileName) -> None:
+    """Read a profile and compile it for this kernel; says what is wrong with it, if anything."""
+    loaded = profile.load(name)
+    with Sandbox(loaded.policy()):
+        typer.echo(f"{loaded.path}: ok")

@@ -1,0 +1,362 @@
+"""AsyncSandbox: the sandbox for trio, and, with the same object, for asyncio.
+
+Everything waits on descriptors, in trio; nothing blocks and no task outlives its nursery. Under asyncio the same
+code runs in the trio loop of `_trio_thread`. Whatever ends a wait, the tree is gone before the exception goes on.
+
+An AsyncSandbox may be used from several threads, each with a loop of its own. It belongs to the process that made it.
+"""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+from contextlib import asynccontextmanager
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import trio
+
+from ._async_streams import Pipes, ProcessInput, ProcessOutput, ProcessTerminal
+from ._capture import GRACE
+from ._stdio import PIPE, Stdio
+from ._trio_thread import check_owner, in_trio
+from .errors import InternalError, PolicyError, SandlockError
+from .policy import Policy
+from .sandbox import Confinement
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from ._command import Text
+    from ._execution import Execution
+    from ._plan import Plan
+    from ._stdio import Stream
+    from .policy import Fields
+    from .result import Result
+
+END_LIMIT = 10.0
+"""Seconds that the end of a tree may take once it was told to die; the init itself gives up after 5."""
+
+protected = trio.lowlevel.enable_ki_protection  # Ctrl-C arrives at checkpoints only, so nothing is left half done
+
+
+class Running:
+    """One run as trio sees it. Any number of tasks may wait; one of them at a time takes the messages."""
+
+    def __init__(self, execution: Execution, forget: Callable[[Running], None]) -> None:
+        self.execution = execution
+        self._forget = forget
+        self._turn = trio.Lock()
+        self._finished = False
+
+    async def launched(self) -> None:
+        """Waits until the program is executed, or never will be."""
+        await self._advance(lambda: self.execution.launched or self.execution.ended)
+
+    async def ended(self) -> None:
+        """Waits until the whole tree is gone, and frees what was native of it."""
+        execution = self.execution
+        limit = inf if execution.timeout is None else execution.started + execution.timeout + GRACE - monotonic()
+        with trio.move_on_after(max(0.0, limit)):
+            await self._advance(lambda: execution.ended)
+        if not execution.ended:  # the init has a clock of its own, and ought to have ended it
+            execution.kill()
+            await self._advance(lambda: execution.ended)
+        await self._finish()
+
+    async def end(self) -> None:
+        """Ends the tree and waits until it is gone, not to be cancelled. Raises InternalError if it will not go."""
+        try:
+            with trio.move_on_after(END_LIMIT, shield=True):
+                self.execution.kill()
+                await self._advance(lambda: self.execution.ended)
+                await self._finish()
+        finally:
+            if not self._finished:
+                self._finished = True
+                self._forget(self)
+                trio.lowlevel.start_thread_soon(self.execution.finish, lambda _: None)
+        if not self.execution.ended:
+            raise InternalError(f"the tree was told to die, and is not gone after {END_LIMIT:.0f} s")
+
+    async def _advance(self, done: Callable[[], bool]) -> None:
+        async with self._turn:
+            while not done():
+                await trio.lowlevel.wait_readable(self.execution.control_fd)
+                self.execution.advance()
+
+    async def _finish(self) -> None:
+        async with self._turn:
+            if self._finished:
+                return
+            pidfd = open_pidfd(self.execution.run.init_pid)
+            if pidfd >= 0:  # its last word comes shortly before its end: do not make the whole loop wait for that
+                await wait_and_close(pidfd)
+            self._finished = True
+            self._forget(self)
+            self.execution.finish()
+            self.execution.stdio.close()
+
+
+class AsyncProcess:
+    """A started command, from `AsyncSandbox.start`. Leaving that block ends the whole tree.
+
+    `stdin`, `stdout`, `stderr` are our ends of its pipes, or None: trio streams that also work under asyncio.
+    `terminal` is our side of its pty when started with `pty=`.
+    """
+
+    def __init__(self, running: Running, owner: int) -> None:
+        self._running = running
+        self._owner = owner
+        self._result: Result | None = None
+        stdio = running.execution.stdio
+        stdin, stdout, stderr = (stdio.take(name) for name in ("stdin", "stdout", "stderr"))
+        terminal = stdio.take("terminal")
+        self.stdin = None if stdin is None else ProcessInput(stdin, owner)
+        self.stdout = None if stdout is None else ProcessOutput(stdout, owner)
+        self.stderr = None if stderr is None else ProcessOutput(stderr, owner)
+        self.terminal = None if terminal is None else ProcessTerminal(terminal, owner)
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._running.execution.pid
+
+    async def wait(self) -> Result:
+        """Waits for the end; captures nothing. Cancelling it only ends the wait. Raises InternalError."""
+        return self._result or await in_trio(self._owner, self._wait)
+
+    def kill(self) -> None:
+        """Ends the whole tree; `wait` tells when it is gone. May be called at any time, from any thread."""
+        check_owner(self._owner)
+        if not self._running.execution.ended:
+            self._running.execution.kill()
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tells the program's terminal its new size. Raises SandlockError without a pty."""
+        if self.terminal is None:
+            raise SandlockError("the program has no pty; start it with pty=(rows, columns)")
+        self.terminal.resize(rows, columns)
+
+    async def _wait(self) -> Result:
+        await self._running.ended()
+        if self._result is None:
+            self._result = self._running.execution.result()
+        return self._result
+
+    @protected
+    async def _close(self) -> None:
+        try:
+            await self._running.end()
+        finally:
+            for stream in (self.stdin, self.stdout, self.stderr, self.terminal):
+                if stream is not None:
+                    await trio.aclose_forcefully(stream)
+
+
+class AsyncSandbox:
+    """Runs commands under one policy, from async code.
+
+    AsyncSandbox(policy) or AsyncSandbox(presets=["system"], fs_writable=[...], ...): the fields of Policy. Leaving
+    the `async with` block ends everything it started. Raises PolicyError, Unsupported (this kernel cannot enforce
+    the policy).
+    """
+
+    def __init__(self, policy: Policy | None = None, **fields: Unpack[Fields]) -> None:
+        if policy is not None and not isinstance(policy, Policy):
+            raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
+        merged = Policy.of(**fields) if policy is None else policy.but(**fields) if fields else policy
+        self._confinement = Confinement(merged)
+        self._owner = os.getpid()
+        self._lock = allocate_lock()
+        self._live: set[Running] = set()
+
+    @property
+    def policy(self) -> Policy:
+        """What is allowed."""
+        return self._confinement.policy
+
+    @property
+    def plan(self) -> Plan:
+        """What the policy compiles to on this kernel."""
+        return self._confinement.plan
+
+    async def run(
+        self,
+        argv: Sequence[Text],
+        *,
+        input: bytes | str | None = None,
+        stdin: Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        check: bool = False,
+    ) -> Result:
+        """Runs a command to its end and returns the Result.
+
+        `argv`: the words; no shell. `input`: bytes or text for stdin (default stdin: /dev/null). `stdout`, `stderr`:
+        PIPE (captured, up to `max_output`), NULL, INHERIT, a descriptor or an open file; `stderr` also STDOUT.
+        `timeout` in seconds replaces the policy's; when it passes, the whole tree is killed and the result says
+        `timed_out`. The run is done when the program itself has exited; what it left in the background is killed.
+        Cancelled, it ends the whole tree first.
+
+        Raises PolicyError, ConfinementError (a step of the launch failed, nothing ran), GuestError with `check`.
+        """
+        data = input.encode() if isinstance(input, str) else input
+        if data is not None and stdin is not None:
+            raise PolicyError("input: give either input or stdin", field="input")
+
+        def launch() -> Running:
+            streams = (PIPE if data is not None else stdin, stdout, stderr)
+            return self._launch(argv, streams=streams, pty=None, timeout=timeout, env=env, cwd=cwd)
+
+        result = await in_trio(self._owner, _run, launch, data or b"")
+        return result.check() if check else result
+
+    @asynccontextmanager
+    async def start(
+        self,
+        argv: Sequence[Text],
+        *,
+        stdin: Stream = None,
+        stdout: Stream = PIPE,
+        stderr: Stream = PIPE,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Text | None = None,
+        pty: bool | tuple[int, int] = False,
+    ) -> AsyncIterator[AsyncProcess]:
+        """`async with box.start(argv) as process:` starts a command and ends it. Arguments and errors as for `run`.
+
+        The block is entered when the program is executed. `pty`: give it a new pseudo-terminal as its controlling
+        terminal, of (rows, columns) or 24x80; `process.terminal` is our side of it.
+        """
+        size = ((24, 80) if pty is True else pty) or None
+        opened: list[AsyncProcess] = []
+
+        def launch() -> Running:
+            streams = (stdin, stdout, stderr)
+            return self._launch(argv, streams=streams, pty=size, timeout=timeout, env=env, cwd=cwd)
+
+        try:
+            yield await in_trio(self._owner, _open, launch, opened, self._owner)
+        finally:
+            for process in opened:
+                await in_trio(self._owner, process._close)
+
+    async def aclose(self) -> None:
+        """Ends everything that still runs, and waits until it is gone. The sandbox can be used again."""
+        check_owner(self._owner)
+        if self._live:
+            await in_trio(self._owner, self._end_all)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _launch(
+        self,
+        argv: Sequence[Text],
+        *,
+        streams: tuple[Stream, Stream, Stream],
+        pty: tuple[int, int] | None,
+        timeout: float | None,
+        env: Mapping[str, str] | None,
+        cwd: Text | None,
+    ) -> Running:
+        stdio = Stdio()
+        try:
+            if pty is not None:
+                stdio.open_terminal(*pty)
+            else:
+                stdio.open(*streams)
+        except BaseException:
+            stdio.close()
+            raise
+        execution = self._confinement.launch(argv, stdio, timeout=timeout, env=env, cwd=cwd, new_session=True)
+        running = Running(execution, self._forget)
+        with self._lock:
+            self._live.add(running)
+        return running
+
+    def _forget(self, running: Running) -> None:
+        with self._lock:
+            self._live.discard(running)
+
+    @protected
+    async def _end_all(self) -> None:
+        """The tasks that started them may wait elsewhere, even in other loops, and free what is theirs later."""
+        with self._lock:
+            live = list(self._live)
+        for running in live:
+            running.execution.kill()
+        with trio.move_on_after(END_LIMIT, shield=True) as limit:
+            for running in live:
+                while (pidfd := self._open_pidfd(running)) == UNBORN:
+                    await trio.sleep(0.001)
+                if pidfd >= 0:
+                    await wait_and_close(pidfd)
+        if limit.cancelled_caught:
+            raise InternalError(f"not everything that was told to die is gone after {END_LIMIT:.0f} s")
+
+    def _open_pidfd(self, running: Running) -> int:
+        with self._lock:  # what is live is not reaped yet, so its number is nobody else's
+            return open_pidfd(running.execution.run.init_pid) if running in self._live else GONE
+
+
+GONE, UNBORN = -1, -2
+
+
+def open_pidfd(pid: int) -> int:
+    """A descriptor that is readable when the process, not reaped yet, has ended; GONE; UNBORN for pid 0."""
+    if pid == 0:
+        return UNBORN
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # reaped by a waitpid(-1) of the host; or no descriptor is free
+        return GONE
+
+
+async def wait_and_close(pidfd: int) -> None:
+    """Waits until the process has ended."""
+    try:
+        await trio.lowlevel.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
+@protected
+async def _run(launch: Callable[[], Running], data: bytes) -> Result:
+    """A run from its launch to its end. On any exception the tree is ended first."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    running = launch()
+    pipes = Pipes(running.execution.stdio, data, running.execution.policy.max_output)
+    try:
+        await pipes.exchange(running.ended)
+    except BaseException:
+        await running.end()
+        raise
+    finally:
+        await pipes.aclose()
+    return running.execution.result(pipes.output("stdout"), pipes.output("stderr"), pipes.truncated)
+
+
+@protected
+async def _open(launch: Callable[[], Running], opened: list[AsyncProcess], owner: int) -> AsyncProcess:
+    """A process whose program is executed. What was started is in `opened`, whatever happens."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    running = launch()
+    opened.append(AsyncProcess(running, owner))
+    await running.launched()
+    if running.execution.failure is not None:
+        raise running.execution.failure
+    return opened[0]

@@ -1,0 +1,187 @@
+"""Records: frozen, slotted, keyword-only value classes that cost nothing to start.
+
+What `@dataclass(frozen=True, slots=True, kw_only=True)` makes, without importing dataclasses: that brings
+inspect, ast, re and enum, which take longer than all of ours together, and compiles source for each class.
+Type checkers are told that it is a dataclass. Rules: no inheritance, no mutable defaults.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from inspect import Signature
+    from typing import Any, TypeVar, dataclass_transform, overload
+
+    T = TypeVar("T")
+
+__all__ = ["MISSING", "Field", "field", "fields", "record", "replace"]
+
+
+class _Missing:
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING = _Missing()
+"""The default of a field that has none."""
+
+
+class Field:
+    """What is known of one field. Never changed."""
+
+    __slots__ = ("default", "metadata", "name", "repr")
+
+    def __init__(self, name: str, default: object, repr: bool, metadata: Mapping[str, Any]) -> None:
+        self.name = name
+        self.default = default
+        self.repr = repr
+        self.metadata = metadata
+
+
+def field(*, default: Any = MISSING, repr: bool = True, metadata: Mapping[str, Any] | None = None) -> Any:
+    """A field with more to it than a default. `repr`: whether it shows in repr()."""
+    return Field("", default, repr, metadata or {})
+
+
+def _make(cls: type[Any], kw_only: bool) -> type[Any]:
+    if cls.__bases__ != (object,):
+        raise TypeError(f"{cls.__name__}: a record does not inherit")
+    known = {name: _field_of(name, cls.__dict__.get(name, MISSING)) for name in cls.__annotations__}
+    body = {name: value for name, value in cls.__dict__.items() if name not in known}
+    body.pop("__dict__", None)
+    body.pop("__weakref__", None)
+    body.update(
+        __slots__=tuple(known),
+        __match_args__=() if kw_only else tuple(known),
+        __record_fields__=known,
+        __init__=_initialiser(known, () if kw_only else tuple(known), "__post_init__" in body),
+        __setattr__=_frozen,
+        __delattr__=_frozen,
+        __eq__=_equal,
+        __hash__=_hash,
+        __reduce__=_reduce,
+        __replace__=replace,
+        __signature__=_LazySignature(kw_only),
+    )
+    body.setdefault("__repr__", _show)
+    return type(cls.__name__, (), body)
+
+
+def _field_of(name: str, value: object) -> Field:
+    if isinstance(value, Field):
+        return Field(name, value.default, value.repr, value.metadata)
+    if isinstance(value, (list, dict, set)):
+        raise TypeError(f"{name}: a mutable default would be shared by all records")
+    return Field(name, value, True, {})
+
+
+def _initialiser(known: dict[str, Field], positional: tuple[str, ...], post: bool) -> Callable[..., None]:
+    defaults = {name: each.default for name, each in known.items()}
+    put = object.__setattr__
+
+    def __init__(self: Any, *arguments: Any, **values: Any) -> None:  # noqa: N807  # it is one
+        if arguments:
+            if len(arguments) > len(positional):
+                raise TypeError(f"{type(self).__name__}() takes {len(positional)} positional arguments")
+            for name, value in zip(positional, arguments, strict=False):
+                if name in values:
+                    raise TypeError(f"{type(self).__name__}() got multiple values for argument {name!r}")
+                values[name] = value
+        for name, default in defaults.items():
+            value = values.pop(name, default)
+            if value is MISSING:
+                raise TypeError(f"{type(self).__name__}() missing required argument: {name!r}")
+            put(self, name, value)
+        for name in values:
+            raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
+        if post:
+            self.__post_init__()
+
+    return __init__
+
+
+def _values(self: Any) -> tuple[Any, ...]:
+    return tuple([getattr(self, name) for name in self.__slots__])
+
+
+def _frozen(self: Any, name: str, value: object = None) -> None:
+    raise AttributeError(
+        f"{type(self).__name__}.{name}: records cannot be changed; make another with replace()"
+    )
+
+
+def _equal(self: Any, other: object) -> Any:
+    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+
+
+def _hash(self: Any) -> int:
+    return hash(_values(self))
+
+
+def _show(self: Any) -> str:
+    shown = [name for name, each in self.__record_fields__.items() if each.repr]
+    return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
+def _reduce(self: Any) -> tuple[object, ...]:
+    return _restore, (type(self), dict(zip(self.__slots__, _values(self), strict=True)))
+
+
+def _restore(cls: type[Any], values: dict[str, Any]) -> Any:
+    return cls(**values)
+
+
+class _LazySignature:
+    """For help() and inspect.signature, which bring inspect with them."""
+
+    __slots__ = ("_kw_only",)
+
+    def __init__(self, kw_only: bool) -> None:
+        self._kw_only = kw_only
+
+    def __get__(self, instance: object, owner: type[Any]) -> Signature:
+        from inspect import Parameter, Signature
+
+        kind = Parameter.KEYWORD_ONLY if self._kw_only else Parameter.POSITIONAL_OR_KEYWORD
+        return Signature(
+            [
+                Parameter(
+                    name,
+                    kind,
+                    default=Parameter.empty if each.default is MISSING else each.default,
+                    annotation=owner.__annotations__[name],
+                )
+                for name, each in owner.__record_fields__.items()
+            ]
+        )
+
+
+def fields(cls: type[Any]) -> tuple[Field, ...]:
+    """The fields of a record class, in the order of the class body."""
+    return tuple(cls.__record_fields__.values())
+
+
+def replace(instance: T, /, **changes: Any) -> T:
+    """A copy with these fields replaced, checked as any other record of its class."""
+    values = {name: getattr(instance, name) for name in type(instance).__slots__}  # type: ignore[attr-defined]
+    return type(instance)(**(values | changes))
+
+
+if TYPE_CHECKING:
+
+    @overload
+    @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+    def record(cls: type[T], /) -> type[T]: ...
+    @overload
+    @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
+    def record(*, kw_only: bool = True) -> Callable[[type[T]], type[T]]: ...
+    def record(cls: Any = None, /, *, kw_only: bool = True) -> Any: ...
+
+else:
+
+    def record(cls=None, /, *, kw_only=True):
+        """Makes a record of this class; `@record(kw_only=False)` allows positional arguments."""
+        return (lambda cls: _make(cls, kw_only)) if cls is None else _make(cls, kw_only)

@@ -1,0 +1,219 @@
+/* Watching over one run: reap, watch, kill, report. Freestanding: raw system calls and the caller's memory only.
+ *
+ * Used twice. The warden, which still shares the host's memory, watches for the first moments: most commands end in
+ * them. Then the run's init (init.c), a tiny program with memory of its own, takes over.
+ *
+ * Rules:
+ * 1. kill(-1) is called only after a proof, made while the host was alive, that the signal scope holds. Unproven,
+ *    the tree is killed by walking /proc, and never by kill(-1).
+ * 2. It ends only when no descendant is left, or after saying that one survived.
+ *
+ * Descriptors: 0 control socket, 1 pidfd of the host. All signals are blocked. */
+#ifndef SANDLOCK_WATCH_H
+#define SANDLOCK_WATCH_H
+
+#include "_message.h"
+#include "_rawsys.h"
+#include <asm/unistd.h>
+#include <linux/time_types.h>
+
+#define WATCH_SIGKILL 9
+#define WATCH_SIGCHLD 17
+#define WATCH_SIGSTOP 19
+#define WATCH_EPERM 1
+#define WATCH_POLLIN 1
+#define WATCH_WNOHANG 1
+#define WATCH_WALL 0x40000000
+#define WATCH_SFD_FLAGS (02000000 | 04000) /* SFD_CLOEXEC | SFD_NONBLOCK */
+#define WATCH_O_CLOEXEC 02000000
+#define WATCH_SURVIVOR_MS 5000
+
+struct watch_poll { int fd; short events; short revents; };
+struct watch_timeval { long sec, usec; };
+struct watch_usage { struct watch_timeval user, system; long maxrss; long rest[13]; };
+
+struct watch {
+    int guest, host, scoped;
+    int guest_status, guest_ended;
+    int signals;        /* signalfd for WATCH_SIGCHLD */
+    long long deadline; /* CLOCK_MONOTONIC ms, or -1 */
+};
+
+enum { WATCH_IMPATIENT = -1 };
+
+#define watch_call(nr, ...) watch_call_(nr, ##__VA_ARGS__, 0, 0, 0, 0, 0)
+#define watch_call_(nr, a, b, c, d, e, ...) raw_syscall(nr, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), 0)
+
+static long long watch_now_ms(void)
+{
+    struct __kernel_timespec t;
+    watch_call(__NR_clock_gettime, 1, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+/* Landlock's signal scope (ABI 6) holds if we may not even probe processes of our own user outside of it. */
+static int scope_holds(const struct watch *run)
+{
+    return watch_call(__NR_kill, run->host, 0) == -WATCH_EPERM && watch_call(__NR_kill, 1, 0) == -WATCH_EPERM;
+}
+
+/* Reaps everything that has ended. Returns 1 while there are children left. */
+static int reap(struct watch *run)
+{
+    for (;;) {
+        int status = 0;
+        long pid = watch_call(__NR_wait4, -1, &status, WATCH_WNOHANG | WATCH_WALL, 0);
+        if (pid == run->guest) {
+            run->guest_status = status;
+            run->guest_ended = 1;
+        }
+        if (pid == 0)
+            return 1;
+        if (pid < 0)
+            return 0; /* ECHILD */
+    }
+}
+
+static int watch_put_number(char *at, long value)
+{
+    char digits[20];
+    int n = 0, length;
+    do
+        digits[n++] = (char)('0' + value % 10);
+    while (value /= 10);
+    for (length = 0; n; length++)
+        at[length] = digits[--n];
+    return length;
+}
+
+/* Stops, then kills, every descendant that /proc shows. We are the subreaper: nobody can leave our subtree, so
+ * walking it from the top finds all. Only used where the signal scope is missing. Depth and width are bounded by
+ * the caller's repetition, not by this pass. */
+static void kill_descendants(long pid, int self, int depth)
+{
+    char path[96] = "/proc/", list[2048];
+    long fd, length, child = 0, i;
+    int n = 6;
+    n += watch_put_number(path + n, pid);
+    for (const char *s = "/task/"; *s; s++)
+        path[n++] = *s;
+    n += watch_put_number(path + n, pid);
+    for (const char *s = "/children"; *s; s++)
+        path[n++] = *s;
+    path[n] = 0;
+    if (!self)
+        watch_call(__NR_kill, pid, WATCH_SIGSTOP);
+    fd = watch_call(__NR_openat, -100, path, WATCH_O_CLOEXEC, 0);
+    if (fd >= 0) {
+        length = watch_call(__NR_read, fd, list, sizeof list);
+        watch_call(__NR_close, fd);
+        for (i = 0; i < length && depth < 64; i++) {
+            if (list[i] >= '0' && list[i] <= '9') {
+                child = child * 10 + (list[i] - '0');
+            } else {
+                if (child > 1)
+                    kill_descendants(child, 0, depth + 1);
+                child = 0;
+            }
+        }
+    }
+    if (!self)
+        watch_call(__NR_kill, pid, WATCH_SIGKILL);
+}
+
+static void wait_for_signal(const struct watch *run, int ms)
+{
+    struct watch_poll poll = {run->signals, WATCH_POLLIN, 0};
+    struct __kernel_timespec timeout = {ms / 1000, (ms % 1000) * 1000000LL};
+    char buffer[128];
+    watch_call(__NR_ppoll, &poll, 1, &timeout, 0, 8);
+    while (watch_call(__NR_read, run->signals, buffer, sizeof buffer) > 0)
+        ;
+}
+
+/* Ends the whole tree. Returns 1 if something survived (a task in uninterruptible sleep). */
+static int kill_tree(struct watch *run)
+{
+    long long limit = watch_now_ms() + WATCH_SURVIVOR_MS;
+    while (reap(run)) {
+        if (run->scoped)
+            watch_call(__NR_kill, -1, WATCH_SIGKILL);
+        else
+            kill_descendants(watch_call(__NR_getpid), 1, 0);
+        if (!reap(run))
+            break;
+        wait_for_signal(run, 5);
+        if (watch_now_ms() > limit)
+            return 1;
+    }
+    return 0;
+}
+
+/* Waits for the first of: the program's end, the host's word or death, the deadline; or for `until`, if not -1. */
+static int wait_for_end(struct watch *run, long long until)
+{
+    for (;;) {
+        struct watch_poll polls[3] = {{0, WATCH_POLLIN, 0}, {1, WATCH_POLLIN, 0}, {run->signals, WATCH_POLLIN, 0}};
+        struct __kernel_timespec timeout = {0, 0};
+        long long now, next = until;
+        reap(run);
+        if (run->guest_ended)
+            return END_EXITED;
+        now = watch_now_ms();
+        if (run->deadline >= 0 && now >= run->deadline)
+            return END_TIMEOUT;
+        if (until >= 0 && now >= until)
+            return WATCH_IMPATIENT;
+        if (run->deadline >= 0 && (next < 0 || run->deadline < next))
+            next = run->deadline;
+        timeout.tv_sec = (next - now) / 1000;
+        timeout.tv_nsec = ((next - now) % 1000) * 1000000;
+        if (watch_call(__NR_ppoll, polls, 3, next < 0 ? 0 : &timeout, 0, 8) < 0)
+            continue;
+        if (polls[0].revents)
+            return END_KILLED; /* the host never writes: readable means closed */
+        if (polls[1].revents)
+            return END_HOST_GONE;
+        if (polls[2].revents)
+            wait_for_signal(run, 0);
+    }
+}
+
+static void report(const struct watch *run, int reason, int survivors)
+{
+    struct watch_usage usage = {0};
+    struct message message = {0};
+    watch_call(__NR_getrusage, -1, &usage);
+    message.kind = MESSAGE_ENDED;
+    message.pid = run->guest;
+    message.subject = -1;
+    message.status = run->guest_status;
+    message.reason = reason;
+    message.survivors = survivors;
+    message.user_microseconds = usage.user.sec * 1000000LL + usage.user.usec;
+    message.system_microseconds = usage.system.sec * 1000000LL + usage.system.usec;
+    watch_call(__NR_sendto, 0, &message, sizeof message, 0x4000 /* MSG_NOSIGNAL */, 0);
+}
+
+/* Watches for at most `patience` ms (-1: without end). Returns 1 when the tree has ended, which was then reported;
+ * 0 when patience ran out and nothing had happened. */
+static int watch_over(struct watch *run, long long patience, int scope_expected)
+{
+    unsigned long long child_signal = 1ULL << (WATCH_SIGCHLD - 1);
+    int reason, survivors;
+    run->signals = (int)watch_call(__NR_signalfd4, -1, &child_signal, 8, WATCH_SFD_FLAGS);
+    run->scoped = scope_expected && scope_holds(run);
+    /* A scope that should hold and does not is a broken confinement: the run ends at once, by walking. A host that
+     * died before the proof ends it too. */
+    if (run->signals < 0 || (scope_expected && !run->scoped))
+        reason = END_KILLED;
+    else
+        reason = wait_for_end(run, patience < 0 ? -1 : watch_now_ms() + patience);
+    if (reason == WATCH_IMPATIENT)
+        return 0;
+    survivors = kill_tree(run);
+    report(run, reason, survivors);
+    return 1;
+}
+
+#endif
