@@ -1,9 +1,11 @@
 """AsyncSandbox: the sandbox for trio, and, with the same object, for asyncio.
 
-Everything waits on descriptors, in trio; nothing blocks and no task outlives its nursery. Under asyncio the same
-code runs in the trio loop of `_trio_thread`. Whatever ends a wait, the tree is gone before the exception goes on.
+Everything waits on descriptors, in trio; nothing blocks and no task outlives its nursery. Under asyncio the
+same code runs in the trio loop of `_trio_thread`. Whatever ends a wait, the tree is gone before the exception
+goes on.
 
-An AsyncSandbox may be used from several threads, each with a loop of its own. It belongs to the process that made it.
+An AsyncSandbox may be used from several threads, each with a loop of its own. It belongs to the process that
+made it.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 END_LIMIT = 10.0
 """Seconds that the end of a tree may take once it was told to die; the init itself gives up after 5."""
 
-protected = trio.lowlevel.enable_ki_protection  # Ctrl-C arrives at checkpoints only, so nothing is left half done
+protected = trio.lowlevel.enable_ki_protection
+# Ctrl-C then arrives at checkpoints only, and nothing is left half done.
 
 
 class Running:
@@ -49,6 +52,7 @@ class Running:
     def __init__(self, execution: Execution, forget: Callable[[Running], None]) -> None:
         self.execution = execution
         self._forget = forget
+        self._owner = os.getpid()
         self._turn = trio.Lock()
         self._finished = False
 
@@ -59,8 +63,8 @@ class Running:
     async def ended(self) -> None:
         """Waits until the whole tree is gone, and frees what was native of it."""
         execution = self.execution
-        limit = inf if execution.timeout is None else execution.started + execution.timeout + GRACE - monotonic()
-        with trio.move_on_after(max(0.0, limit)):
+        limit = inf if execution.timeout is None else execution.timeout + GRACE
+        with trio.move_on_after(max(0.0, execution.started + limit - monotonic())):
             await self._advance(lambda: execution.ended)
         if not execution.ended:  # the init has a clock of its own, and ought to have ended it
             execution.kill()
@@ -68,7 +72,9 @@ class Running:
         await self._finish()
 
     async def end(self) -> None:
-        """Ends the tree and waits until it is gone, not to be cancelled. Raises InternalError if it will not go."""
+        """Ends the tree and waits, not to be cancelled, until it is gone. Raises InternalError if it stays."""
+        if os.getpid() != self._owner:  # a fork of the host unwinds: the tree is not its own
+            return
         try:
             with trio.move_on_after(END_LIMIT, shield=True):
                 self.execution.kill()
@@ -93,7 +99,7 @@ class Running:
             if self._finished:
                 return
             pidfd = open_pidfd(self.execution.run.init_pid)
-            if pidfd >= 0:  # its last word comes shortly before its end: do not make the whole loop wait for that
+            if pidfd >= 0:  # the last word comes shortly before the end: not for the whole loop to wait
                 await wait_and_close(pidfd)
             self._finished = True
             self._forget(self)
@@ -127,7 +133,9 @@ class AsyncProcess:
 
     async def wait(self) -> Result:
         """Waits for the end; captures nothing. Cancelling it only ends the wait. Raises InternalError."""
-        return self._result or await in_trio(self._owner, self._wait)
+        if self._result is None:
+            self._result = await in_trio(self._owner, self._wait)
+        return self._result
 
     def kill(self) -> None:
         """Ends the whole tree; `wait` tells when it is gone. May be called at any time, from any thread."""
@@ -143,9 +151,7 @@ class AsyncProcess:
 
     async def _wait(self) -> Result:
         await self._running.ended()
-        if self._result is None:
-            self._result = self._running.execution.result()
-        return self._result
+        return self._running.execution.result()
 
     @protected
     async def _close(self) -> None:
@@ -160,9 +166,9 @@ class AsyncProcess:
 class AsyncSandbox:
     """Runs commands under one policy, from async code.
 
-    AsyncSandbox(policy) or AsyncSandbox(presets=["system"], fs_writable=[...], ...): the fields of Policy. Leaving
-    the `async with` block ends everything it started. Raises PolicyError, Unsupported (this kernel cannot enforce
-    the policy).
+    AsyncSandbox(policy) or AsyncSandbox(presets=["system"], fs_writable=[...], ...): the fields of Policy.
+    Leaving the `async with` block ends everything it started. Raises PolicyError, Unsupported (this kernel
+    cannot enforce the policy).
     """
 
     def __init__(self, policy: Policy | None = None, **fields: Unpack[Fields]) -> None:
@@ -192,20 +198,21 @@ class AsyncSandbox:
         stdin: Stream = None,
         stdout: Stream = PIPE,
         stderr: Stream = PIPE,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 (the run's own limit, not the wait's)
         env: Mapping[str, str] | None = None,
         cwd: Text | None = None,
         check: bool = False,
     ) -> Result:
         """Runs a command to its end and returns the Result.
 
-        `argv`: the words; no shell. `input`: bytes or text for stdin (default stdin: /dev/null). `stdout`, `stderr`:
-        PIPE (captured, up to `max_output`), NULL, INHERIT, a descriptor or an open file; `stderr` also STDOUT.
-        `timeout` in seconds replaces the policy's; when it passes, the whole tree is killed and the result says
-        `timed_out`. The run is done when the program itself has exited; what it left in the background is killed.
-        Cancelled, it ends the whole tree first.
+        `argv`: the words; no shell. `input`: bytes or text for stdin (default stdin: /dev/null). `stdout`,
+        `stderr`: PIPE (captured, up to `max_output`), NULL, INHERIT, a descriptor or an open file; `stderr`
+        also STDOUT. `timeout` in seconds replaces the policy's; when it passes, the whole tree is killed and
+        the result says `timed_out`. The run is done when the program itself has exited; what it left in the
+        background is killed. Cancelled, it ends the whole tree first.
 
-        Raises PolicyError, ConfinementError (a step of the launch failed, nothing ran), GuestError with `check`.
+        Raises PolicyError, ConfinementError (a step of the launch failed, nothing ran), GuestError with
+        `check`.
         """
         data = input.encode() if isinstance(input, str) else input
         if data is not None and stdin is not None:
@@ -226,15 +233,16 @@ class AsyncSandbox:
         stdin: Stream = None,
         stdout: Stream = PIPE,
         stderr: Stream = PIPE,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 (the run's own limit, not the wait's)
         env: Mapping[str, str] | None = None,
         cwd: Text | None = None,
         pty: bool | tuple[int, int] = False,
     ) -> AsyncIterator[AsyncProcess]:
-        """`async with box.start(argv) as process:` starts a command and ends it. Arguments and errors as for `run`.
+        """`async with box.start(argv) as process:` starts a command, and ends it when the block is left.
 
-        The block is entered when the program is executed. `pty`: give it a new pseudo-terminal as its controlling
-        terminal, of (rows, columns) or 24x80; `process.terminal` is our side of it.
+        The block is entered when the program is executed. Arguments and errors as for `run`. `pty`: give it a
+        new pseudo-terminal as its controlling terminal, of (rows, columns) or 24x80; `process.terminal` is our
+        side of it.
         """
         size = ((24, 80) if pty is True else pty) or None
         opened: list[AsyncProcess] = []
@@ -294,15 +302,15 @@ class AsyncSandbox:
 
     @protected
     async def _end_all(self) -> None:
-        """The tasks that started them may wait elsewhere, even in other loops, and free what is theirs later."""
+        """Who started them may wait elsewhere, even in other loops, and frees what is theirs later."""
         with self._lock:
             live = list(self._live)
         for running in live:
             running.execution.kill()
         with trio.move_on_after(END_LIMIT, shield=True) as limit:
             for running in live:
-                while (pidfd := self._open_pidfd(running)) == UNBORN:
-                    await trio.sleep(0.001)
+                while (pidfd := self._open_pidfd(running)) == UNBORN:  # a matter of microseconds
+                    await trio.sleep(0.001)  # noqa: ASYNC110
                 if pidfd >= 0:
                     await wait_and_close(pidfd)
         if limit.cancelled_caught:

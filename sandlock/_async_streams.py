@@ -1,4 +1,4 @@
-"""The streams of a run as trio streams: those that a caller holds, and those that `run` feeds and captures."""
+"""The streams of a run, as trio streams: what a caller holds, and what `run` feeds and captures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Data = bytes | bytearray | memoryview
 
 
-class ProgramGone(trio.BrokenResourceError, BrokenPipeError):
+class BrokenInputError(trio.BrokenResourceError, BrokenPipeError):
     """Nobody reads any more what is sent. What trio code expects there, and what other code expects."""
 
 
@@ -40,7 +40,7 @@ class ProcessInput(_Ours, trio.abc.SendStream):
     """What the program reads. Closing it is the end of its input."""
 
     async def send_all(self, data: Data) -> None:
-        """Sends all of it. Raises ProgramGone (a BrokenPipeError, a trio.BrokenResourceError)."""
+        """Sends all of it. Raises BrokenInputError (a BrokenPipeError, a trio.BrokenResourceError)."""
         await in_trio(self._owner, self._send, data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -51,7 +51,7 @@ class ProcessInput(_Ours, trio.abc.SendStream):
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError:
-            raise ProgramGone("the program reads no more") from None
+            raise BrokenInputError("the program reads no more") from None
 
 
 class ProcessOutput(_Ours, trio.abc.ReceiveStream):
@@ -90,7 +90,7 @@ class ProcessTerminal(ProcessInput, ProcessOutput, trio.abc.Stream):
 
 
 class Pipes:
-    """The input that a run is fed with, and its captured streams. What exceeds `limit` bytes is read and dropped."""
+    """The input that a run is fed with, and its captured streams. Beyond `limit` bytes, each is dropped."""
 
     def __init__(self, stdio: Stdio, data: bytes, limit: int) -> None:
         self._data = data
@@ -122,8 +122,8 @@ class Pipes:
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise _single(group) from None
-        # Nobody is left who could write: what is in the pipes is all there will be. Waiting for their end instead
-        # could take for ever: a fork of the host may hold them open.
+        # Nobody is left who could write: what is in the pipes is all there will be. Waiting for their end
+        # instead could take for ever: a fork of the host may hold them open.
         for stream, buffer in self._outputs.values():
             _drain(stream.fileno(), buffer)
 

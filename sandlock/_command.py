@@ -6,8 +6,8 @@ Rule: nothing here looks at a file; which candidate exists is decided by the ker
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+from ._record import record
 from .errors import PolicyError
 from .policy import CLEAN_ENV
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Command:
     """A program to execute, in the kernel's own terms."""
 

@@ -27,21 +27,27 @@ _ACTIONS = {_filter.ALLOW: "allow", _filter.NOTIFY: "ask the supervisor", _filte
 def describe(plan: Plan) -> str:
     """The whole plan. Ends with a newline."""
     lines = [f"Plan for {plan.arch}", "", "Enforced:", *_wrapped(plan.enforced)]
-    lines += ["", "Waived:"] + [f"  {name}: {_landlock.WAIVED[name]}" for name in sorted(plan.waived)]
-    if not plan.waived:
-        lines.append("  nothing")
+    lines += ["", "Waived:", *_list(f"{name}: {_landlock.WAIVED[name]}" for name in sorted(plan.waived))]
     if plan.risks:
-        lines += ["", "Allowed at a price:", *(f"  {risk}" for risk in plan.risks)]
+        lines += ["", "Allowed at a price:", *_list(plan.risks)]
     lines += ["", "Landlock, for the program:", *_ruleset(plan.guest_ruleset)]
     lines += ["", "Landlock, for the supervisor and the run's init:"]
     lines += _supervisor(plan)
     lines += ["", f"Syscall filter: {len(plan.filter) // 8} BPF instructions", *_filter_lines(plan)]
     lines += ["", "Answered by the supervisor:"]
-    lines += [f"  {rule.syscall} ({rule.nr}): {rule.rule}: {rule.reason}" for rule in plan.rules] or [
+    lines += _list(f"{rule.syscall} ({rule.nr}): {rule.rule}: {rule.reason}" for rule in plan.rules)
+    lines += ["", "Set before the start:", *_launch(plan.launch), ""]
+    return "\n".join(lines)
+
+
+def _list(facts: Iterable[str]) -> list[str]:
+    """One fact an item, folded at WIDTH."""
+    from textwrap import wrap
+
+    indents = {"initial_indent": "  ", "subsequent_indent": "      "}
+    return [line for fact in facts for line in wrap(fact, WIDTH, break_on_hyphens=False, **indents)] or [
         "  nothing"
     ]
-    lines += ["", "Set before the start:", *(_launch(plan.launch) or ["  nothing"]), ""]
-    return "\n".join(lines)
 
 
 def _wrapped(words: Iterable[str]) -> list[str]:
@@ -61,7 +67,9 @@ def _ruleset(ruleset: Ruleset) -> list[str]:
         lines.append("  files: denied, except")
         for rule in ruleset.paths:
             optional = " (if it exists)" if rule.optional else ""
-            lines.append(f"    {_shown(rule.path)}: {_landlock.words(rule.access)}{optional}")
+            lines.append(
+                f"    {_shown(rule.path)}: {_landlock.words(rule.access, ruleset.handled_fs)}{optional}"
+            )
     for right, what in ((_landlock.CONNECT_TCP, "TCP connect"), (_landlock.BIND_TCP, "TCP bind")):
         if not ruleset.handled_net & right:
             lines.append(f"  {what}: not decided by Landlock")
@@ -85,7 +93,7 @@ def _supervisor(plan: Plan) -> list[str]:
     more = [rule for rule in outer.paths if rule not in inner.paths]
     return [
         "  as for the program, and",
-        *(f"    {_shown(rule.path)}: {_landlock.words(rule.access)}" for rule in more),
+        *(f"    {_shown(rule.path)}: {_landlock.words(rule.access, outer.handled_fs)}" for rule in more),
     ]
 
 

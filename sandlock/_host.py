@@ -8,7 +8,8 @@ really works is proved by `sandlock doctor` (`_doctor.py`), not here. Must not k
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+
+from ._record import record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["Host", "parse_release", "probe"]
 ARCHITECTURES = {0xC000003E: "x86_64", 0xC00000B7: "aarch64"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Host:
     """A kernel, as far as a plan needs to know it. Whatever is left out counts as missing."""
 

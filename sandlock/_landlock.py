@@ -125,10 +125,10 @@ def handled(abi: int, without: frozenset[str] = frozenset()) -> tuple[int, int, 
     return bits["fs"], bits["net"], bits["scope"]
 
 
-def words(access: int) -> str:
-    """File system rights in words, for people."""
+def words(access: int, handled_fs: int = 2 * IOCTL_DEV - 1) -> str:
+    """File system rights in words, for people; where `handled_fs` is all that the ruleset decides."""
     for kind, rights in GRANTS.items():
-        if access == rights:
+        if access == rights & handled_fs:
             return {
                 "read": "read, execute",
                 "data": "read",

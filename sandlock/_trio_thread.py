@@ -1,11 +1,12 @@
 """Where async work runs: in the caller's own trio loop, or, for asyncio callers, in one trio loop of ours.
 
-That loop lives in a daemon thread, `sandlock-trio`, started by the first asyncio caller and shared by all of them.
-An asyncio loop that is blocked therefore stops nobody else: pipes are drained and time limits hold.
+That loop lives in a daemon thread, `sandlock-trio`, started by the first asyncio caller and shared by all of
+them. An asyncio loop that is blocked therefore stops nobody else: pipes are drained and time limits hold.
 
 Rules:
-1. A call ends in the caller only after it ended in trio: cancelling the asyncio task cancels the work, and waits.
-2. Nothing here outlives a fork: the child has no such thread, and is told so.
+1. A call ends in the caller only after it ended in trio: cancelling the asyncio task cancels the work, and
+   waits.
+2. Nothing here outlives a fork: the child has no such thread, and what it inherited says so.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import contextvars
 import os
 import threading
-from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 import sniffio
 import trio
@@ -32,11 +33,13 @@ Arguments = TypeVarTuple("Arguments")
 def check_owner(owner: int) -> None:
     """Raises SandlockError in a process other than `owner`."""
     if os.getpid() != owner:
-        raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
+        raise SandlockError(
+            "this sandbox belongs to the process that made it; after os.fork() make a new one"
+        )
 
 
 async def in_trio(
-    owner: int, function: Callable[[Unpack[Arguments]], Awaitable[T]], *arguments: Unpack[Arguments]
+    owner: int, function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments
 ) -> T:
     """What `await function(*arguments)` gives, run by trio. `owner`: the process that `function` belongs to.
 
@@ -48,7 +51,9 @@ async def in_trio(
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        raise SandlockError("AsyncSandbox needs a running trio or asyncio loop; without one use Sandbox") from None
+        raise SandlockError(
+            "AsyncSandbox needs a running trio or asyncio loop; without one use Sandbox"
+        ) from None
     return await _thread.call(Call(loop, lambda: function(*arguments)))
 
 
@@ -112,14 +117,14 @@ class TrioThread:
                 await asyncio.wait({call.ended})
             except BaseException as error:
                 token.run_sync_soon(call.cancel)
-                if not isinstance(error, GeneratorExit):  # thrown into an abandoned coroutine, which may not wait
+                if not isinstance(error, GeneratorExit):  # an abandoned coroutine may not wait
                     await _patiently(call.ended)
                 raise
             return call.ended.result().unwrap()
         except trio.RunFinishedError as error:
             raise InternalError("the thread sandlock-trio has ended") from error
         finally:
-            self._calls.discard(call)  # type: ignore[arg-type]
+            self._calls.discard(call)
 
     def _running(self) -> tuple[trio.Nursery, trio.lowlevel.TrioToken]:
         with self._lock:

@@ -27,14 +27,12 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self, Unpack
 
     from ._command import Text
+    from ._host import Host
     from ._plan import Plan
+    from .presets import Expansion
     from ._stdio import Stream
     from .policy import Fields
     from .result import Result
-
-CHUNK = 65536
-LAUNCH_GRACE = 5.0
-"""Seconds past the time limit after which we no longer rely on the init's own clock."""
 
 
 class Confinement:
@@ -47,11 +45,10 @@ class Confinement:
                 "(--preset system), or single paths with fs_readable (-r)",
                 field="fs_readable",
             )
-        host = probe()
+        expansion = policy.expand()
         self.policy = policy
-        self.plan: Plan = make_plan(policy, host)
-        self.preset_env = policy.expand().env if policy.presets else ()
-        self._program = _native.Program(self.plan, wait_killable=host.wait_killable)
+        self.preset_env = expansion.env
+        self.plan, self._program = compiled(policy, probe(), expansion)
         self._owner = os.getpid()
 
     def launch(
@@ -85,6 +82,23 @@ class Confinement:
         except BaseException:
             stdio.close()
             raise
+
+
+_kept: dict[tuple[Policy, Host, Expansion], tuple[Plan, _native.Program]] = {}
+# A memo of values, not state (functools costs 6 ms to import).
+
+
+def compiled(policy: Policy, host: Host, expansion: Expansion) -> tuple[Plan, _native.Program]:
+    """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
+    key = (policy, host, expansion)
+    made = _kept.get(key)
+    if made is None:
+        plan = make_plan(policy, host, expansion=expansion)
+        made = (plan, _native.Program(plan, wait_killable=host.wait_killable))
+        if len(_kept) >= 64:
+            _kept.clear()
+        _kept[key] = made
+    return made
 
 
 def _seconds(value: float) -> float:
