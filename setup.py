@@ -24,7 +24,7 @@ def extension(name):
         include_dirs=["sandlock"],
         extra_compile_args=FLAGS,
         extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
-        depends=["sandlock/_rawsys.h"],
+        depends=["sandlock/_rawsys.h", "sandlock/_watch.h", "sandlock/_message.h"],
     )
 
 

@@ -55,14 +55,13 @@ class Execution:
         program: _native.Program,
         policy: Policy,
         plan: Plan,
-        command: Command,
         stdio: Stdio,
         *,
         timeout: float | None,
         new_session: bool,
     ) -> None:
         self.policy = policy
-        self.command = command
+        self.command: Command
         self.stdio = stdio
         self.timeout = timeout
         self.launched = False
@@ -72,18 +71,30 @@ class Execution:
         self._ended: tuple[int, ...] | None = None
         self.run = _native.Run(
             program,
-            executables=command.executables,
-            argv=command.argv,
-            envp=command.envp,
-            cwd=command.cwd,
-            stdio=stdio.child,
             new_session=new_session,
-            terminal=stdio.terminal,
             deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
             init_image=INIT_IMAGE,
         )
         self.started = monotonic()
         self.run.start()
+
+    def provide(self, command: Command) -> None:
+        """Lets the launch go on: what to execute, on the descriptors of `stdio`."""
+        self.command = command
+        self.run.provide(
+            executables=command.executables,
+            argv=command.argv,
+            envp=command.envp,
+            cwd=command.cwd,
+            stdio=self.stdio.child,
+            terminal=self.stdio.terminal,
+        )
+
+    def abandon(self) -> None:
+        """Ends a launch that was not provided, and waits for it: well under a millisecond."""
+        self.run.kill()
+        self.run.close()
+        self.stdio.close()
 
     @property
     def control_fd(self) -> int:

@@ -20,7 +20,7 @@ from sandlock._linux cimport (
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
     SYS_capget, SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
     SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
-    SYS_memfd_create, SYS_openat, SYS_personality, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
+    SYS_memfd_create, SYS_openat, SYS_personality, SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
     SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
     raw_clone, raw_syscall,
 )
@@ -105,6 +105,13 @@ cdef extern from * nogil:
     ctypedef struct Timespec "struct sandlock_timespec":
         long long seconds
         long long nanoseconds
+
+cdef extern from "<poll.h>" nogil:
+    ctypedef struct PollDescriptor "struct pollfd":
+        int fd
+        short events
+        short revents
+    const short POLLIN
 
 cdef extern from "_watch.h" nogil:
     ctypedef struct Watch "struct watch":
@@ -322,12 +329,41 @@ cdef void default_signals() noexcept nogil:
             call4(SYS_rt_sigaction, number, <long>&action, 0, 8)
 
 
-cdef int apply_session(Run *run) noexcept nogil:
+cdef int start_session(Run *run) noexcept nogil:
     cdef long result
     if run.new_session:
         result = call0(SYS_setsid)
         if result < 0:
             return fail(run, STEP_SESSION, result)
+    return 0
+
+
+cdef int host_is_gone(const Run *run) noexcept nogil:
+    cdef PollDescriptor descriptor
+    cdef Timespec at_once
+    memset(&at_once, 0, sizeof(at_once))
+    descriptor.fd = run.host_pidfd
+    descriptor.events = POLLIN
+    descriptor.revents = 0
+    return raw_syscall(SYS_ppoll, <long>&descriptor, 1, <long>&at_once, 0, 8, 0) != 0
+
+
+cdef int wait_for_command(Run *run) noexcept nogil:
+    """The host prepares argv, environment and streams while we confine ourselves: wait until they are there."""
+    cdef Timespec limit
+    limit.seconds = 0
+    limit.nanoseconds = 100000000
+    while run.provided == 0:
+        if call4(SYS_futex, <long>&run.provided, FUTEX_WAIT, 0, <long>&limit) == -ETIMEDOUT and host_is_gone(run):
+            return fail(run, STEP_EXEC, -EINTR)
+    if run.provided < 0 or run.cancelled:
+        return fail(run, STEP_EXEC, -EINTR)
+    return 0
+
+
+cdef int enter_place(Run *run) noexcept nogil:
+    """The controlling terminal and the working directory."""
+    cdef long result
     if run.controlling_terminal >= 0:
         result = call3(SYS_ioctl, run.controlling_terminal, TIOCSCTTY, 0)
         if result < 0:
@@ -460,14 +496,14 @@ cdef int guest_main(void *argument) noexcept nogil:
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     if run.program.map_ids and wait_for_maps(run) < 0:
         return 127
-    if apply_session(run) < 0 or apply_attributes(run) < 0:
+    if start_session(run) < 0 or apply_attributes(run) < 0:
         return 127
     if restrict(run, &run.program.guest, STEP_GUEST_RULESET, STEP_GUEST_RULE, STEP_GUEST_RESTRICT) < 0:
         return 127
-    if install_filter(run) < 0 or arrange_stdio(run) < 0:
+    if install_filter(run) < 0:
         return 127
-    if run.cancelled:
-        fail(run, STEP_EXEC, -EINTR)
+    # Confined from here on; these calls pass the filter (_plan.NEEDED_BY_LAUNCH).
+    if wait_for_command(run) < 0 or enter_place(run) < 0 or arrange_stdio(run) < 0:
         return 127
     execute(run)
     return 127

@@ -57,6 +57,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_pidfd_getfd
     const long SYS_pidfd_open
     const long SYS_pidfd_send_signal
+    const long SYS_ppoll
     const long SYS_prctl
     const long SYS_prlimit64
     const long SYS_process_vm_readv

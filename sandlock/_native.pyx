@@ -246,20 +246,12 @@ cdef class Run:
         self.c.host_pidfd = -1
         self.finished = True
 
-    def __init__(
-        self, Program program, *, list executables, list argv, list envp, cwd, stdio, bint new_session,
-        int terminal, deadline_ms, bytes init_image,
-    ):
+    def __init__(self, Program program, *, bint new_session, deadline_ms, bytes init_image):
         self.program = program
-        self._alive = [executables, argv, envp, cwd, init_image]
+        self._alive = [init_image]
         self.c.program = &program.c
-        self.c.executables = pointers(executables)
-        self.c.argv = pointers(argv)
-        self.c.envp = pointers(envp)
-        self.c.cwd = NULL if cwd is None else <const char *><bytes>cwd
-        self.c.stdio[0], self.c.stdio[1], self.c.stdio[2] = stdio
+        self.c.controlling_terminal = -1
         self.c.new_session = new_session
-        self.c.controlling_terminal = terminal
         self.c.deadline_ms = -1 if deadline_ms is None else deadline_ms
         self.c.init_image = <const uint8_t *><char *>init_image
         self.c.init_size = len(init_image)
@@ -274,6 +266,23 @@ cdef class Run:
         self.lane.ledger.limit = program.c.max_processes
         self.lane.ledger.bound = 1
         self.lane.ledger.scoped = program.c.signal_scope
+
+    def provide(self, *, list executables, list argv, list envp, cwd, stdio, int terminal) -> None:
+        """What to execute, and on which descriptors. The launch, under way since `start`, waits for it."""
+        if self.c.provided != 0:
+            raise RuntimeError("a Run is provided once")
+        self._alive += [executables, argv, envp, cwd]
+        self.c.executables = pointers(executables)
+        self.c.argv = pointers(argv)
+        self.c.envp = pointers(envp)
+        self.c.cwd = NULL if cwd is None else <const char *><bytes>cwd
+        self.c.stdio[0], self.c.stdio[1], self.c.stdio[2] = stdio
+        self.c.controlling_terminal = terminal
+        self._set_provided(1)
+
+    cdef void _set_provided(self, int value) noexcept:
+        self.c.provided = value
+        raw_syscall(SYS_futex, <long>&self.c.provided, FUTEX_WAKE, 1, 0, 0, 0)
 
     cdef _open_control(self):
         """The control socket and a pidfd of ours for the init to watch. Raises OSError."""
@@ -342,6 +351,8 @@ cdef class Run:
         if not self.started or self.finished:
             return
         self.c.cancelled = 1
+        if self.c.provided == 0:
+            self._set_provided(-1)
         raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
         if self.c.warden_lives and self.c.guest > 0 and self.c.step == 0:
             # The warden waits for the guest's exec and has not reaped it, so the number is still the guest's.
@@ -419,6 +430,8 @@ cdef class Run:
     def __dealloc__(self):
         if self.started and not self.finished:
             self.c.cancelled = 1
+            if self.c.provided == 0:
+                self._set_provided(-1)
             raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
             self.wait_native()
         self.let_go()

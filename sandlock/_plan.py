@@ -39,6 +39,7 @@ ENOSYS = _filter.errno(38)
 NEEDED_BY_LAUNCH = frozenset(
     (
         "close", "close_range", "dup3", "fcntl",  # descriptors
+        "chdir", "ioctl", "ppoll",  # the place it starts in, and the wait for what to execute
         "sendto", "write", "exit", "exit_group",  # the report of a failure
         "execve", "futex", "restart_syscall", "rt_sigprocmask", "rt_sigreturn",
     )

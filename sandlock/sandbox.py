@@ -56,32 +56,38 @@ class Confinement:
         argv: Sequence[Text],
         stdio: Stdio,
         *,
+        streams: tuple[Stream, Stream, Stream] | None = None,
         timeout: float | None,
         env: Mapping[str, str] | None,
         cwd: Text | None,
         new_session: bool,
     ) -> Execution:
-        """Starts a command. On failure `stdio` is closed. Raises SandlockError."""
+        """Starts a command on `stdio`, in which `streams` are opened first. On failure it is closed.
+
+        The launch confines itself on another CPU while we prepare what it will execute. Raises SandlockError.
+        """
         try:
             if os.getpid() != self._owner:
                 raise SandlockError(
                     "this sandbox belongs to the process that made it; after os.fork() make a new one"
                 )
-            command = prepare(
-                self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd
-            )
-            return Execution(
-                self._program,
-                self.policy,
-                self.plan,
-                command,
-                stdio,
-                timeout=self.policy.timeout if timeout is None else _seconds(timeout),
-                new_session=new_session,
+            limit = self.policy.timeout if timeout is None else _seconds(timeout)
+            execution = Execution(
+                self._program, self.policy, self.plan, stdio, timeout=limit, new_session=new_session
             )
         except BaseException:
             stdio.close()
             raise
+        try:
+            if streams is not None:
+                stdio.open(*streams)
+            execution.provide(
+                prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd)
+            )
+        except BaseException:
+            execution.abandon()
+            raise
+        return execution
 
 
 _kept: dict[tuple[Policy, Host, Expansion], tuple[Plan, _native.Program]] = {}
@@ -326,14 +332,8 @@ class Sandbox:
         cwd: Text | None,
         new_session: bool,
     ) -> Execution:
-        if streams is not None:
-            try:
-                stdio.open(*streams)
-            except BaseException:
-                stdio.close()
-                raise
         execution = self._confinement.launch(
-            argv, stdio, timeout=timeout, env=env, cwd=cwd, new_session=new_session
+            argv, stdio, streams=streams, timeout=timeout, env=env, cwd=cwd, new_session=new_session
         )
         with self._lock:
             self._live.add(execution)
