@@ -188,9 +188,7 @@ def run_request(request: Request) -> int:
         report = _open_report(request.text_of("report"))
         profile = profile_of(request)
         command = command_of(request, profile)
-        outcome = _execute(
-            policy_of(request, profile), command, interactive=bool(request.given.get("interactive"))
-        )
+        outcome = _execute(policy_of(request, profile), command, interactive=bool(request.given.get("interactive")))
     except KeyboardInterrupt:
         _write_report(report, {"status": INTERRUPTED, "error": "interrupted"})
         return INTERRUPTED
@@ -206,7 +204,7 @@ def run_request(request: Request) -> int:
 
 
 def _execute(policy: Policy, command: list[str], *, interactive: bool) -> Result:
-    with Sandbox(policy) as sandbox:
+    with Sandbox(_with_terminals(policy)) as sandbox:
         if not interactive:
             return sandbox.run(command, stdin=INHERIT, stdout=INHERIT, stderr=INHERIT)
         import signal
@@ -218,6 +216,19 @@ def _execute(policy: Policy, command: list[str], *, interactive: bool) -> Result
         finally:
             for number, handler in before:
                 signal.signal(number, handler)
+
+
+def _with_terminals(policy: Policy) -> Policy:
+    """Also grants the terminals that the program is handed open anyway, so that `> /dev/stderr` works on them."""
+    if policy.is_empty():
+        return policy
+    names = []
+    for descriptor in (0, 1, 2):
+        try:
+            names.append(os.ttyname(descriptor))
+        except OSError:  # no terminal, closed, or one of another /dev
+            continue
+    return policy.but(fs_devices=(*policy.fs_devices, *names)) if names else policy
 
 
 def _not_ours(number: int, frame: object) -> None:
@@ -250,9 +261,7 @@ def describe(error: BaseException) -> str:
         flags = [option.flags[-1] for option in OPTIONS if option.name == error.field]
         text = text.replace(error.field, flags[0], 1) if flags else text
     elif isinstance(error, InternalError) or not isinstance(error, SandlockError):
-        text = (
-            f"internal error: {type(error).__name__}: {text}; please report it (SANDLOCK_DEBUG=1 shows where)"
-        )
+        text = f"internal error: {type(error).__name__}: {text}; please report it (SANDLOCK_DEBUG=1 shows where)"
     return result.printable(text, 4000)
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 app = typer.Typer(
-    no_args_is_help=True,
-    help="Run programs under a policy that the Linux kernel enforces, without root, namespaces or a daemon.",
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -41,9 +39,7 @@ PANELS = {
     "determinism": "Determinism",
     "syscalls": "System calls and capabilities",
 }
-PLAN = Option(
-    "plan", False, kind="switch", flags=("--plan",), key="", help="Print what the policy compiles to here."
-)
+PLAN = Option("plan", False, kind="switch", flags=("--plan",), key="", help="Print what the policy compiles to here.")
 EXIT_CODES = (
     "Exit codes: the program's own; 124 time limit; 125 sandlock itself failed; 126 not executable; "
     "127 not found; 128+n ended by signal n."
@@ -110,13 +106,9 @@ def _parameter(option: Option) -> signatures.Parameter:
         show_default=False,
         rich_help_panel=PANELS.get(option.key) or PANELS.get(option.key.partition(".")[0], "Running"),
     )
-    kind: Any = (
-        bool | None if option.kind == "switch" else list[str] | None if option.repeatable else str | None
-    )
+    kind: Any = bool | None if option.kind == "switch" else list[str] | None if option.repeatable else str | None
     annotation = Annotated[kind, declared]
-    return signatures.Parameter(
-        option.name, signatures.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-    )
+    return signatures.Parameter(option.name, signatures.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _default(option: Option) -> str:
@@ -159,6 +151,19 @@ def inspect(request: direct.Request) -> int:
     return 0
 
 
+@app.callback(invoke_without_command=True)
+def sandlock(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Run programs under a policy that the Linux kernel enforces, without root, namespaces or a daemon."""
+    if version:
+        from sandlock import __version__
+
+        typer.echo(f"sandlock {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 def describe(policy: Policy) -> list[str]:
     """The policy as lines of a profile, every grant of its presets spelled out in comments."""
     by_name = {option.name: option for option in OPTIONS}
@@ -169,11 +174,7 @@ def describe(policy: Policy) -> list[str]:
     lines = [line for section, content in sections.items() for line in (f"[{section}]", *content)]
     if policy.presets:
         lines.append("# granted by presets, where it exists: " + ", ".join(closure(policy.presets)))
-        lines += [
-            f"#   {grant.kind:6} {printable(grant.path)}"
-            for grant in policy.expand().grants
-            if grant.optional
-        ]
+        lines += [f"#   {grant.kind:6} {printable(grant.path)}" for grant in policy.expand().grants if grant.optional]
     return lines or ["# nothing is granted"]
 
 
@@ -240,9 +241,7 @@ def profile_list() -> None:
         typer.echo(name)
 
 
-ProfileName = Annotated[
-    str, typer.Argument(metavar="NAME|FILE", help="A profile's name, or a file (with a '/').")
-]
+ProfileName = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A profile's name, or a file (with a '/').")]
 
 
 @profile_app.command("show")

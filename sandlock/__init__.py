@@ -8,10 +8,6 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ._async import AsyncProcess, AsyncSandbox
-
 from ._stdio import INHERIT, NULL, PIPE, STDOUT
 from .errors import (
     ConfinementError,
@@ -25,6 +21,10 @@ from .errors import (
 from .policy import Policy
 from .result import ExecRecord, Result
 from .sandbox import Process, Sandbox, run
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._async import AsyncProcess, AsyncSandbox
 
 __all__ = [
     "INHERIT",

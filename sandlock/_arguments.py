@@ -132,18 +132,13 @@ def _prctl(listener: bool) -> Answer:
 def _socket(network: Network) -> Answer:
     stream = masked(1, SOCK_TYPE, SOCK_STREAM)
     internet = [
-        (is_(0, family), stream, is_(2, protocol))
-        for family in (AF_INET, AF_INET6)
-        for protocol in (0, IPPROTO_TCP)
+        (is_(0, family), stream, is_(2, protocol)) for family in (AF_INET, AF_INET6) for protocol in (0, IPPROTO_TCP)
     ]
     if not network.sockets:
         internet = []
-    if (
-        network.connect or network.bind
-    ):  # libc asks it for the machine's addresses; it answers, and changes nothing
+    if network.connect or network.bind:  # libc asks it for the machine's addresses; it answers, and changes nothing
         internet += [
-            (is_(0, AF_NETLINK), masked(1, SOCK_TYPE, kind), is_(2, NETLINK_ROUTE))
-            for kind in (SOCK_DGRAM, SOCK_RAW)
+            (is_(0, AF_NETLINK), masked(1, SOCK_TYPE, kind), is_(2, NETLINK_ROUTE)) for kind in (SOCK_DGRAM, SOCK_RAW)
         ]
     return _allow_only(*internet, refusal=EACCES)
 

@@ -72,7 +72,7 @@ class Running:
         await self._finish()
 
     async def end(self) -> None:
-        """Ends the tree and waits, not to be cancelled, until it is gone. Raises InternalError if it stays."""
+        """Ends the tree and waits, uncancellable, until it is gone. Raises InternalError if it stays."""
         if os.getpid() != self._owner:  # a fork of the host unwinds: the tree is not its own
             return
         try:
@@ -240,9 +240,9 @@ class AsyncSandbox:
     ) -> AsyncIterator[AsyncProcess]:
         """`async with box.start(argv) as process:` starts a command, and ends it when the block is left.
 
-        The block is entered when the program is executed. Arguments and errors as for `run`. `pty`: give it a
-        new pseudo-terminal as its controlling terminal, of (rows, columns) or 24x80; `process.terminal` is our
-        side of it.
+        The block is entered when the program is executed. Arguments and errors as for `run`. `pty`: give it
+        a new pseudo-terminal as its controlling terminal, of (rows, columns) or 24x80; `process.terminal` is
+        our side of it.
         """
         size = ((24, 80) if pty is True else pty) or None
         opened: list[AsyncProcess] = []
@@ -309,8 +309,8 @@ class AsyncSandbox:
             running.execution.kill()
         with trio.move_on_after(END_LIMIT, shield=True) as limit:
             for running in live:
-                while (pidfd := self._open_pidfd(running)) == UNBORN:  # a matter of microseconds
-                    await trio.sleep(0.001)  # noqa: ASYNC110
+                while (pidfd := self._open_pidfd(running)) == UNBORN:  # noqa: ASYNC110 (for microseconds)
+                    await trio.sleep(0.001)
                 if pidfd >= 0:
                     await wait_and_close(pidfd)
         if limit.cancelled_caught:

@@ -69,10 +69,7 @@ def environment(
 
     A clean environment (the default) keeps the host's secrets out: only CLEAN_ENV and `pass_env` pass.
     """
-    if policy.clean_env:
-        variables = _passing(host_env, (*CLEAN_ENV, *policy.pass_env))
-    else:
-        variables = dict(host_env)
+    variables = _passing(host_env, (*CLEAN_ENV, *policy.pass_env)) if policy.clean_env else dict(host_env)
     for name, value in (*preset_env, *policy.env):
         variables[os.fsencode(name)] = os.fsencode(value)
     for name, value in (env or {}).items():

@@ -16,13 +16,13 @@ from sandlock._linux cimport (
     AddDescriptor, Notification, NotificationSizes, Response, SECCOMP_GET_NOTIF_SIZES, SECCOMP_IOCTL_NOTIF_ADDFD,
     SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
     SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_futex, SYS_ioctl,
-    SYS_seccomp, SYS_shutdown, SYS_tgkill, raw_syscall,
+    SYS_seccomp, SYS_shutdown, raw_syscall,
 )
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
 from sandlock._run cimport (
-    MAX_SYSCALLS, RULE_CONTINUE, RULE_COUNT_FORK, RULE_DENY, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, Rule, Run, STAGE_LISTENING,
-    STAGE_STARTING, STEP_THREAD,
+    MAX_SYSCALLS, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
+    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, Rule, Run,
+    STAGE_STARTING,
 )
 from sandlock._sockets cimport listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task

@@ -44,10 +44,10 @@ def _list(facts: Iterable[str]) -> list[str]:
     """One fact an item, folded at WIDTH."""
     from textwrap import wrap
 
-    indents = {"initial_indent": "  ", "subsequent_indent": "      "}
-    return [line for fact in facts for line in wrap(fact, WIDTH, break_on_hyphens=False, **indents)] or [
-        "  nothing"
-    ]
+    lines: list[str] = []
+    for fact in facts:
+        lines += wrap(fact, WIDTH, break_on_hyphens=False, initial_indent="  ", subsequent_indent="      ")
+    return lines or ["  nothing"]
 
 
 def _wrapped(words: Iterable[str]) -> list[str]:
@@ -67,9 +67,7 @@ def _ruleset(ruleset: Ruleset) -> list[str]:
         lines.append("  files: denied, except")
         for rule in ruleset.paths:
             optional = " (if it exists)" if rule.optional else ""
-            lines.append(
-                f"    {_shown(rule.path)}: {_landlock.words(rule.access, ruleset.handled_fs)}{optional}"
-            )
+            lines.append(f"    {_shown(rule.path)}: {_landlock.words(rule.access, ruleset.handled_fs)}{optional}")
     for right, what in ((_landlock.CONNECT_TCP, "TCP connect"), (_landlock.BIND_TCP, "TCP bind")):
         if not ruleset.handled_net & right:
             lines.append(f"  {what}: not decided by Landlock")

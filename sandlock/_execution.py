@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._command import Command
     from ._plan import Plan
+    from ._stdio import Stdio
     from .policy import Policy
 
 REASONS = ("exited", "killed", "timeout", "host-gone")

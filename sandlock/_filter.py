@@ -99,8 +99,7 @@ def assemble(answers: Mapping[int, Answer], arch: str) -> bytes:
     code = _lay_out(graph.nodes, entry)
     if len(code) > MAX_INSTRUCTIONS:
         raise PolicyError(
-            f"the filter has {len(code)} instructions, the kernel takes {MAX_INSTRUCTIONS}; "
-            "use fewer syscall rules"
+            f"the filter has {len(code)} instructions, the kernel takes {MAX_INSTRUCTIONS}; use fewer syscall rules"
         )
     return b"".join(_encode(*instruction) for instruction in code)
 

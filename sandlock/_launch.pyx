@@ -12,20 +12,22 @@ Rules:
 3. Descriptors that live in the host's table for a moment are close-on-exec and closed on every path.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from sandlock._linux cimport (
     MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, PathBeneathAttr,
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
-    SYS_capget, SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
+    SYS_capget,
+    SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
     SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
-    SYS_memfd_create, SYS_openat, SYS_personality, SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
+    SYS_memfd_create, SYS_openat, SYS_personality,
+    SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
     SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
     raw_clone, raw_syscall,
 )
 from sandlock._run cimport (
-    Program, ResourceLimit, Rule, Ruleset, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING,
+    Program, ResourceLimit, Ruleset, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING,
     STEP_AFFINITY, STEP_CAPABILITIES, STEP_CLONE, STEP_CLONE_GUEST, STEP_CWD, STEP_DESCRIPTORS, STEP_EXEC,
     STEP_FILTER, STEP_GUEST_RESTRICT, STEP_GUEST_RULE, STEP_GUEST_RULESET, STEP_HUGE_PAGES, STEP_ID_MAP, STEP_INIT,
     STEP_NO_NEW_PRIVS, STEP_PERSONALITY, STEP_RLIMIT, STEP_SESSION, STEP_STDIO, STEP_SUPERVISOR_RESTRICT,

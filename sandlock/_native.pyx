@@ -4,24 +4,26 @@ A Program is a plan in C: built once, shared by all runs of a sandbox, never cha
 the memory that native code reads; a Run frees its own only after the launch has let go of it and its thread ended.
 """
 
-from libc.stdint cimport int64_t, uint64_t, uint8_t
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from sandlock._core cimport Lane, lane_main
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
-    AddDescriptor, FilterProgram, Instruction, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS,
+    AddDescriptor, Instruction, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS,
     Message, NetPortAttr, Notification, NotificationData, PathBeneathAttr, Response, RulesetAttr,
     SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
-    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close, SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill, SYS_landlock_create_ruleset, SYS_rt_sigprocmask,
+    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close,
+    SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill, SYS_landlock_create_ruleset,
+    SYS_rt_sigprocmask,
     SYS_shutdown, SYS_wait4, raw_syscall,
 )
 from sandlock._observe cimport free_observer, take_records
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD,
     RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE,
-    RuleKind, Ruleset, STAGE_FAILED, STAGE_STARTING, STEP_THREAD,
+    RuleKind, Ruleset, STEP_THREAD,
 )
 from sandlock._run cimport Program as ProgramStruct
 from sandlock._run cimport Run as RunStruct

@@ -138,8 +138,7 @@ def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> P
     rules = _traps(policy, host.arch, _listen_needs_a_look(bind, waived))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
-            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); "
-            "this kernel or container lacks it",
+            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
     network = _network(connect, bind, waived)
@@ -169,9 +168,7 @@ KERNELS = {1: "5.13", 2: "5.19", 3: "6.2", 4: "6.7", 5: "6.10", 6: "6.12"}
 def _waived(policy: Policy, host: Host) -> frozenset[str]:
     """The protections that this run goes without, each by the policy's own word. Raises Unsupported."""
     if host.arch not in _filter.AUDIT_ARCH:
-        raise Unsupported(
-            f"sandlock does not know the architecture {host.arch}", missing=frozenset({host.arch})
-        )
+        raise Unsupported(f"sandlock does not know the architecture {host.arch}", missing=frozenset({host.arch}))
     if not host.seccomp_filter:
         raise Unsupported(
             "this kernel or container has no seccomp filters (CONFIG_SECCOMP_FILTER)",
@@ -254,9 +251,7 @@ def _refuse_denials(policy: Policy) -> None:
     for name in ("net_deny", "net_deny_bind"):
         if getattr(policy, name):
             missing = frozenset({name.replace("_", "-")})
-            raise Unsupported(
-                f"{name}: cannot be enforced yet; grant only what shall be open", missing=missing
-            )
+            raise Unsupported(f"{name}: cannot be enforced yet; grant only what shall be open", missing=missing)
 
 
 def _listen_needs_a_look(bind: Ports, waived: frozenset[str]) -> bool:
@@ -313,9 +308,7 @@ def _traps(policy: Policy, arch: str, listen: bool) -> tuple[TrapRule, ...]:
         wanted.append(("listen", "listen", reason))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
-        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason)
-        for nr, name, rule, reason in numbers
-        if nr is not None
+        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason) for nr, name, rule, reason in numbers if nr is not None
     )
 
 

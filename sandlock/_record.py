@@ -108,9 +108,7 @@ def _values(self: Any) -> tuple[Any, ...]:
 
 
 def _frozen(self: Any, name: str, value: object = None) -> None:
-    raise AttributeError(
-        f"{type(self).__name__}.{name}: records cannot be changed; make another with replace()"
-    )
+    raise AttributeError(f"{type(self).__name__}.{name}: records cannot be changed; make another with replace()")
 
 
 def _equal(self: Any, other: object) -> Any:

@@ -5,7 +5,7 @@ address, and Landlock's bind right does not see it. So the port is looked at on 
 made here, on the same socket: the guest can swap its descriptor, but not what was looked at.
 """
 
-from libc.stdint cimport uint16_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint8_t
 from posix.types cimport pid_t
 
 from sandlock._linux cimport (

@@ -181,12 +181,12 @@ cdef int is_alive(pid_t pid) noexcept nogil:
 
 cdef int is_member(const Ledger *ledger, pid_t pid, pid_t init) noexcept nogil:
     """A process of this run, other than its init."""
-    cdef int depth
+    cdef int _depth
     if pid == init:
         return 0
     if ledger.scoped:
         return raw_syscall(SYS_kill, pid, 0, 0, 0, 0, 0) == 0
-    for depth in range(MAX_DEPTH):
+    for _depth in range(MAX_DEPTH):
         pid = parent_of(pid)
         if pid == init:
             return 1

@@ -33,14 +33,10 @@ Arguments = TypeVarTuple("Arguments")
 def check_owner(owner: int) -> None:
     """Raises SandlockError in a process other than `owner`."""
     if os.getpid() != owner:
-        raise SandlockError(
-            "this sandbox belongs to the process that made it; after os.fork() make a new one"
-        )
+        raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
 
 
-async def in_trio(
-    owner: int, function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments
-) -> T:
+async def in_trio(owner: int, function: Callable[[*Arguments], Awaitable[T]], *arguments: *Arguments) -> T:
     """What `await function(*arguments)` gives, run by trio. `owner`: the process that `function` belongs to.
 
     Raises SandlockError in another process, or when neither trio nor asyncio runs here.
@@ -51,9 +47,7 @@ async def in_trio(
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        raise SandlockError(
-            "AsyncSandbox needs a running trio or asyncio loop; without one use Sandbox"
-        ) from None
+        raise SandlockError("AsyncSandbox needs a running trio or asyncio loop; without one use Sandbox") from None
     return await _thread.call(Call(loop, lambda: function(*arguments)))
 
 

@@ -183,14 +183,10 @@ def read_seconds(field: str, value: object) -> float:
         digits = value.rstrip("hms")
         unit = value[len(digits) :]
         factor = SECONDS.get(unit or "s", 0.0)
-        number = (
-            float(digits) if factor and digits.replace(".", "", 1).isdigit() and digits.isascii() else None
-        )
+        number = float(digits) if factor and digits.replace(".", "", 1).isdigit() and digits.isascii() else None
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         refuse(field, value, "is not a time", fix)
-    if (
-        not 0 < number <= MAX_SECONDS or not 0 < number * factor <= MAX_SECONDS
-    ):  # NaN fails the comparison too
+    if not 0 < number <= MAX_SECONDS or not 0 < number * factor <= MAX_SECONDS:  # NaN fails the comparison too
         refuse(field, value, "is out of range", fix)
     return float(number * factor)
 
@@ -335,9 +331,7 @@ def read_port_spans(field: str, value: object, text: str) -> tuple[tuple[int, in
     for part in text.split(","):
         span = read_span(field, value, part.strip(), 65535, low=1)
         if span[1] - span[0] >= MAX_PORT_SPAN:
-            refuse(
-                field, value, f"spans more than {MAX_PORT_SPAN} ports", 'name fewer, or allow all with "*"'
-            )
+            refuse(field, value, f"spans more than {MAX_PORT_SPAN} ports", 'name fewer, or allow all with "*"')
         spans.append(span)
     return tuple(spans)
 

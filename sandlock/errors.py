@@ -30,7 +30,7 @@ class PolicyError(SandlockError, ValueError):
         self.field = field
 
 
-class Unsupported(SandlockError):
+class Unsupported(SandlockError):  # noqa: N818  # the name is part of the agreed API
     """This host cannot enforce what the policy asks for.
 
     `missing` names the protections or features that are not there; the message says what to do.
@@ -70,7 +70,7 @@ class GuestError(SandlockError):
         self.result = result
 
 
-class SandlockTimeout(SandlockError, TimeoutError):
+class SandlockTimeout(SandlockError, TimeoutError):  # noqa: N818
     """A wait of the caller ran out of time. The sandbox itself may still be running."""
 
 

@@ -71,9 +71,7 @@ PROTECTIONS = (
 
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
-LISTS = frozenset(
-    ("paths", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules")
-)
+LISTS = frozenset(("paths", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules"))
 """Kinds whose flag may be repeated; what a flag adds extends what a profile says."""
 
 

@@ -73,7 +73,7 @@ SYSTEM_ETC = (
     *("ssl/certs", "ssl/openssl.cnf", "ssl/cert.pem", "ca-certificates", "gnutls/config", "crypto-policies"),
     *("pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/ca-trust/extracted"),
     *("profile", "profile.d", "bash.bashrc", "bashrc", "bash_completion.d", "zsh", "inputrc", "shells"),
-    *("alternatives", "environment", "terminfo", "gitconfig", "wgetrc"),
+    *("alternatives", "environment", "terminfo", "gitconfig", "wgetrc", "manpath.config"),
     *("magic", "magic.mime", "mime.types", "fonts", "xattr.conf"),
 )
 # Directories of language runtimes carry versions in their names: /usr/lib/python3.11/sitecustomize.py points

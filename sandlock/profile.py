@@ -100,9 +100,7 @@ def directory() -> str:
     if not base.startswith("/"):  # the XDG specification says to ignore relative ones
         home = os.environ.get("HOME", "")
         if not home.startswith("/"):
-            raise PolicyError(
-                "profile: HOME is not set; set HOME or XDG_CONFIG_HOME, or name a file with a '/' in it"
-            )
+            raise PolicyError("profile: HOME is not set; set HOME or XDG_CONFIG_HOME, or name a file with a '/' in it")
         base = f"{home.rstrip('/')}/.config"
     return f"{base.rstrip('/')}/sandlock/profiles"
 
@@ -182,8 +180,7 @@ def _trust(path: str, status: os.stat_result) -> None:
     owner_only = f"run: chmod go-w {path}"
     if status.st_uid not in (os.geteuid(), 0):
         raise PolicyError(
-            f"profile: {shown(path)} belongs to user {status.st_uid}, who could change it; "
-            "it must be yours or root's"
+            f"profile: {shown(path)} belongs to user {status.st_uid}, who could change it; it must be yours or root's"
         )
     if status.st_mode & stat.S_IWOTH and not sticky:
         raise PolicyError(f"profile: {shown(path)} can be written by everybody; {owner_only}")
@@ -210,9 +207,7 @@ def parse(text: str, path: str = "<text>") -> Profile:
             fields[options[key].name] = _value(path, key, value)
         elif key in NOT_HERE:
             if value not in (False, [], "", {}):
-                message = (
-                    f"{path}: {key}: this feature of the original sandlock is not here yet; remove the key"
-                )
+                message = f"{path}: {key}: this feature of the original sandlock is not here yet; remove the key"
                 raise Unsupported(message, missing=frozenset((key,)))
         elif key not in PROGRAM_KEYS:
             raise PolicyError(f"{path}: {key}: unknown key; {_meant(key, known)}", field=key)
@@ -250,9 +245,7 @@ def _value(path: str, key: str, value: object) -> object:
     option = next(option for option in OPTIONS if option.key == key)
     if option.kind == "octal" and not isinstance(value, str):
         # 022 is no TOML, and 22 would be read as decimal
-        raise PolicyError(
-            f'{path}: {key}: {shown(value)} is a number; write octal in quotes: "022"', field=option.name
-        )
+        raise PolicyError(f'{path}: {key}: {shown(value)} is a number; write octal in quotes: "022"', field=option.name)
     try:
         return option.read(value)
     except PolicyError as error:
@@ -263,12 +256,8 @@ def _value(path: str, key: str, value: object) -> object:
 def _argv(path: str, program: object) -> tuple[str, ...]:
     section = program if isinstance(program, dict) else {}
     command, arguments = section.get("exec"), section.get("args", [])
-    if not isinstance(arguments, list) or not all(
-        isinstance(word, str) and "\0" not in word for word in arguments
-    ):
-        raise PolicyError(
-            f"{path}: program.args: {shown(arguments)} is not a list of texts", field="program.args"
-        )
+    if not isinstance(arguments, list) or not all(isinstance(word, str) and "\0" not in word for word in arguments):
+        raise PolicyError(f"{path}: program.args: {shown(arguments)} is not a list of texts", field="program.args")
     if command is None:
         if arguments:
             raise PolicyError(

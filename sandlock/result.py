@@ -148,13 +148,9 @@ class Result:
     def _hints(self) -> list[str]:
         hints = []
         if self.reason == "exited" and self.exit_code == 126:
-            hints.append(
-                "126: found but not executable; a program, its interpreter and its libraries need -r PATH"
-            )
+            hints.append("126: found but not executable; a program, its interpreter and its libraries need -r PATH")
         if self.reason == "exited" and self.exit_code == 127:
-            hints.append(
-                "127: not found; check PATH, and that its directory is granted with -r or --preset system"
-            )
+            hints.append("127: not found; check PATH, and that its directory is granted with -r or --preset system")
         if self.signal == 31:
             hints.append("SIGSYS: it used a system call of a foreign ABI, or its own seccomp filter ended it")
         tail = self.stderr[-65536:]
@@ -177,15 +173,17 @@ _STDERR_HINTS = (
 
 def exec_tree(execs: tuple[ExecRecord, ...]) -> list[str]:
     """Lines of the tree of what ran, children below their parents in the order they started."""
-    known = {entry.pid for entry in execs}
     children: dict[int, list[ExecRecord]] = {}
     roots = []
+    seen: set[int] = set()
     for entry in sorted(execs, key=lambda entry: entry.started):
         above = entry.parent_pid
-        if above in known and above != entry.pid:
+        # only what started before can be a parent: pids are used again, and a circle would hide its records
+        if above in seen and above != entry.pid:
             children.setdefault(above, []).append(entry)
         else:
             roots.append(entry)
+        seen.add(entry.pid)
     lines: list[str] = []
     waiting = [(entry, 1) for entry in reversed(roots)]
     expanded: set[int] = set()
@@ -202,9 +200,7 @@ def _exec_line(entry: ExecRecord) -> str:
     command = " ".join(printable(word) for word in entry.argv[:8]) or printable(entry.exe)
     if len(entry.argv) > 8 or entry.truncated:
         command += " ..."
-    span = f"{entry.started:.3f}" + (
-        f"-{entry.ended:.3f} s" if entry.ended is not None else " s, still running"
-    )
+    span = f"{entry.started:.3f}" + (f"-{entry.ended:.3f} s" if entry.ended is not None else " s, still running")
     if entry.signal is not None:
         end = f", {signal_name(entry.signal)}"
     else:

@@ -16,7 +16,7 @@ from ._command import prepare
 from ._execution import Execution
 from ._host import probe
 from ._plan import plan as make_plan
-from ._stdio import INHERIT, NULL, PIPE, Stdio
+from ._stdio import PIPE, Stdio
 from .errors import PolicyError, SandlockError, SandlockTimeout
 from .policy import Policy
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from ._command import Text
     from ._host import Host
     from ._plan import Plan
-    from .presets import Expansion
     from ._stdio import Stream
     from .policy import Fields
+    from .presets import Expansion
     from .result import Result
 
 
@@ -284,7 +284,7 @@ class Sandbox:
         """
         stdio = Stdio()
         if pty:
-            stdio.open_terminal(*((24, 80) if pty is True else pty))
+            stdio.open_terminal(*((24, 80) if isinstance(pty, bool) else pty))
         execution = self._launch(
             argv,
             stdio,

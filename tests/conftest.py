@@ -37,7 +37,7 @@ LOOP_DESCRIPTORS = 4  # of the trio loop that such a thread runs: epoll, wake-up
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(landlock=N, kernel=(N, N), program=NAME, root=True): or skip")
+    config.addinivalue_line("markers", "needs(landlock=N, kernel=(N, N), program=NAME, root=BOOL): or skip")
     config.addinivalue_line("markers", "slow: takes more than 0.25 s")
     seed = os.environ.setdefault("SANDLOCK_SEED", str(random.SystemRandom().randrange(1 << 32)))
     if getattr(config.option, "hypothesis_seed", None) is None:  # xdist hands the options on to its workers
@@ -64,16 +64,18 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{os.environ['SANDLOCK_SEED']}:{request.node.nodeid}")
 
 
-@pytest.fixture(scope="session", params=ordinary.USERS)
-def as_user(request: pytest.FixtureRequest) -> ordinary.Person:
+@pytest.fixture(params=ordinary.USERS)
+def as_user(request: pytest.FixtureRequest) -> Iterator[ordinary.Person]:
     """Each user that tests run programs as: root (only if we are root) and an ordinary account."""
-    return ordinary.person(request.param)
+    with ordinary.at_home(request.param) as person:
+        yield person
 
 
-@pytest.fixture(scope="session")
-def ordinary_user() -> ordinary.Person:
+@pytest.fixture
+def ordinary_user() -> Iterator[ordinary.Person]:
     """Somebody without privileges: a test account if we are root, else ourselves."""
-    return ordinary.person("ordinary")
+    with ordinary.at_home("ordinary") as person:
+        yield person
 
 
 # ---- nothing left behind
@@ -89,9 +91,7 @@ class Belongings:
 
     @classmethod
     def now(cls) -> Belongings:
-        threads = {
-            int(tid): read(f"/proc/self/task/{tid}/comm").strip() for tid in os.listdir("/proc/self/task")
-        }
+        threads = {int(tid): read(f"/proc/self/task/{tid}/comm").strip() for tid in os.listdir("/proc/self/task")}
         threads |= {thread.native_id: thread.name for thread in threading.enumerate() if thread.native_id}
         pids = " ".join(read(f"/proc/self/task/{tid}/children") for tid in threads).split()
         children = {int(pid): read(f"/proc/{pid}/cmdline").replace("\0", " ").strip() for pid in pids}
@@ -101,18 +101,9 @@ class Belongings:
         """What changed until `later`, in words. Descriptors 0-2 belong to pytest's capturing."""
         threads = {tid: name for tid, name in later.threads.items() if tid not in self.threads}
         lasting = {tid for tid, name in threads.items() if name.startswith(LASTING_THREADS)}
-        opened = [
-            f"{fd} -> {to}"
-            for fd, to in later.descriptors.items()
-            if fd > 2 and self.descriptors.get(fd) != to
-        ]
-        closed = [
-            f"{fd} -> {to}" for fd, to in self.descriptors.items() if fd > 2 and fd not in later.descriptors
-        ]
-        if (
-            any(name.startswith("sandlock-trio") for name in threads.values())
-            and len(opened) <= LOOP_DESCRIPTORS
-        ):
+        opened = [f"{fd} -> {to}" for fd, to in later.descriptors.items() if fd > 2 and self.descriptors.get(fd) != to]
+        closed = [f"{fd} -> {to}" for fd, to in self.descriptors.items() if fd > 2 and fd not in later.descriptors]
+        if any(name.startswith("sandlock-trio") for name in threads.values()) and len(opened) <= LOOP_DESCRIPTORS:
             opened = []
         left = [f"descriptor {text}" for text in opened]
         left += [f"descriptor {text} is closed, but was not opened by the test" for text in closed]
@@ -161,17 +152,13 @@ def unmet(need: str, value: object, host: Host) -> str:
     """Why this host does not meet a need, or nothing. An unknown need is an error of the test."""
     match need, value:
         case "landlock", int(abi):
-            return (
-                ""
-                if host.landlock_abi >= abi
-                else f"needs Landlock ABI {abi}, this kernel has {host.landlock_abi}"
-            )
+            return "" if host.landlock_abi >= abi else f"needs Landlock ABI {abi}, this kernel has {host.landlock_abi}"
         case "kernel", tuple(version):
             return "" if host.kernel >= version else f"needs Linux {version}, this is {host.kernel}"
         case "program", str(name):
             return "" if shutil.which(name) else f"needs the program {name}"
-        case "root", bool(wanted):
-            return "" if (host.uid == 0) == wanted else f"needs uid {'0' if wanted else 'other than 0'}"
+        case "root", bool():
+            return ""  # else it would not have been collected
     raise pytest.UsageError(f"unknown need: {need}={value!r}")
 
 
@@ -179,11 +166,19 @@ def required(need: str, value: object) -> bool:
     """Whether SANDLOCK_REQUIRE asks for this need."""
     for entry in os.environ.get("SANDLOCK_REQUIRE", "").split(","):
         name, _, level = entry.strip().partition(">=")
-        if name == "all" or (
-            name == need and (not level or (isinstance(value, int) and value <= int(level)))
-        ):
+        if name == "all" or (name == need and (not level or (isinstance(value, int) and value <= int(level)))):
             return True
     return False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test for another uid is not skipped but absent, as `as_user[root]` is: no run can have them all."""
+    uid = probe().uid
+    items[:] = [
+        item
+        for item in items
+        if all((uid == 0) == mark.kwargs["root"] for mark in item.iter_markers("needs") if "root" in mark.kwargs)
+    ]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -214,6 +209,4 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if count := not_run(config):
-        terminalreporter.write_line(
-            f"FAILED: {count} tests did not run, and here every test has to", red=True
-        )
+        terminalreporter.write_line(f"FAILED: {count} tests did not run, and here every test has to", red=True)

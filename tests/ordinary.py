@@ -17,8 +17,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from packaging.requirements import Requirement
 
@@ -112,6 +113,18 @@ def person(name: str) -> Person:
     return Person(name, uid, gid, home, python, tests)
 
 
+@contextmanager
+def at_home(name: str) -> Iterator[Person]:
+    """That person with a home that is empty, and gone after the block."""
+    resident = person(name)
+    home = tempfile.mkdtemp(prefix="home-", dir=resident.home)
+    os.chown(home, resident.uid, resident.gid)
+    try:
+        yield replace(resident, home=home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def scratch() -> str:
     """A new directory, gone when this process ends. Not pytest's: that one is closed to others."""
     place = tempfile.mkdtemp(prefix="sandlock-test-", dir="/tmp")
@@ -134,9 +147,7 @@ def account() -> tuple[int, int]:
             if attempt or not shutil.which("useradd"):
                 break
             options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-            subprocess.run(
-                ["useradd", *options, "--shell", "/bin/sh", ACCOUNT], capture_output=True, check=False
-            )
+            subprocess.run(["useradd", *options, "--shell", "/bin/sh", ACCOUNT], capture_output=True, check=False)
         else:
             return entry.pw_uid, entry.pw_gid
     return SPARE_ID, SPARE_ID
@@ -197,12 +208,17 @@ def make_environment(world: str, base: str) -> str:
     with open(os.path.join(place, "pyvenv.cfg"), "w", encoding="utf-8") as file:
         file.write(f"home = {os.path.dirname(base)}\ninclude-system-site-packages = false\n")
     package = os.path.join(packages, "sandlock")
-    shutil.copytree(sandlock.__path__[0], package, ignore_dangling_symlinks=True)
+    shutil.copytree(sandlock.__path__[0], package, ignore=dangling)
     for distribution in closure(DISTRIBUTIONS):
         copy_distribution(distribution, packages)
     python = os.path.join(place, "bin", "python")
     os.symlink(base, python)
     return python
+
+
+def dangling(folder: str, names: list[str]) -> list[str]:
+    """Links to nothing, for copytree (whose own option looks for relative targets in the wrong directory)."""
+    return [name for name in names if not os.path.exists(os.path.join(folder, name))]
 
 
 def closure(names: Sequence[str]) -> list[importlib.metadata.Distribution]:
@@ -216,9 +232,7 @@ def closure(names: Sequence[str]) -> list[importlib.metadata.Distribution]:
         found[name] = importlib.metadata.distribution(name)
         requirements = map(Requirement, found[name].requires or ())
         waiting += [
-            wanted.name
-            for wanted in requirements
-            if not wanted.marker or wanted.marker.evaluate({"extra": ""})
+            wanted.name for wanted in requirements if not wanted.marker or wanted.marker.evaluate({"extra": ""})
         ]
     return list(found.values())
 

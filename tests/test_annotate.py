@@ -1,7 +1,7 @@
 """The annotated HTML of the native code: no line that runs without the GIL may touch Python.
 
-`cython -a` scores each line by the Python and Cython API calls in the C that it became. Inside the native functions
-(`cdef ... nogil`) every score has to be zero; that the gate would notice is proved with planted faults.
+`cython -a` scores each line by the Python and Cython API calls in the C that it became. Inside the native
+functions (`cdef ... nogil`) every score has to be zero; that the gate would notice is proved with planted faults.
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sandlock")
 NATIVE = ("_core", "_launch", "_memory", "_observe", "_sockets", "_tasks")
 """Modules whose work is done without an interpreter; `_native` is their Python face."""
 
-SCORED = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>\W*<span class="">(\d+)</span>: (.*?)</pre>')
+SCORED = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>[^<]*<span class="">(\d+)</span>: (.*?)</pre>')
 TAG = re.compile(r"<[^>]*>")
 DEFINITION = re.compile(r"^(?:cdef|cpdef)\b[^=#]*\(")
 
 
-def annotate(source: str, place: str) -> dict[int, tuple[int, str]]:
-    """The score and text of each line of a .pyx, by number, with the directives of setup.py."""
-    target = os.path.join(place, os.path.basename(source)[:-4] + ".c")
-    command = [sys.executable, "-m", "cython", "-a", "-3", "-X", "auto_pickle=False", "-o", target, source]
+Lines = dict[int, tuple[int, str]]
+
+
+def annotate(sources: list[str], place: str) -> list[Lines]:
+    """The score and text of each line of each .pyx, by number; compiled with the directives of setup.py."""
+    command = [sys.executable, "-m", "cython", "-a", "-3", "-X", "auto_pickle=False", "-o", place, *sources]
     done = subprocess.run(command, cwd=os.path.dirname(PACKAGE), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    with open(target[:-2] + ".html", encoding="utf-8") as file:
-        lines = SCORED.findall(file.read())
-    return {int(number): (int(score), unescape(TAG.sub("", text))) for score, number, text in lines}
+    found = []
+    for source in sources:
+        with open(os.path.join(place, os.path.basename(source)[:-4] + ".html"), encoding="utf-8") as file:
+            lines = SCORED.findall(file.read())
+        found.append({int(number): (int(score), unescape(TAG.sub("", text))) for score, number, text in lines})
+        with open(source, encoding="utf-8") as file:
+            assert len(found[-1]) == len(file.readlines()), "a line is missing: the HTML looks different"
+    return found
 
 
 def native_functions(source: str) -> dict[str, range]:
@@ -55,9 +62,8 @@ def native_functions(source: str) -> dict[str, range]:
     return found
 
 
-def complaints(source: str, place: str) -> list[str]:
+def complaints(source: str, scores: Lines) -> list[str]:
     """What is wrong with the native functions of a .pyx."""
-    scores = annotate(source, place)
     found = []
     for signature, body in native_functions(source).items():
         if not re.search(r"\bnoexcept\s+nogil\s*:$", signature):
@@ -65,16 +71,23 @@ def complaints(source: str, place: str) -> list[str]:
         for number in body:
             score, text = scores[number]
             if score > 0:
-                found.append(f"line {number}, score {score}: {text.strip()}")
+                found.append(f"{signature} line {number}, score {score}: {text.strip()}")
     return found
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Lines]:
+    """The lines of every native module; one start of Cython for all, which is slow to import."""
+    sources = [os.path.join(PACKAGE, f"{module}.pyx") for module in NATIVE]
+    return dict(zip(NATIVE, annotate(sources, str(tmp_path_factory.mktemp("annotated"))), strict=True))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", NATIVE)
-def test_no_python_in_native_functions(module: str, tmp_path: str) -> None:
+def test_no_python_in_native_functions(module: str, annotated: dict[str, Lines]) -> None:
     source = os.path.join(PACKAGE, f"{module}.pyx")
     assert len(native_functions(source)) >= 3
-    assert not complaints(source, str(tmp_path))
+    assert not complaints(source, annotated[module])
 
 
 def test_every_module_is_known() -> None:
@@ -83,69 +96,55 @@ def test_every_module_is_known() -> None:
     assert here == {*NATIVE, "_native"}
 
 
-CLEAN = """
-cdef int double(int value) noexcept nogil:
+PLANTED = """
+cdef int clean_double(int value) noexcept nogil:
     return value + value
 
-
-cdef int total(
+cdef int clean_total(
     const int *values, int count
 ) noexcept nogil:
     cdef int i, found = 0
     for i in range(count):
-        found += double(values[i])
+        found += clean_double(values[i])
     return found
-"""
 
-FAULTS = {
-    "a division that can raise": """
-cdef int half(int value, int by) noexcept nogil:
+cdef int fault_division(int value, int by) noexcept nogil:
     return value // by
-""",
-    "a call that can raise": """
-cdef int double(int value) except? -1 nogil:
+
+cdef int fault_remainder(
+    int value, int by
+) noexcept nogil:
+
+    # after an empty line and a comment
+    return value % by
+
+cdef int raises(int value) except? -1:
     return value + value
 
-cdef int twice(int value) noexcept nogil:
-    return double(value)
-""",
-    "a missing noexcept": """
-cdef int double(int value) nogil:
+cdef int fault_not_noexcept(int value) nogil:
     return value + value
-""",
-    "the GIL taken": """
-cdef int show(int value) noexcept nogil:
+
+cdef int fault_takes_the_gil(int value) noexcept nogil:
     with gil:
         print(value)
     return value
-""",
-    "an exception": """
-cdef int check(int value) noexcept nogil:
+
+cdef int fault_raises(int value) noexcept nogil:
     if value < 0:
         raise ValueError
     return value
-""",
-    "a fault in a continued signature's body": """
-cdef int half(
-    int value, int by
-) noexcept nogil:
-    return value % by
-""",
-}
 
-
-def planted(code: str, place: str) -> list[str]:
-    source = os.path.join(place, "planted.pyx")
-    with open(source, "w", encoding="utf-8") as file:
-        file.write(code)
-    return complaints(source, place)
-
-
-def test_clean_code_passes(tmp_path: str) -> None:
-    assert not planted(CLEAN, str(tmp_path))
+cdef int fault_calls_what_can_raise(int value) noexcept nogil:
+    return fault_not_noexcept(value)
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_gate_notices(fault: str, tmp_path: str) -> None:
-    assert planted(CLEAN + FAULTS[fault], str(tmp_path))
+def test_the_gate_notices(tmp_path: str) -> None:
+    source = os.path.join(tmp_path, "planted.pyx")
+    with open(source, "w", encoding="utf-8") as file:
+        file.write(PLANTED)
+    found = complaints(source, annotate([source], str(tmp_path))[0])
+    faults = {name for name in re.findall(r"cdef int (\w+)", PLANTED) if name.startswith("fault")}
+    assert len(faults) == 6
+    assert {re.search(r"cdef int (\w+)", complaint)[1] for complaint in found} == faults  # type: ignore[index]

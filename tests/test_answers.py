@@ -48,16 +48,16 @@ def test_every_instruction_does_what_the_plan_says(fields: dict[str, Any], arch:
     for foreign in set(bpf.AUDIT_ARCH) - {arch}:
         assert bpf.run(box.code, bpf.data(1, foreign), seen) == bpf.KILL_PROCESS
     assert {place for place, _ in seen} == set(range(len(box.code)))
-    branches = {
-        (at, way) for at, one in enumerate(box.code) if one.code in bpf.JUMPS for way in (True, False)
-    }
+    branches = {(at, way) for at, one in enumerate(box.code) if one.code in bpf.JUMPS for way in (True, False)}
     assert branches <= seen
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(ARCHES), st.integers(0, 6), st.sampled_from(TYPICAL[:3]),
-    st.lists(st.tuples(st.sampled_from(sorted(syscalls.TABLE)), st.tuples(*[st.integers(0, ALL)] * 6)), max_size=30),
+    st.lists(
+        st.tuples(st.sampled_from(sorted(syscalls.TABLE)), st.tuples(*[st.integers(0, ALL)] * 6)), max_size=30
+    ),
 )  # fmt: skip
 def test_meaning_and_filter_agree_on_anything(
     arch: str, disabled: int, fields: dict[str, Any], calls: list[tuple[str, tuple[int, ...]]]
@@ -132,9 +132,7 @@ def test_denied_for_everybody(fields: dict[str, Any], arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHES)
-@pytest.mark.parametrize(
-    "flag", [0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000]
-)
+@pytest.mark.parametrize("flag", [0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000])
 def test_no_new_namespace_by_clone_or_unshare(flag: int, arch: str) -> None:
     for fields in TYPICAL:
         box = Box(arch=arch, **fields)
@@ -355,9 +353,7 @@ def test_without_a_grant_no_address_is_used() -> None:
     assert not box.plan.needs_listener
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"net_allow": ":443"}, {"net_allow_bind": "*"}, {"disable": ["net-tcp"]}]
-)
+@pytest.mark.parametrize("fields", [{}, {"net_allow": ":443"}, {"net_allow_bind": "*"}, {"disable": ["net-tcp"]}])
 def test_no_fast_open_where_ports_are_told_apart(fields: dict[str, Any]) -> None:
     box = Box(**fields)
     for flags in (FASTOPEN, FASTOPEN | 0x4000, FASTOPEN | 1 << 32, ALL):
@@ -365,10 +361,7 @@ def test_no_fast_open_where_ports_are_told_apart(fields: dict[str, Any]) -> None
         assert box("sendmsg", 3, 1, flags) == EACCES
         assert box("sendmmsg", 3, 1, 1, flags) == EACCES
     assert (
-        box("sendto", 3, 1, 1, 0x4000)
-        == box("sendmsg", 3, FASTOPEN, 0)
-        == box("sendmmsg", 3, 1, FASTOPEN)
-        == bpf.ALLOW
+        box("sendto", 3, 1, 1, 0x4000) == box("sendmsg", 3, FASTOPEN, 0) == box("sendmmsg", 3, 1, FASTOPEN) == bpf.ALLOW
     )
     assert box("sendto", 3, 1, 1, FASTOPEN << 32) == bpf.ALLOW  # the upper half is no flag
 

@@ -141,9 +141,7 @@ def test_errors_name_the_flag() -> None:
 
 def test_what_runs(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "p.toml"
-    file.write_text(
-        '[program]\nexec = "make"\nargs = ["-j4"]\n[filesystem]\nread = ["/usr"]\n[limits]\nprocesses = 3'
-    )
+    file.write_text('[program]\nexec = "make"\nargs = ["-j4"]\n[filesystem]\nread = ["/usr"]\n[limits]\nprocesses = 3')
     file.chmod(0o600)
     for words, command in (
         (["ls", "x"], ["ls", "x"]),
@@ -288,7 +286,7 @@ def running(as_user: ordinary.Person) -> Iterator[subprocess.Popen[str]]:
         "run",
         *SYSTEM,
         "-e",
-        "echo $$; setsid sleep 61.25 & sleep 61.25",
+        "echo $$; setsid sleep 60 & sleep 60",
     ]
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=as_user.environment(),
@@ -301,23 +299,10 @@ def running(as_user: ordinary.Person) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def sleepers() -> int:
-    """How many of the sleeps of `running` are alive."""
-    count = 0
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            count += b"61.25" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-    return count
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])
 def test_whatever_ends_us_ends_the_tree(running: subprocess.Popen[str], number: int, code: int) -> None:
     running.send_signal(number)
-    _, errors = running.communicate(timeout=20)
+    _, errors = running.communicate(timeout=20)  # ends when nobody holds the streams any more
     assert running.returncode == code
     assert errors == ""
 
@@ -375,9 +360,7 @@ def test_help_shows_every_flag_and_the_defaults(as_user: ordinary.Person) -> Non
 
 
 def test_inspect_prints_the_policy_and_the_plan(as_user: ordinary.Person) -> None:
-    done = cli(
-        as_user, "inspect", "--plan", *SYSTEM, "-w", "/tmp", "--env", "A=1", "--umask", "027", "-P", "9"
-    )
+    done = cli(as_user, "inspect", "--plan", *SYSTEM, "-w", "/tmp", "--env", "A=1", "--umask", "027", "-P", "9")
     assert done.returncode == 0, done.stderr
     for line in (
         'presets = ["system"]',
@@ -434,6 +417,29 @@ def test_profiles(as_user: ordinary.Person) -> None:
     assert cli(as_user, "run", "-p", "greet").stdout == "from the profile\n"
     assert cli(as_user, "run", "-p", "greet", "--", "echo", "words").stdout == "words\n"
     assert cli(as_user, "run", "-p", "../greet", "true").returncode == 125
+
+
+def test_the_terminal_can_be_opened_by_its_names(as_user: ordinary.Person) -> None:
+    """The program holds it open already; scripts write to /dev/stderr all the same."""
+    ours, theirs = pty.openpty()
+    try:
+        os.fchown(theirs, as_user.uid, as_user.gid)
+        argv = [as_user.python, "-m", "sandlock.cli", "run", *SYSTEM, "-e", "echo heard > /dev/stderr"]
+        done = subprocess.run(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, env=as_user.environment(), cwd=as_user.home,
+            timeout=60, check=False, **as_user.identity,  # type: ignore[call-overload]
+        )  # fmt: skip
+        assert (done.returncode, read_until(ours, b"\n")) == (0, b"heard\r\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_the_version_and_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("sandlock ")
+    assert main([]) == 0
+    assert "doctor" in capsys.readouterr().out
 
 
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

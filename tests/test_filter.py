@@ -105,9 +105,7 @@ ANSWERS = st.dictionaries(st.integers(0, 60), st.one_of(ACTIONS, CHOICES), max_s
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ANSWERS, st.sampled_from(ARCHES), st.tuples(*[st.integers(0, ALL)] * 6))
-def test_a_program_means_what_was_asked_for(
-    answers: dict[int, Answer], arch: str, args: tuple[int, ...]
-) -> None:
+def test_a_program_means_what_was_asked_for(answers: dict[int, Answer], arch: str, args: tuple[int, ...]) -> None:
     code = bpf.load(assemble(answers, arch))
     for nr in range(64):
         assert bpf.run(code, bpf.data(nr, arch, args)) == meaning(answers, nr, args)
@@ -124,10 +122,7 @@ def test_long_programs_jump_far(arch: str) -> None:
     for nr in range(50):
         values = chance.sample(range(1 << 30), 10)
         answers[nr] = (
-            tuple(
-                ((is_(nr % 6, value), any_bit((nr + 1) % 6, value)), errno(1 + value % 99))
-                for value in values
-            ),
+            tuple(((is_(nr % 6, value), any_bit((nr + 1) % 6, value)), errno(1 + value % 99)) for value in values),
             ALLOW,
         )
     answers[500] = errno(7)
@@ -205,9 +200,7 @@ def test_a_word_is_loaded_once_for_a_list_of_values() -> None:
 
 
 def test_numbers_that_are_simply_allowed_need_no_run_of_the_filter() -> None:
-    answers: dict[int, Answer] = {
-        nr: (ALLOW, errno(1), ((((is_(0, 1),), KILL),), ALLOW))[nr % 3] for nr in range(300)
-    }
+    answers: dict[int, Answer] = {nr: (ALLOW, errno(1), ((((is_(0, 1),), KILL),), ALLOW))[nr % 3] for nr in range(300)}
     code = check(answers, "x86_64")
     for nr, answer in answers.items():
         assert bpf.always_allows(code, nr, "x86_64") == (answer == ALLOW)

@@ -14,7 +14,8 @@ FS = {
     name: getattr(_landlock, name)
     for name in (
         "EXECUTE", "WRITE_FILE", "READ_FILE", "READ_DIR", "REMOVE_DIR", "REMOVE_FILE", "MAKE_CHAR",
-        "MAKE_DIR", "MAKE_REG", "MAKE_SOCK", "MAKE_FIFO", "MAKE_BLOCK", "MAKE_SYM", "REFER", "TRUNCATE", "IOCTL_DEV",
+        "MAKE_DIR", "MAKE_REG", "MAKE_SOCK", "MAKE_FIFO", "MAKE_BLOCK", "MAKE_SYM", "REFER", "TRUNCATE",
+        "IOCTL_DEV",
     )
 }  # fmt: skip
 NET = {name: getattr(_landlock, name) for name in ("BIND_TCP", "CONNECT_TCP")}

@@ -104,9 +104,7 @@ def test_grants_become_rules() -> None:
 
 def test_two_grants_of_a_path_are_one_rule() -> None:
     done = plan(Policy(fs_data="/proc", fs_writable="/proc", presets="proc"), a_host())
-    assert done.guest_ruleset.paths == (PathRule(b"/proc", GRANTS["write"]),), (
-        "the policy's own grant is no option"
-    )
+    assert done.guest_ruleset.paths == (PathRule(b"/proc", GRANTS["write"]),), "the policy's own grant is no option"
     optional = plan(Policy(presets="proc"), a_host())
     assert optional.guest_ruleset.paths == (PathRule(b"/proc", GRANTS["data"], True),)
 
@@ -126,10 +124,7 @@ def test_without_a_supervisor_the_outer_domain_only_holds_signals_in() -> None:
     outer = plan(Policy(fs_readable="/usr"), a_host()).supervisor_ruleset
     assert outer is not None
     assert (outer.handled_fs, outer.handled_net, outer.scoped, outer.paths) == (0, 0, 3, ())
-    assert (
-        plan(Policy(disable=["signal-scope", "abstract-unix-socket-scope"]), a_host()).supervisor_ruleset
-        is None
-    )
+    assert plan(Policy(disable=["signal-scope", "abstract-unix-socket-scope"]), a_host()).supervisor_ruleset is None
 
 
 def test_a_supervisor_is_as_confined_as_its_guest_but_for_proc() -> None:
@@ -165,14 +160,7 @@ def test_counted_forks() -> None:
     assert {rule.syscall: rule.rule for rule in box.plan.rules} == dict.fromkeys(
         ("clone", "fork", "vfork"), "count_fork"
     )
-    assert (
-        box("fork")
-        == box("vfork")
-        == box("clone", FORK)
-        == box("clone", 17)
-        == box("clone", 0x4111)
-        == bpf.NOTIFY
-    )
+    assert box("fork") == box("vfork") == box("clone", FORK) == box("clone", 17) == box("clone", 0x4111) == bpf.NOTIFY
     assert box("clone", CLONE_THREAD) == bpf.ALLOW
     assert box("clone3", 0x1000, 88) == ENOSYS
     assert [rule.syscall for rule in Box(arch="aarch64", max_processes=10).plan.rules] == ["clone"]
@@ -257,8 +245,8 @@ def test_a_single_syscall_may_be_allowed() -> None:
 
 OPENS_THE_SANDBOX = """
 mounts mount chroot setns namespaces ptrace tracing pidfd_getfd process_vm_readv seccomp seccomp_filters clone
-clone3 unshare socket connect bind listen sendto ioctl fcntl prctl prlimit64 bpf open_by_handle_at modules boot
-swapon iopl file_setattr setsockopt lsm_set_self_attr process_creation socket_creation
+clone3 unshare socket connect bind listen sendto ioctl fcntl prctl prlimit64 bpf open_by_handle_at modules
+boot swapon iopl file_setattr setsockopt lsm_set_self_attr process_creation socket_creation
 """
 
 
@@ -364,10 +352,9 @@ def test_the_plan_in_words() -> None:
 def test_the_plan_in_words_without_anything_special() -> None:
     text = plan(Policy(no_coredump=False, net_allow="*", disable=["signal-scope"]), a_host()).describe()
     for part in ("Waived:\n  signal-scope: signals reach", "TCP connect: not decided by Landlock",
-                 "signals: not held in", "Answered by the supervisor:\n  nothing", "capabilities: none"):  # fmt: skip
+                 "signals: not held in", "Answered by the supervisor:\n  nothing",
+                 "capabilities: none"):  # fmt: skip
         assert part in text, part
-    bare = plan(
-        Policy(disable=["signal-scope", "abstract-unix-socket-scope"], extra_deny_syscalls="socket"), a_host()
-    )
+    bare = plan(Policy(disable=["signal-scope", "abstract-unix-socket-scope"], extra_deny_syscalls="socket"), a_host())
     assert "init:\n  none" in bare.describe()
     assert "EPERM: extra_deny_syscalls:\n    socket" in bare.describe()

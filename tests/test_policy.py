@@ -54,9 +54,7 @@ def test_no_two_options_share_a_name() -> None:
 
 def test_the_declared_keywords_are_the_fields() -> None:
     source = pathlib.Path(policy_module.__file__).read_text()
-    space: dict[str, object] = {
-        name: getattr(typing, name) for name in ("Any", "Self", "TypedDict", "Unpack")
-    }
+    space: dict[str, object] = {name: getattr(typing, name) for name in ("Any", "Self", "TypedDict", "Unpack")}
     block = source.split("class Fields(TypedDict, total=False):")[1].split("\n\n\n")[0]
     exec("from __future__ import annotations\nclass Fields(TypedDict, total=False):" + block, space)
     assert list(space["Fields"].__annotations__) == [option.name for option in OPTIONS]  # type: ignore[attr-defined]
@@ -104,9 +102,7 @@ def test_changes_are_what_differs_from_the_default() -> None:
     assert Policy.of(clean_env=False, umask="022").changes() == {"clean_env": False, "umask": 0o22}
 
 
-@pytest.mark.parametrize(
-    "name", [option.name for option in OPTIONS if option.default is None or option.kind in LISTS]
-)
+@pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.default is None or option.kind in LISTS])
 def test_none_grants_nothing(name: str) -> None:
     """None and () are "not configured"; neither is ever "unrestricted", which is spelled "*"."""
     assert Policy.of(**{name: None}) == Policy()  # type: ignore[arg-type]
@@ -221,9 +217,7 @@ def test_what_is_no_size(text: object) -> None:
     refusal(max_output=text)
 
 
-@pytest.mark.parametrize(
-    ("text", "umask"), [("022", 0o22), ("0o77", 0o77), (0o27, 0o27), ("0", 0), ("777", 0o777)]
-)
+@pytest.mark.parametrize(("text", "umask"), [("022", 0o22), ("0o77", 0o77), (0o27, 0o27), ("0", 0), ("777", 0o777)])
 def test_umasks(text: object, umask: int) -> None:
     assert Policy.of(umask=text).umask == umask  # type: ignore[arg-type]
 
@@ -276,9 +270,7 @@ def test_ports() -> None:
     assert Policy.of(net_allow_bind=given_ports).net_allow_bind == ("80", "443", "8000-8010", "*")
 
 
-@pytest.mark.parametrize(
-    "port", [0, "0", 65536, -1, "1-0", "80-", "-80", "a", "80,", "1-1025", "*,80", True, 80.0, ""]
-)
+@pytest.mark.parametrize("port", [0, "0", 65536, -1, "1-0", "80-", "-80", "a", "80,", "1-1025", "*,80", True, 80.0, ""])
 def test_what_is_no_port(port: object) -> None:
     refusal(net_allow_bind=[port])
 

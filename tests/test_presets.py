@@ -15,7 +15,7 @@ from sandlock.presets import KINDS, PRESETS, Grant, Surroundings, closure, expan
 
 
 def here(**changes: object) -> Surroundings:
-    facts = {"root": False, "home": "/home/me", "cwd": "/work", "path": "/usr/bin:/bin"}
+    facts = {"root": False, "home": "/home/me", "cwd": "/project", "path": "/usr/bin:/bin"}
     return Surroundings(**{**facts, **changes})  # type: ignore[arg-type]
 
 
@@ -108,9 +108,7 @@ def test_root_gets_what_programs_open_at_start() -> None:
 
 
 def test_runtime_directories_of_root_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        os, "listdir", lambda path: ["python3.12", "perl", "java-21-openjdk", "shadow", "perlsecret"]
-    )
+    monkeypatch.setattr(os, "listdir", lambda path: ["python3.12", "perl", "java-21-openjdk", "shadow", "perlsecret"])
     granted = paths("system", root=True)
     assert {"/etc/python3.12", "/etc/perl", "/etc/java-21-openjdk"} <= granted
     assert "/etc/shadow" not in granted
@@ -156,9 +154,7 @@ def test_tmp_says_that_it_is_shared_and_where() -> None:
 
 
 def test_workspace_is_the_working_directory(tmp_path: pathlib.Path) -> None:
-    assert expand(["workspace"], surroundings=here(cwd=str(tmp_path))).grants == (
-        Grant(str(tmp_path), "write", False),
-    )
+    assert expand(["workspace"], surroundings=here(cwd=str(tmp_path))).grants == (Grant(str(tmp_path), "write", False),)
     policy = Policy.of(presets="workspace", cwd=tmp_path)
     assert policy.expand().grants == (Grant(str(tmp_path), "write", False),)
 

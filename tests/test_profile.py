@@ -28,7 +28,7 @@ args = ["-j4"]
 env = { CC = "gcc", LANG = "C.UTF-8" }
 pass_env = ["CCACHE_*"]
 clean_env = true
-cwd = "/work"
+cwd = "/project"
 umask = "027"
 uid = 1000
 gid = 1000
@@ -37,7 +37,7 @@ no_huge_pages = true
 [filesystem]
 read = ["/usr", "/opt"]
 data = ["/etc"]
-write = ["/tmp/work"]
+write = ["/tmp/project"]
 devices = ["/dev/null"]
 deny = []
 [network]
@@ -88,8 +88,8 @@ def test_a_whole_profile() -> None:
     policy = loaded.policy()
     assert policy == Policy.of(
         presets="system", record_execs=True, allow_degraded="fs-ioctl-dev", no_randomize_memory=True,
-        env={"CC": "gcc", "LANG": "C.UTF-8"}, pass_env="CCACHE_*", cwd="/work", umask=0o27, uid=1000,
-        gid=1000, no_huge_pages=True, fs_readable=["/usr", "/opt"], fs_data="/etc", fs_writable="/tmp/work",
+        env={"CC": "gcc", "LANG": "C.UTF-8"}, pass_env="CCACHE_*", cwd="/project", umask=0o27, uid=1000,
+        gid=1000, no_huge_pages=True, fs_readable=["/usr", "/opt"], fs_data="/etc", fs_writable="/tmp/project",
         fs_devices="/dev/null", net_allow=":443", net_allow_bind=[8080, "9000-9005"],
         extra_deny_syscalls="mount", extra_allow_syscalls="sysv_ipc", keep_capabilities="CAP_NET_RAW",
         max_processes=50, max_open_files=256, cpu_cores=[0, 1], timeout=300, max_output="1M",
@@ -112,7 +112,7 @@ def test_a_profile_written_for_the_original_loads() -> None:
     env = { CC = "gcc", LANG = "C.UTF-8" }
     [filesystem]
     read = ["/usr", "/lib", "/lib64", "/bin", "/etc"]
-    write = ["/tmp/work"]
+    write = ["/tmp/project"]
     [limits]
     processes = 50
     [syscalls]
@@ -316,8 +316,9 @@ def test_long_or_odd_files(place: pathlib.Path) -> None:
 
 def test_as_every_user(as_user: ordinary.Person) -> None:
     code = """if True:
-        import os, pathlib
+        import os, pathlib, tempfile
         from sandlock import profile
+        os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(dir=os.environ["HOME"])
         place = pathlib.Path(profile.directory())
         place.mkdir(parents=True)
         (place / "p.toml").write_text('[config]\\npresets = ["system"]')
@@ -328,8 +329,6 @@ def test_as_every_user(as_user: ordinary.Person) -> None:
             profile.load("p")
         except profile.PolicyError as error:
             print(error)
-        for path in sorted(place.rglob("*")): path.unlink()
-        place.rmdir()
     """
     lines = as_user.script(code).splitlines()
     assert lines[0] == "Policy(presets=('system',)) ['p']"

@@ -60,19 +60,12 @@ def headers(arch: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_every_syscall_of_the_kernel_headers_has_its_number(arch: str) -> None:
-    if (
-        arch == "x86_64"
-        and subprocess.run(["uname", "-m"], capture_output=True, text=True).stdout.strip() != arch
-    ):
-        numbers = headers(
-            "aarch64"
-        )  # the x86 header is not installed here; from 424 on the numbers are the same
+    if arch == "x86_64" and subprocess.run(["uname", "-m"], capture_output=True, text=True).stdout.strip() != arch:
+        numbers = headers("aarch64")  # the x86 header is not installed here; from 424 on the numbers are the same
         numbers = {name: nr for name, nr in numbers.items() if nr >= 424}
     else:
         numbers = headers(arch)
-    wrong = {
-        name: nr for name, nr in numbers.items() if name not in TABLE or syscalls.number(name, arch) != nr
-    }
+    wrong = {name: nr for name, nr in numbers.items() if name not in TABLE or syscalls.number(name, arch) != nr}
     assert not wrong, f"missing from sandlock/syscalls.py, or with another number there: {wrong}"
 
 
@@ -124,9 +117,7 @@ def test_every_entry_is_classified_and_says_why() -> None:
 
 
 def test_the_calls_decided_by_arguments_are_those_of_the_table() -> None:
-    network = _arguments.Network(
-        sockets=True, connect=True, any_connect=False, bind=True, listen=_filter.ALLOW
-    )
+    network = _arguments.Network(sockets=True, connect=True, any_connect=False, bind=True, listen=_filter.ALLOW)
     decided = _arguments.answers(network, listener=False, count_forks=False)
     assert set(decided) == {name for name, call in TABLE.items() if call.default == "filter"}
 
@@ -139,7 +130,8 @@ def test_words_expand_to_syscalls() -> None:
 
 
 # What strace puts into its classes %file (takes a file name) and %network (here: those that read a
-# socket address), and what credentials(7) counts as aimed at a process. A second opinion: not derived from the table.
+# socket address), and what credentials(7) counts as aimed at a process. A second opinion, not derived
+# from the table.
 STRACE_FILE = words("""
 access acct chdir chmod chown chroot creat execve execveat faccessat faccessat2 fanotify_mark fchmodat
 fchmodat2 fchownat file_getattr file_setattr fspick futimesat getxattr getxattrat inotify_add_watch

@@ -45,6 +45,9 @@ extern const struct attack file_attacks[], exec_attacks[], network_attacks[], pr
         result_;                                                                                                     \
     })
 
+/* Many attacks come in several ways, named by a first argument that is called `how`. */
+#define IS(text) (!strcmp(how, text))
+
 /* What everybody who gets through leaves behind. */
 #define MARK "OWNED"
 

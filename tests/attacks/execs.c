@@ -30,7 +30,6 @@ static int execute(char **argument)
     const char *how = argument[0], *program = argument[1], *spare = argument[2];
     char **words = argument + 3, name[PATH_MAX];
     int fd;
-#define IS(text) (!strcmp(how, text))
     if (IS("execve"))
         execve(program, words, environ);
     else if (IS("execveat"))

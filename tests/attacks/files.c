@@ -306,7 +306,6 @@ static int change(char **argument)
 {
     const char *how = argument[0], *out = argument[1], *in = argument[2];
     int fd;
-#define IS(name) (!strcmp(how, name))
     if (IS("creat")) {
         fd = (int)TRY(creat(join(out, "file"), 0600));
         TRY(write(fd, MARK, strlen(MARK)));

@@ -60,7 +60,6 @@ static int peek(char **argument)
     char buffer[64] = "", name[64];
     struct iovec mine = {buffer, 32}, their = {(void *)address, 32};
     ssize_t length;
-#define IS(text) (!strcmp(how, text))
     if (IS("process_vm_readv")) {
         TRY(syscall(SYS_process_vm_readv, pid, &mine, 1, &their, 1, 0));
         return show(buffer, 32);

@@ -1,9 +1,8 @@
 /* Signals to, and limits of, processes outside; and what a program may expect of its own. */
 #include "attacks.h"
 #include <linux/ioprio.h>
-#include <linux/sched/types.h>
 #include <sys/resource.h>
-#include <sys/timerfd.h>
+#include <sys/time.h>
 
 /* victim FILE: counts signals, holds secrets, and tells about itself whenever a line arrives on stdin */
 
@@ -19,7 +18,7 @@ static void count(int number)
 
 static int victim(char **argument)
 {
-    static const int counting[] = {SIGUSR1, SIGIO, SIGURG, SIGRTMIN};
+    const int counting[] = {SIGUSR1, SIGIO, SIGURG, SIGRTMIN};
     struct sigaction action = {.sa_handler = count, .sa_flags = SA_RESTART};
     char line[16];
     int fd = (int)TRY(open(argument[0], O_RDONLY));
@@ -81,7 +80,6 @@ static int send_signal(char **argument)
     const char *how = argument[0];
     pid_t pid = atoi(argument[1]);
     int number = atoi(argument[2]);
-#define IS(name) (!strcmp(how, name))
     if (IS("kill"))
         TRY(kill(pid, number));
     else if (IS("kill-high-bits"))

@@ -183,12 +183,11 @@ static int handle_of(void)
     return 0;
 }
 
-/* forbidden WHAT: a call that works for ordinary users, or for root, and that no sandbox grants */
+/* forbidden HOW: a call that works for ordinary users, or for root, and that no sandbox grants */
 static int forbidden(char **argument)
 {
-    const char *what = argument[0];
+    const char *how = argument[0];
     unsigned char segment[16] = {0};
-#define IS(name) (!strcmp(what, name))
     if (IS("bpf"))
         return loaded_map();
     if (IS("perf"))
