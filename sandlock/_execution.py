@@ -135,7 +135,14 @@ class Execution:
     def finish(self) -> None:
         """Frees what is native of the run. Only after `ended`."""
         self._let_go()
-        self.run.close()
+        if self._survivors:
+            self.run.abandon()
+        else:
+            self.run.close()
+
+    @property
+    def _survivors(self) -> bool:
+        return self._ended is not None and self._ended[7] != 0
 
     def result(self, stdout: bytes = b"", stderr: bytes = b"", truncated: frozenset[str] = frozenset()) -> Result:
         """The Result. Only after `ended`; raises what made the launch fail."""
@@ -159,6 +166,7 @@ class Execution:
             execs=self._records() if self.policy.record_execs else None,
             argv=self.command.text,
             waived=self._plan.waived,
+            survivors=self._survivors,
         )
 
     def _records(self) -> tuple[ExecRecord, ...]:

@@ -4,6 +4,7 @@ A Program is a plan in C: built once, shared by all runs of a sandbox, never cha
 the memory that native code reads; a Run frees its own only after the launch has let go of it and its thread ended.
 """
 
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
@@ -38,6 +39,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(
         pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *) noexcept nogil, void *argument
     ) noexcept
+    int pthread_detach(pthread_t thread) noexcept
     int pthread_join(pthread_t thread, void **result) noexcept
 
 cdef extern from "<errno.h>" nogil:
@@ -373,6 +375,15 @@ cdef class Run:
         with nogil:
             self.wait_native()
         self.finished = True
+
+    def abandon(self) -> None:
+        """Instead of `close`, when a task of the tree cannot be killed now (uninterruptible sleep): the supervisor
+        thread stays until that task ends, and so does this object."""
+        if self.threaded:
+            pthread_detach(self.thread)
+            self.threaded = False
+            Py_INCREF(self)
+        self.close()
 
     def close(self) -> None:
         """Finishes and gives the control socket back."""

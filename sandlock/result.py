@@ -60,7 +60,7 @@ class Result:
     `exit_code` is 128+n when signal n ended the program; `reason` is one of REASONS. `stdout` and
     `stderr` are what was captured, empty for a stream that was not; `truncated` names those that exceeded
     `max_output`. `duration` is in seconds. `execs` is None unless the policy says `record_execs`.
-    `waived` names the protections that were asked to be, and were, left out.
+    `waived` names the protections that were asked to be, and were, left out. `survivors`: a task in uninterruptible sleep could not be killed within 5 s.
     """
 
     exit_code: int
@@ -74,6 +74,7 @@ class Result:
     execs: tuple[ExecRecord, ...] | None = None
     argv: tuple[str, ...] = ()
     waived: frozenset[str] = frozenset()
+    survivors: bool = False
 
     @property
     def ok(self) -> bool:

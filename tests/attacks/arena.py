@@ -23,12 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ordinary
-import pytest
 
-SOURCES = os.path.dirname(os.path.abspath(__file__))
 MARK = "OWNED"
 DENIED = frozenset({"EACCES", "EPERM"})
-FLAGS = ("-O1", "-Wall", "-Wextra", "-Wno-unused-result", "-Wno-missing-field-initializers", "-static", "-pthread")
 PATIENCE = 5.0
 
 
@@ -356,24 +353,3 @@ def visible(seen: Callable[[], object], patience: float = PATIENCE) -> bool:
 def number_of(word: str) -> int:
     """The errno with this name."""
     return int(getattr(errno, word))
-
-
-@pytest.fixture(scope="session")
-def attack_program() -> str:
-    """The program that attacks, compiled; everybody can execute it."""
-    place = ordinary.scratch()
-    os.chmod(place, 0o755)
-    program = os.path.join(place, "attack")
-    sources = sorted(name for name in os.listdir(SOURCES) if name.endswith(".c"))
-    command = ["gcc", *FLAGS, "-o", program, *(os.path.join(SOURCES, name) for name in sources)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return program
-
-
-@pytest.fixture(scope="session")
-def arena(as_user: ordinary.Person, attack_program: str) -> Iterator[Arena]:
-    """An arena for each user."""
-    place = Arena(as_user, attack_program)
-    yield place
-    place.close()

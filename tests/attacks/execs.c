@@ -37,7 +37,7 @@ static int execute(char **argument)
     else if (IS("path-descriptor"))
         syscall(SYS_execveat, open(program, O_PATH), "", words, environ, AT_EMPTY_PATH);
     else if (IS("read-descriptor"))
-        syscall(SYS_execveat, open(program, O_RDONLY), "", words, environ, AT_EMPTY_PATH);
+        syscall(SYS_execveat, TRY(open(program, O_RDONLY)), "", words, environ, AT_EMPTY_PATH);
     else if (IS("proc-fd")) {
         snprintf(name, sizeof name, "/proc/self/fd/%d", open(program, O_PATH));
         execve(name, words, environ);
