@@ -212,7 +212,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Say what this kernel and container can enforce, proved by trying, and what to do about the rest."""
-    from sandlock._doctor import examine
+    from sandlock import examine
 
     report = examine()
     if as_json:

@@ -25,6 +25,7 @@ from .sandbox import Process, Sandbox, run
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._async import AsyncProcess, AsyncSandbox
+    from ._doctor import examine
 
 __all__ = [
     "INHERIT",
@@ -45,6 +46,7 @@ __all__ = [
     "SandlockError",
     "SandlockTimeout",
     "Unsupported",
+    "examine",
     "run",
 ]
 
@@ -57,4 +59,8 @@ def __getattr__(name: str) -> object:
         from . import _async
 
         return getattr(_async, name)
+    if name == "examine":
+        from ._doctor import examine
+
+        return examine
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

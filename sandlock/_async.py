@@ -282,15 +282,17 @@ class AsyncSandbox:
         cwd: Text | None,
     ) -> Running:
         stdio = Stdio()
-        try:
-            if pty is not None:
-                stdio.open_terminal(*pty)
-            else:
-                stdio.open(*streams)
-        except BaseException:
-            stdio.close()
-            raise
-        execution = self._confinement.launch(argv, stdio, timeout=timeout, env=env, cwd=cwd, new_session=True)
+        if pty is not None:
+            stdio.open_terminal(*pty)
+        execution = self._confinement.launch(
+            argv,
+            stdio,
+            streams=None if pty is not None else streams,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            new_session=True,
+        )
         running = Running(execution, self._forget)
         with self._lock:
             self._live.add(running)

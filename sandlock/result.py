@@ -60,7 +60,8 @@ class Result:
     `exit_code` is 128+n when signal n ended the program; `reason` is one of REASONS. `stdout` and
     `stderr` are what was captured, empty for a stream that was not; `truncated` names those that exceeded
     `max_output`. `duration` is in seconds. `execs` is None unless the policy says `record_execs`.
-    `waived` names the protections that were asked to be, and were, left out. `survivors`: a task in uninterruptible sleep could not be killed within 5 s.
+    `waived` names the protections that were asked to be, and were, left out.
+    `survivors`: a task in uninterruptible sleep could not be killed within 5 s.
     """
 
     exit_code: int
@@ -106,6 +107,8 @@ class Result:
         """For a person: how the run ended, what was cut, what ran, and what may help."""
         lines = [f"{self._ending()} after {self.duration:.3f} s"]
         lines += [f"  {name}: cut at max_output, the rest was dropped" for name in sorted(self.truncated)]
+        if self.survivors:
+            lines.append("  a task in uninterruptible sleep could not be killed yet")
         if self.waived:
             lines.append("  without these protections: " + ", ".join(sorted(self.waived)))
         if self.execs is not None:
@@ -127,6 +130,7 @@ class Result:
             "duration": self.duration,
             "truncated": sorted(self.truncated),
             "waived": sorted(self.waived),
+            "survivors": self.survivors,
             "execs": None if self.execs is None else [each.to_dict() for each in self.execs],
         }
         if output:

@@ -64,17 +64,22 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{os.environ['SANDLOCK_SEED']}:{request.node.nodeid}")
 
 
-@pytest.fixture(params=ordinary.USERS)
-def as_user(request: pytest.FixtureRequest) -> Iterator[ordinary.Person]:
+@pytest.fixture(scope="session", params=ordinary.USERS)
+def as_user(request: pytest.FixtureRequest) -> ordinary.Person:
     """Each user that tests run programs as: root (only if we are root) and an ordinary account."""
-    with ordinary.at_home(request.param) as person:
-        yield person
+    return ordinary.person(request.param)
+
+
+@pytest.fixture(scope="session")
+def ordinary_user() -> ordinary.Person:
+    """Somebody without privileges: a test account if we are root, else ourselves."""
+    return ordinary.person("ordinary")
 
 
 @pytest.fixture
-def ordinary_user() -> Iterator[ordinary.Person]:
-    """Somebody without privileges: a test account if we are root, else ourselves."""
-    with ordinary.at_home("ordinary") as person:
+def visitor(as_user: ordinary.Person) -> Iterator[ordinary.Person]:
+    """`as_user` with an empty home, for tests that look at what is in it; gone afterwards."""
+    with ordinary.at_home(as_user.name) as person:
         yield person
 
 
