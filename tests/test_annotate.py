@@ -6,6 +6,7 @@ functions (`cdef ... nogil`) every score has to be zero; that the gate would not
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from html import unescape
 import pytest
 
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sandlock")
-NATIVE = ("_core", "_launch", "_memory", "_observe", "_sockets", "_tasks")
+NATIVE = ("_core", "_launch", "_exits", "_images", "_memory", "_observe", "_sockets", "_tasks")
 """Modules whose work is done without an interpreter; `_native` is their Python face."""
 
 SCORED = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>[^<]*<span class="">(\d+)</span>: (.*?)</pre>')
@@ -26,9 +27,21 @@ DEFINITION = re.compile(r"^(?:cdef|cpdef)\b[^=#]*\(")
 Lines = dict[int, tuple[int, str]]
 
 
+def directives() -> list[str]:
+    """The compiler directives of setup.py, as options."""
+    with open(os.path.join(os.path.dirname(PACKAGE), "setup.py"), encoding="utf-8") as file:
+        found = [
+            ast.literal_eval(node.value)
+            for node in ast.walk(ast.parse(file.read()))
+            if isinstance(node, ast.keyword) and node.arg == "compiler_directives"
+        ]
+    assert len(found) == 1
+    return [word for name, value in found[0].items() for word in ("-X", f"{name}={value}")]
+
+
 def annotate(sources: list[str], place: str) -> list[Lines]:
     """The score and text of each line of each .pyx, by number; compiled with the directives of setup.py."""
-    command = [sys.executable, "-m", "cython", "-a", "-3", "-X", "auto_pickle=False", "-o", place, *sources]
+    command = [sys.executable, "-m", "cython", "-a", *directives(), "-o", place, *sources]
     done = subprocess.run(command, cwd=os.path.dirname(PACKAGE), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = []
@@ -96,7 +109,10 @@ def test_every_module_is_known() -> None:
     assert here == {*NATIVE, "_native"}
 
 
-PLANTED = """
+PLANTED = """# what a module needs at its start is scored with the first statement
+import cython
+cimport cython
+
 cdef int clean_double(int value) noexcept nogil:
     return value + value
 
@@ -108,9 +124,11 @@ cdef int clean_total(
         found += clean_double(values[i])
     return found
 
+@cython.cdivision(False)
 cdef int fault_division(int value, int by) noexcept nogil:
     return value // by
 
+@cython.cdivision(False)
 cdef int fault_remainder(
     int value, int by
 ) noexcept nogil:

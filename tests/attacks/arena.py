@@ -301,8 +301,10 @@ class Listener:
                     peer, _ = self.socket.accept()
                     with peer:
                         peer.settimeout(PATIENCE)
-                        with contextlib.suppress(ConnectionError):
+                        try:
                             found.append(peer.recv(64))
+                        except ConnectionError:  # came, and went without a word
+                            found.append(b"")
                 self.socket.settimeout(0.001)
         return found
 

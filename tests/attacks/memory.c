@@ -22,10 +22,10 @@ static int open_of(pid_t pid, const char *file, int flags)
     return open(name, flags);
 }
 
-static int read_all(pid_t pid, const char *file)
+static int read_all(const char *name)
 {
     char buffer[4096];
-    int fd = (int)TRY(open_of(pid, file, O_RDONLY));
+    int fd = (int)TRY(open(name, O_RDONLY));
     ssize_t length = TRY(read(fd, buffer, sizeof buffer));
     return show(buffer, (size_t)length);
 }
@@ -120,15 +120,15 @@ static int learn(char **argument)
         TRY(readlink(name, target, sizeof target - 1));
         return show(target, strlen(target));
     }
-    return read_all(atoi(argument[1]), argument[0]);
+    return read_all(name);
 }
 
 /* through-root PID PATH: a file by another process's view of the tree */
 static int through_root(char **argument)
 {
     char name[PATH_MAX];
-    snprintf(name, sizeof name, "root%s", argument[1]);
-    return read_all(atoi(argument[0]), name);
+    snprintf(name, sizeof name, "/proc/%s/root%s", argument[0], argument[1]);
+    return read_all(name);
 }
 
 /* handle HOW PID ADDRESS: calls on another process that read and change no bytes */
@@ -165,7 +165,7 @@ static int parent_secrets(char **argument)
         char byte;
         say("parent %s %s", files[i], fd >= 0 && read(fd, &byte, 1) > 0 ? "0" : word(errno));
     }
-    for (int fd = 0; fd < 4; fd++) {
+    for (int fd = 0; fd < 2; fd++) {
         snprintf(name, sizeof name, "/proc/%d/fd/%d", getppid(), fd);
         say("parent fd%d %s", fd, readlink(name, target, sizeof target) > 0 ? "0" : word(errno));
     }

@@ -8,8 +8,9 @@
 #include <netinet/tcp.h>
 #include <stddef.h>
 #include <sys/un.h>
+#include <time.h>
 
-#define MPTCP 262
+#define RACE_MS 400
 
 union address {
     struct sockaddr any;
@@ -253,6 +254,8 @@ static int listen_race(char **argument)
     union address at;
     socklen_t length = parse(&at, "127.0.0.1", argument[0]), size = sizeof(int);
     pthread_t thread;
+    struct timespec now;
+    long limit;
     int one = 1, listening = 0;
     race.bound = (int)TRY(socket(AF_INET, SOCK_STREAM, 0));
     race.unbound = (int)TRY(socket(AF_INET, SOCK_STREAM, 0));
@@ -261,7 +264,10 @@ static int listen_race(char **argument)
     race.number = (int)TRY(dup(race.bound));
     if (pthread_create(&thread, 0, swap, 0))
         return EAGAIN;
-    for (int i = 0; i < 2000 && !listening; i++) {
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    limit = now.tv_sec * 1000 + now.tv_nsec / 1000000 + RACE_MS;
+    while (!listening && now.tv_sec * 1000 + now.tv_nsec / 1000000 < limit) {
+        clock_gettime(CLOCK_MONOTONIC, &now);
         listen(race.number, 4);
         getsockopt(race.unbound, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size);
     }

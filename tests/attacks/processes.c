@@ -326,8 +326,8 @@ static int own_processes(char **argument)
     TRY(sched_getscheduler(getpid()));
     TRY(getpriority(PRIO_PROCESS, (id_t)getpid()));
     TRY(getpgid(getppid()));
-    TRY(own_descriptor((struct f_owner_ex){F_OWNER_PID, getpid()}, 1) == 0 ? 0 : -1);
-    return 0;
+    signal(SIGIO, SIG_IGN);
+    return own_descriptor((struct f_owner_ex){F_OWNER_PID, getpid()}, 1);
 }
 
 /* thread-affinity: pthread_setaffinity_np, which names the thread by its number */

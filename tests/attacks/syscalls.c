@@ -53,10 +53,10 @@ static long far_call(long nr, long first, long second, long third)
         0xcd, 0x80, /* int $0x80 */
         0xcb,       /* lret */
     };
-    struct __attribute__((packed)) {
+    static struct __attribute__((packed)) {
         uint32_t offset;
         uint16_t selector;
-    } target = {0, 0x23 /* __USER32_CS */};
+    } target = {0, 0x23 /* __USER32_CS */}; /* static: the stack pointer moves below */
     char *low = mmap(0, 8192, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
     long result;
     if (low == MAP_FAILED)
@@ -235,10 +235,6 @@ static int forbidden(char **argument)
 #ifdef __x86_64__
     else if (IS("modify_ldt"))
         TRY(syscall(SYS_modify_ldt, 0, segment, sizeof segment));
-    else if (IS("iopl"))
-        TRY(syscall(SYS_iopl, 3));
-    else if (IS("ioperm"))
-        TRY(syscall(SYS_ioperm, 0x80, 1, 1));
 #endif
     else if (IS("fanotify"))
         TRY(syscall(SYS_fanotify_init, 0x200 /* FAN_REPORT_FID */, 0));
@@ -262,16 +258,21 @@ static int enter_namespace(char **argument)
 {
     const char *how = argument[0];
     unsigned long flag = strtoul(argument[1], 0, 0);
-    if (IS("unshare"))
+    pid_t child;
+    if (IS("unshare")) {
         TRY(syscall(SYS_unshare, flag));
-    else if (IS("clone") || IS("clone3")) {
+        if ((flag & CLONE_NEWPID) && (child = (pid_t)TRY(fork()))) { /* a namespace of processes is the children's */
+            children_status(child);
+            _exit(0);
+        }
+    } else if (IS("clone") || IS("clone3")) {
         uint64_t arguments[11] = {flag, 0, 0, 0, SIGCHLD};
-        long child = how[5] ? syscall(NR_clone3, arguments, sizeof arguments)
+        long created = how[5] ? syscall(NR_clone3, arguments, sizeof arguments)
                             : syscall(SYS_clone, flag | SIGCHLD, 0, 0, 0, 0);
-        if (child < 0)
+        if (created < 0)
             return errno;
-        if (child) {
-            children_status((pid_t)child);
+        if (created) {
+            children_status((pid_t)created);
             _exit(0);
         }
     } else
