@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import sandlock
 from sandlock import syscalls
@@ -31,7 +31,7 @@ def code(*words: str) -> str:
     return ", ".join(f"`{cell(word)}`" for word in words if word)
 
 
-def table(*heads: str, rows: list[tuple[str, ...]]) -> Iterator[str]:
+def table(*heads: str, rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """A table, with an empty line after it."""
     yield "| " + " | ".join(heads) + " |"
     yield "|" + " --- |" * len(heads)
@@ -64,11 +64,11 @@ def syscalls_page() -> Iterator[str]:
     yield from table("group", "by default", "what allowing it costs", rows=rows)
     yield "All other groups that are denied stay denied: they would open the sandbox.\n"
     yield "## All calls\n"
-    rows = [
+    calls = [
         (code(call.name), call.default, code(call.group), cell(call.reason))
         for call in sorted(syscalls.TABLE.values(), key=lambda call: call.name)
     ]
-    yield from table("name", "treatment", "group", "reason", rows=rows)
+    yield from table("name", "treatment", "group", "reason", rows=calls)
 
 
 # --- options --------------------
@@ -123,8 +123,8 @@ def options_page() -> Iterator[str]:
     yield '`"500ms"`, `"5m"`.\n'
     yield "## Presets\n"
     yield "`presets=[...]`, `--preset NAME`. A path of a preset that does not exist is left out.\n"
-    rows = [(code(name), cell(preset["description"])) for name, preset in PRESETS.items()]
-    yield from table("preset", "what it grants", rows=rows)
+    presets = [(code(name), cell(preset["description"])) for name, preset in PRESETS.items()]
+    yield from table("preset", "what it grants", rows=presets)
     yield from extras()
 
 
@@ -195,7 +195,7 @@ def fields_of(cls: type) -> list[str]:
     known = getattr(cls, "__record_fields__", {})
     lines = []
     for name, each in known.items():
-        default = "" if repr(each.default) == "MISSING" else f" = {each.default!r}"
+        default = "" if repr(each.default) == "MISSING" else f" = {each.default!r}".replace("'", '"')
         lines.append(f"{name}: {cls.__annotations__[name]}{default}")
     return lines
 

@@ -31,6 +31,12 @@ FIXES = {
     "add a Landlock rule": {
         "ENOENT": "the granted path does not exist; create it or drop the grant",
         "EACCES": "the granted path cannot be reached by this user",
+        "ELOOP": "it is a link inside a directory that the sandbox may write, and not followed; grant its target",
+        "EXDEV": "it leads out of a directory that the sandbox may write; grant its target",
+    },
+    "install the seccomp filter": {
+        "EBUSY": "a supervised run cannot hold another one; drop max_processes, record_execs and port grants of one",
+        "EPERM": "a supervised run cannot hold another one; drop max_processes, record_execs and port grants of one",
     },
     "enter the Landlock domain": {"E2BIG": "16 Landlock domains are nested already (landlock(7))"},
     "map the user and group": {"EPERM": "user namespaces are forbidden here; drop uid and gid"},

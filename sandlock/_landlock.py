@@ -96,11 +96,13 @@ _NAMES = {
 @record(kw_only=False)
 class PathRule:
     """Rights on everything beneath a path. `optional`: a path that does not exist is left out, not an
-    error."""
+    error. `root`: the writable grant that holds the path, if one does; below it no link is followed, for an
+    earlier run may have put it there."""
 
     path: bytes
     access: int
     optional: bool = False
+    root: bytes | None = None
 
 
 @record

@@ -21,13 +21,13 @@ from sandlock._linux cimport (
     SYS_capget,
     SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
     SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
-    SYS_memfd_create, SYS_openat, SYS_personality,
+    SYS_memfd_create, SYS_openat, SYS_openat2, SYS_personality,
     SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
     SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
     raw_clone, raw_syscall,
 )
 from sandlock._run cimport (
-    Program, ResourceLimit, Ruleset, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING,
+    PathRule, Program, ResourceLimit, Ruleset, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING,
     STEP_AFFINITY, STEP_CAPABILITIES, STEP_CLONE, STEP_CLONE_GUEST, STEP_CWD, STEP_DESCRIPTORS, STEP_EXEC,
     STEP_FILTER, STEP_GUEST_RESTRICT, STEP_GUEST_RULE, STEP_GUEST_RULESET, STEP_HUGE_PAGES, STEP_ID_MAP, STEP_INIT,
     STEP_NO_NEW_PRIVS, STEP_PERSONALITY, STEP_RLIMIT, STEP_SESSION, STEP_STDIO, STEP_SUPERVISOR_RESTRICT,
@@ -36,6 +36,8 @@ from sandlock._run cimport (
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
+    const int ELOOP
+    const int EXDEV
     const int EINTR
     const int EINVAL
     const int ENOENT
@@ -107,6 +109,14 @@ cdef extern from * nogil:
     ctypedef struct Timespec "struct sandlock_timespec":
         long long seconds
         long long nanoseconds
+
+cdef extern from "<linux/openat2.h>" nogil:
+    ctypedef struct OpenHow "struct open_how":
+        unsigned long long flags
+        unsigned long long mode
+        unsigned long long resolve
+    const unsigned long long RESOLVE_BENEATH
+    const unsigned long long RESOLVE_NO_SYMLINKS
 
 cdef extern from "<poll.h>" nogil:
     ctypedef struct PollDescriptor "struct pollfd":
@@ -244,14 +254,36 @@ cdef int drop_capabilities(const Program *program) noexcept nogil:
     return <int>call2(SYS_capset, <long>&header, <long>sets)
 
 
+cdef inline int is_absent(long error) noexcept nogil:
+    return error == -ENOENT or error == -EACCES or error == -ENOTDIR or error == -ELOOP or error == -EXDEV
+
+
+cdef long open_grant(const PathRule *rule) noexcept nogil:
+    """The granted object, pinned (O_PATH), or -errno."""
+    cdef OpenHow how
+    cdef long root, opened
+    if rule.root == NULL:
+        return call4(SYS_openat, AT_FDCWD, <long>rule.path, O_PATH | O_CLOEXEC, 0)
+    # Below a writable grant an earlier run may have put a link in the path's place: openat2(2) refuses it.
+    root = call4(SYS_openat, AT_FDCWD, <long>rule.root, O_PATH | O_CLOEXEC, 0)
+    if root < 0:
+        return root
+    how.flags = O_PATH | O_CLOEXEC
+    how.mode = 0
+    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+    opened = call4(SYS_openat2, root, <long>rule.path, <long>&how, sizeof(how))
+    call1(SYS_close, root)
+    return opened
+
+
 cdef int add_paths(const Ruleset *ruleset, int fd, int *subject) noexcept nogil:
     cdef PathBeneathAttr beneath
     cdef long opened, result
     cdef int i
     for i in range(ruleset.path_count):
-        opened = call4(SYS_openat, AT_FDCWD, <long>ruleset.paths[i].path, O_PATH | O_CLOEXEC, 0)
+        opened = open_grant(&ruleset.paths[i])
         if opened < 0:
-            if ruleset.paths[i].optional and (opened == -ENOENT or opened == -EACCES or opened == -ENOTDIR):
+            if ruleset.paths[i].optional and is_absent(opened):
                 continue
             subject[0] = i
             return <int>opened

@@ -53,6 +53,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_listen
     const long SYS_memfd_create
     const long SYS_openat
+    const long SYS_openat2
     const long SYS_personality
     const long SYS_pidfd_getfd
     const long SYS_pidfd_open

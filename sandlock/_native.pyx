@@ -153,6 +153,10 @@ cdef class Program:
             raise MemoryError
         for i, rule in enumerate(ruleset.paths):
             path = rule.path
+            if rule.root is not None:
+                path = rule.path[len(rule.root):].strip(b"/")
+                self._alive.append(rule.root or b"/")
+                out.paths[i].root = <const char *><bytes>self._alive[-1]
             self._alive.append(path)
             out.paths[i].path = <const char *><bytes>path
             out.paths[i].access = rule.access

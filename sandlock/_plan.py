@@ -12,7 +12,7 @@ from os import fsencode
 
 from . import _arguments, _filter, _landlock, syscalls
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
-from ._record import field, record
+from ._record import field, record, replace
 from ._values import CAPABILITIES, did_you_mean, read_net_rule, read_port_spans
 from .errors import PolicyError, Unsupported
 
@@ -431,15 +431,34 @@ def _guest_ruleset(
         handled_fs=handled_fs,
         handled_net=handled_net,
         scoped=scoped,
-        paths=tuple(paths.values()),
+        paths=_within_writable(paths.values()),
         ports=tuple(sorted(ports.items())),
+    )
+
+
+def _within_writable(rules: Iterable[PathRule]) -> tuple[PathRule, ...]:
+    """The rules, each below a writable grant with that grant as its root. Lexical: links are judged at launch."""
+    rules = tuple(rules)
+    roots = sorted((rule.path.rstrip(b"/") for rule in rules if rule.access & _landlock.MAKE_SYM), key=len)
+    return tuple(
+        replace(rule, root=root)
+        if (root := next((root for root in roots if rule.path.startswith(root + b"/")), None)) is not None
+        and rule.path.strip(b"/") != root.strip(b"/")
+        else rule
+        for rule in rules
     )
 
 
 def _supervisor_ruleset(guest: Ruleset, listener: bool) -> Ruleset | None:
     """D1: the scopes; with a supervisor also the policy, and /proc, where it looks its callers up."""
     if not listener:
-        return Ruleset(scoped=guest.scoped) if guest.scoped else None
+        if not guest.scoped:
+            return None
+        # Every domain denies linking and renaming across directories unless it handles and grants that right, also
+        # a domain that is only about scopes (landlock(7), LANDLOCK_ACCESS_FS_REFER).
+        refer = guest.handled_fs & _landlock.REFER
+        everywhere = (PathRule(b"/", refer, False),) if refer else ()
+        return Ruleset(handled_fs=refer, scoped=guest.scoped, paths=everywhere)
     proc = PathRule(b"/proc", _landlock.GRANTS["data"] & guest.handled_fs)
     return Ruleset(
         handled_fs=guest.handled_fs,

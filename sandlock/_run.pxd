@@ -34,6 +34,7 @@ cdef struct PathRule:
     const char *path
     uint64_t access
     int optional             # a missing path is not an error
+    const char *root         # not NULL: `path` is relative to this writable grant, and no link is followed
 
 cdef struct PortRule:
     uint64_t port

@@ -90,6 +90,9 @@ class Confinement:
         return execution
 
 
+CLOSE_LOOK = 0.05
+"""Seconds between two looks at a run that another thread may be waiting for too."""
+
 _kept: dict[tuple[Policy, Host, Expansion], tuple[Plan, _native.Program]] = {}
 # A memo of values, not state (functools costs 6 ms to import).
 
@@ -307,11 +310,16 @@ class Sandbox:
         return Process(self, execution)
 
     def close(self) -> None:
-        """Ends everything that still runs. The sandbox can be used again."""
+        """Ends everything that still runs, and waits until it is gone. The sandbox can be used again."""
         with self._lock:
             live = list(self._live)
         for execution in live:
             execution.kill()
+        for execution in live:
+            # A thread that waits for this run may take the last word before us: then it has ended all the same.
+            while not execution.ended:
+                _wait_readable(execution, CLOSE_LOOK)
+                execution.advance()
 
     def __enter__(self) -> Self:
         return self

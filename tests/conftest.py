@@ -9,6 +9,7 @@ Environment:
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import random
@@ -28,9 +29,13 @@ import ordinary
 from sandlock._host import Host, probe
 
 SETTLE = 2.0  # seconds that what a test started may take to disappear
+LIMIT, SLOW_LIMIT = 120.0, 400.0  # seconds; a test that takes longer hangs: all threads are shown, the process ends
 # Threads that are meant to stay: the trio loop behind asyncio and sync callers, trio's cache of workers.
 LASTING_THREADS = ("sandlock-trio", "Trio thread", "trio-")
 LOOP_DESCRIPTORS = 4  # of the trio loop that such a thread runs: epoll, wake-up pair, and one to spare
+
+
+STDERR = pytest.StashKey[int]()
 
 
 # ---- the header, the seed, the users
@@ -40,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(landlock=N, kernel=(N, N), program=NAME, root=BOOL): or skip")
     config.addinivalue_line("markers", "slow: takes more than 0.25 s")
     seed = os.environ.setdefault("SANDLOCK_SEED", str(random.SystemRandom().randrange(1 << 32)))
+    config.stash[STDERR] = os.dup(sys.__stderr__.fileno() if sys.__stderr__ else 2)  # not the captured one
     if getattr(config.option, "hypothesis_seed", None) is None:  # xdist hands the options on to its workers
         config.option.hypothesis_seed = int(seed)
 
@@ -138,7 +144,17 @@ def open_descriptors() -> dict[int, str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
+def nothing_hangs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that hangs ends its process; under xdist the others go on in a new one."""
+    slow = request.node.get_closest_marker("slow")
+    seconds = SLOW_LIMIT if slow else LIMIT
+    faulthandler.dump_traceback_later(seconds, exit=True, file=request.config.stash[STDERR])
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(nothing_hangs: None) -> Iterator[None]:
     """After every test: no descriptor, thread or child process (also no zombie) that was not there before."""
     before = Belongings.now()
     yield

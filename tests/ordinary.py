@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import glob
 import importlib.metadata
 import os
 import pwd
@@ -127,7 +128,10 @@ def at_home(name: str) -> Iterator[Person]:
 
 def scratch() -> str:
     """A new directory, gone when this process ends. Not pytest's: that one is closed to others."""
-    place = tempfile.mkdtemp(prefix="sandlock-test-", dir="/tmp")
+    for stale in glob.glob("/tmp/sandlock-test-*-*"):  # left by processes that were killed; others' cannot go
+        if not os.path.exists(f"/proc/{stale.split('-')[2]}"):
+            shutil.rmtree(stale, ignore_errors=True)
+    place = tempfile.mkdtemp(prefix=f"sandlock-test-{os.getpid()}-", dir="/tmp")
     atexit.register(remove, place, os.getpid())
     return place
 

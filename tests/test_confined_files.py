@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
+from typing import Any
 
 import pytest
 from attacks.arena import DENIED, MARK, Arena, read, snapshot
@@ -26,6 +28,8 @@ EXECUTIONS = (
     *("execve", "execveat", "path-descriptor", "read-descriptor", "proc-fd", "proc-root", "symlink", "hard-link"),
     *("rename", "script", "thread"),
 )
+LISTENERS: tuple[dict[str, Any], ...] = ({}, {"max_processes": 20})
+"""Policies without and with a supervisor, whose domain then lies around the guest's."""
 # EXDEV is Landlock's answer to a move between directories that a program may fall back from (LANDLOCK_ACCESS_FS_REFER).
 REFUSED = DENIED | {"EXDEV"}
 
@@ -53,17 +57,20 @@ def test_no_spelling_reaches_an_ungranted_file(arena: Arena, spelling: str) -> N
         before = snapshot(outside)
         attack = ("open", spelling, intent, f"{outside}/file", granted)
         policy = {"fs_writable": [granted], "fs_data": ["/proc"], "fs_readable": ["/dev/fd"]}
-        outcome = arena.confined(*attack, policy=policy)
-        assert outcome.word in REFUSED, (intent, outcome)
-        assert snapshot(outside) == before
-        assert secret not in outcome.out
+        for more in LISTENERS if intent in ("read", "write") else LISTENERS[:1]:
+            outcome = arena.confined(*attack, policy=policy | more)
+            assert outcome.word in REFUSED, (intent, outcome)
+            assert snapshot(outside) == before
+            assert secret not in outcome.out
         outcome = arena.free(*attack)
         assert outcome.word == "0", (intent, outcome)
         assert secret in outcome.out if intent == "read" else snapshot(outside) != before, intent
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.parametrize("grant", ["fs_readable", "fs_data"])
+@pytest.mark.parametrize(
+    ("spelling", "grant"),
+    [*((spelling, "fs_readable") for spelling in SPELLINGS), ("open", "fs_data"), ("hard-link", "fs_data")],
+)
 def test_a_file_granted_for_reading_cannot_be_changed(arena: Arena, spelling: str, grant: str) -> None:
     for intent in ("write", "append", "truncate", "map"):
         outside, granted, _ = scene(arena)
@@ -82,7 +89,7 @@ def test_a_file_granted_for_reading_cannot_be_changed(arena: Arena, spelling: st
 def test_no_name_outside_the_grants_changes(arena: Arena, how: str, grant: str | None) -> None:
     outside, granted, _ = scene(arena)
     before = snapshot(outside)
-    policy = {"fs_writable": [granted], "fs_data": ["/proc"]}
+    policy: dict[str, Any] = {"fs_writable": [granted], "fs_data": ["/proc"]}
     if grant:
         policy[grant] = [outside]
     outcome = arena.confined("change", how, outside, granted, policy=policy)
@@ -111,6 +118,94 @@ def test_what_the_system_preset_grants_holds_no_passwords(arena: Arena) -> None:
     assert arena.confined("read", "/etc/passwd", policy={"presets": ["system"]}).word == "0"
 
 
+@pytest.mark.parametrize("kind", ["fs_readable", "fs_data", "fs_writable", "fs_devices"])
+def test_a_guest_cannot_widen_the_grants_of_the_next_run(arena: Arena, kind: str) -> None:
+    """A grant inside a writable one, put out of the way by the guest and replaced by a link to what it wants.
+
+    Common: a project is writable, and the virtual environment in it is granted too. The next run must not follow.
+    """
+    outside, granted, secret = scene(arena)
+    inner = arena.subdirectory(granted, "inner")
+    policy = {"fs_writable": [granted], kind: [inner]} if kind != "fs_writable" else {kind: [granted, inner]}
+    assert arena.confined("link-instead", inner, outside, policy=policy).word == "0"
+    assert os.readlink(inner) == outside
+    assert_stays_shut(arena, f"{outside}/file", secret, granted, policy)
+
+
+def assert_stays_shut(arena: Arena, path: str, secret: str, granted: str, policy: dict[str, Any]) -> None:
+    """Confined, the file does not open, or the launch is refused; free, it opens."""
+    attack = ("open", "open", "read", path, granted)
+    answer = arena.try_confined(*attack, policy=policy)
+    assert "Error" in answer or "EACCES" in answer
+    assert secret not in answer
+    assert secret in arena.free(*attack).out
+
+
+def test_a_guest_cannot_replace_what_lies_between_two_grants(arena: Arena) -> None:
+    """Three grants, one in the other: the link is put in the place of the middle one."""
+    outside, granted, _ = scene(arena)
+    secret = arena.secret()
+    path = arena.write(f"{arena.subdirectory(outside, 'deep')}/file", secret)
+    middle = arena.subdirectory(granted, "middle")
+    deep = arena.subdirectory(middle, "deep")
+    policy = {"fs_writable": [granted, middle], "fs_readable": [deep]}
+    assert arena.confined("link-instead", middle, outside, policy=policy).word == "0"
+    assert_stays_shut(arena, path, secret, granted, policy)
+
+
+def test_a_guest_cannot_replace_what_is_granted_by_another_name(arena: Arena) -> None:
+    """The inner grant is spelled through a link of the host's, so that it does not look like one inside."""
+    outside, granted, secret = scene(arena)
+    inner = arena.subdirectory(granted, "inner")
+    alias = os.path.join(os.path.dirname(granted), "alias")
+    os.symlink(granted, alias)
+    policy = {"fs_writable": [granted], "fs_readable": [f"{alias}/inner"]}
+    assert arena.confined("link-instead", inner, outside, policy=policy).word == "0"
+    assert_stays_shut(arena, f"{outside}/file", secret, granted, policy)
+
+
+FS_IOC_SETFLAGS, FS_IOC_GETFLAGS, NO_DUMP = 0x40086602, 0x80086601, 0x40
+F_SETLEASE = 1024
+HIGH = 7 << 32
+
+
+def inode_flags(path: str) -> int:
+    """What lsattr shows."""
+    flags = bytearray(8)
+    with open(path, "rb") as file:
+        fcntl.ioctl(file, FS_IOC_GETFLAGS, flags)
+    return int.from_bytes(flags, "little")
+
+
+@pytest.mark.parametrize("command", [FS_IOC_SETFLAGS, FS_IOC_SETFLAGS | HIGH])
+def test_no_inode_flag_is_set_through_a_descriptor_for_reading(arena: Arena, command: int) -> None:
+    """The way of chattr, which Landlock does not see."""
+    path = arena.write(f"{arena.room()}/file")
+    before = inode_flags(path)
+    assert arena.confined("set-flag", path, command, policy={"fs_readable": [path]}).word == "EPERM"
+    assert inode_flags(path) == before
+    assert arena.free("set-flag", path, command).word == "0"
+    assert inode_flags(path) == NO_DUMP
+
+
+@pytest.mark.parametrize("command", [F_SETLEASE, F_SETLEASE | HIGH])
+def test_no_lease_holds_up_the_host(arena: Arena, command: int) -> None:
+    path = arena.write(f"{arena.room()}/file")
+
+    def is_held() -> bool:
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        except BlockingIOError:
+            return True
+        return False
+
+    assert arena.confined("lease", path, command, policy={"fs_readable": [path]}).word == "EPERM"
+    assert not is_held()
+    with arena.running("lease", path, command, confined=False) as free:
+        assert free.line() == "leased"
+        assert is_held()
+
+
 # ---- execution
 
 
@@ -129,7 +224,7 @@ def words(how: str, marker: str) -> tuple[str, ...]:
 def test_no_way_executes_an_ungranted_program(arena: Arena, how: str, grant: str | None) -> None:
     outside, granted, tool = programs(arena)
     attack = ("execute", how, tool, granted, *words(how, f"{granted}/marker"))
-    policy = {"fs_writable": [granted], "fs_data": ["/proc"]}
+    policy: dict[str, Any] = {"fs_writable": [granted], "fs_data": ["/proc"]}
     if grant:
         policy[grant] = [outside, "/proc"]
     outcome = arena.confined(*attack, policy=policy)

@@ -83,18 +83,19 @@ def run(block: Block, who: ordinary.Person) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in documents() if marked(name)])
-def test_marked_blocks_run(name: str, ordinary_user: ordinary.Person) -> None:
-    who = ordinary_user
-    page = os.path.join(who.home, "page")
-    os.makedirs(os.path.join(page, "work"))
-    for folder in (page, os.path.join(page, "work")):
-        os.chown(folder, who.uid, who.gid)
-    for block in marked(name):
-        output = run(block, who)
-        assert "Traceback" not in output, f"{block.text}\n{output}"
-        assert "internal error" not in output, f"{block.text}\n{output}"
-        if block.printed is not None:
-            assert matches(block.printed, output), f"{block.text}\nshould print\n{block.printed}\nbut printed\n{output}"
+def test_marked_blocks_run(name: str) -> None:
+    with ordinary.at_home("ordinary") as who:
+        page = os.path.join(who.home, "page")
+        os.makedirs(os.path.join(page, "work"))
+        for folder in (page, os.path.join(page, "work")):
+            os.chown(folder, who.uid, who.gid)
+        for block in marked(name):
+            output = run(block, who)
+            assert "Traceback" not in output, f"{block.text}\n{output}"
+            assert "internal error" not in output, f"{block.text}\n{output}"
+            if block.printed is not None:
+                shown = f"{block.text}\nshould print\n{block.printed}\nbut printed\n{output}"
+                assert matches(block.printed, output), shown
 
 
 def test_profiles_in_the_documents_are_understood() -> None:

@@ -70,12 +70,14 @@ def test_every_example_is_tested_and_fits_a_screen() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("user", ordinary.USERS)
 @pytest.mark.parametrize("name", sorted(PRINTS))
-def test_example(name: str, as_user: ordinary.Person) -> None:
-    script = os.path.join(as_user.home, name)
-    shutil.copyfile(os.path.join(EXAMPLES, name), script)
-    os.chmod(script, 0o644)
-    done = as_user.run([as_user.python, script])
+def test_example(name: str, user: str) -> None:
+    with ordinary.at_home(user) as who:
+        script = os.path.join(who.home, name)
+        shutil.copyfile(os.path.join(EXAMPLES, name), script)
+        os.chmod(script, 0o644)
+        done = who.run([who.python, script])
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = iter(done.stdout.splitlines())

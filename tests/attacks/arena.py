@@ -8,7 +8,6 @@ sandboxed program was not just unable to run (it answered, with the errno that w
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import os
@@ -126,6 +125,13 @@ class Arena:
         argv = [self.program, *map(str, attack)]
         order = {"do": "run", "confined": True, "argv": argv, "fields": self.policy(policy)}
         return Outcome(**self.ask(**order, **(options or {})))
+
+    def try_confined(self, *attack: object, policy: dict[str, Any]) -> str:
+        """What the attack prints, or the last line of the error if it was not even launched."""
+        try:
+            return self.confined(*attack, policy=policy).out
+        except AssertionError as error:
+            return str(error).strip().rpartition("\n")[2]
 
     def policy(self, policy: dict[str, Any] | None = None) -> dict[str, Any]:
         """The fields of a policy under which the attacker can be executed."""
@@ -350,8 +356,3 @@ def visible(seen: Callable[[], object], patience: float = PATIENCE) -> bool:
             return False
         time.sleep(0.001)
     return True
-
-
-def number_of(word: str) -> int:
-    """The errno with this name."""
-    return int(getattr(errno, word))

@@ -364,6 +364,16 @@ static int change(char **argument)
     return 0;
 }
 
+/* link-instead PATH TARGET: puts a link in the place of a directory */
+static int link_instead(char **argument)
+{
+    char name[PATH_MAX];
+    snprintf(name, sizeof name, "%s-away", argument[0]);
+    TRY(rename(argument[0], name));
+    TRY(symlink(argument[1], argument[0]));
+    return 0;
+}
+
 /* list-directory PATH */
 static int list_directory(char **argument)
 {
@@ -413,6 +423,24 @@ static int device_ioctl(char **argument)
     return 0;
 }
 
+/* set-flag PATH COMMAND: the "no dump" flag, through a descriptor that can only read */
+static int set_flag(char **argument)
+{
+    int fd = (int)TRY(open(argument[0], O_RDONLY)), flags = 0x40;
+    TRY(syscall(SYS_ioctl, fd, strtoul(argument[1], 0, 0), &flags));
+    return 0;
+}
+
+/* lease PATH COMMAND: holds up whoever opens the file for writing */
+static int lease(char **argument)
+{
+    int fd = (int)TRY(open(argument[0], O_RDONLY));
+    TRY(syscall(SYS_fcntl, fd, strtoul(argument[1], 0, 0), F_RDLCK));
+    say("leased");
+    linger();
+    return 0;
+}
+
 /* ordinary-work GRANTED: what a program may expect of a writable directory */
 static int ordinary_work(char **argument)
 {
@@ -452,11 +480,14 @@ const struct attack file_attacks[] = {
     {"spellings", 0, list_spellings},
     {"open", 4, open_as},
     {"change", 3, change},
+    {"link-instead", 2, link_instead},
     {"list-directory", 1, list_directory},
     {"mknod", 4, make_node},
     {"descriptors", 0, descriptors},
     {"reopen-stdin", 1, reopen_stdin},
     {"device-ioctl", 1, device_ioctl},
+    {"set-flag", 2, set_flag},
+    {"lease", 2, lease},
     {"ordinary-work", 1, ordinary_work},
     {0},
 };

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import ordinary
 import pytest
-
 from attacks.arena import Arena
 
 SOURCES = os.path.dirname(os.path.abspath(__file__))

@@ -294,6 +294,14 @@ static int listen_again(char **argument)
     return 0;
 }
 
+/* upper-layer NAME: another protocol over TCP */
+static int upper_layer(char **argument)
+{
+    int fd = (int)TRY(socket(AF_INET, SOCK_STREAM, 0));
+    TRY(setsockopt(fd, IPPROTO_TCP, TCP_ULP, argument[0], (socklen_t)strlen(argument[0])));
+    return 0;
+}
+
 /* interfaces: what the machine's network looks like, by ioctl on any socket */
 static int interfaces(char **argument)
 {
@@ -357,6 +365,7 @@ const struct attack network_attacks[] = {
     {"pair-talk", 1, pair_talk},
     {"listen-race", 1, listen_race},
     {"listen-again", 1, listen_again},
+    {"upper-layer", 1, upper_layer},
     {"interfaces", 0, interfaces},
     {"route-dump", 0, route_dump},
     {"route-change", 1, route_change},

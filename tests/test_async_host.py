@@ -1,0 +1,332 @@
+"""The host process of async sandboxes: forks, exits, Ctrl-C, and what is imported when. Judged from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import trio
+from loops import LOOPS, Loop, wait_alive
+
+import sandlock
+from sandlock import PIPE, AsyncSandbox
+from sandlock._trio_thread import in_trio
+
+pytestmark = pytest.mark.needs(landlock=6)
+numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lasting_thread() -> None:
+    """The trio loop behind asyncio stays for good: it is there before anything is counted."""
+
+    async def main() -> None:
+        await in_trio(os.getpid(), trio.lowlevel.checkpoint)
+
+    asyncio.run(main())
+
+
+@pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
+def loop(request: pytest.FixtureRequest) -> Loop:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """An argument for sleep(1) that nobody else uses. After the test no such program may be left."""
+    word = f"{os.getpid()}.1{next(numbers):05}"
+    yield word
+    assert wait_alive(word, 0, 1.0) == []
+
+
+# ---- imports
+
+
+def test_trio_is_imported_by_the_first_use_only() -> None:
+    script = """
+import json, sys, sandlock
+first = [name for name in ("trio", "asyncio", "typing", "threading", "sandlock._async") if name in sys.modules]
+sandlock.AsyncSandbox, sandlock.AsyncProcess
+print(json.dumps([first, "trio" in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert json.loads(done.stdout) == [[], True]
+
+
+# ---- fork
+
+
+def in_child(body: Callable[[], object]) -> str:
+    """What `body` gives, or the error it raises, in a fork of this process, which must end within 10 s."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(10)
+            try:
+                said = repr(body())
+            except BaseException as error:  # noqa: BLE001
+                said = f"{type(error).__name__}: {error}"
+            os.write(writer, said.encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        said = file.read().decode()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the child hangs"
+    return said
+
+
+def test_a_fork_cannot_use_it(loop: Loop) -> None:
+    sandbox = AsyncSandbox(presets=["system"])
+
+    async def use() -> None:
+        async with sandbox:
+            await sandbox.run(["true"])
+
+    async def start() -> None:
+        async with sandbox.start(["true"]):
+            pass
+
+    loop.run(use)
+    for body in (use, start):
+        said = in_child(lambda body=body: loop.run(body))
+        assert said.startswith("SandlockError: this sandbox belongs to the process that made it"), said
+    loop.run(use)
+
+
+def test_a_fork_makes_a_new_one(loop: Loop) -> None:
+    async def use() -> bytes:
+        async with AsyncSandbox(presets=["system"]) as sandbox:
+            return (await sandbox.run(["echo", "new"])).stdout
+
+    assert loop.run(use) == b"new\n"
+    assert in_child(lambda: loop.run(use)) == r"b'new\n'"
+
+
+def test_a_fork_leaves_the_tree_alone(loop: Loop, mark: str) -> None:
+    """It has copies of our descriptors; neither its errors nor its end touch what the parent runs."""
+
+    async def main() -> None:
+        async with AsyncSandbox(presets=["system"]) as sandbox:
+            async with sandbox.start(["sleep", mark], stdin=PIPE) as process:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                stdin, stdout = process.stdin, process.stdout
+
+                def other(body: Callable[[], object]) -> str:
+                    async def run() -> None:
+                        await body()  # type: ignore[misc]
+
+                    return in_child(lambda: Other.run(run))
+
+                Other = next(each for each in LOOPS if each is not loop)  # noqa: N806
+                said = [
+                    in_child(process.kill),
+                    other(process.wait),
+                    other(lambda: stdin.send_all(b"x")),
+                    other(stdout.receive_some),
+                    other(sandbox.aclose),
+                ]
+                assert all(text.startswith("SandlockError: this sandbox belongs") for text in said), said
+                await loop.sleep(0.1)
+                assert len(wait_alive(mark, 1)) == 1
+                process.kill()
+                assert (await process.wait()).reason == "killed"
+
+    loop.run(main)
+
+
+FORKS = """
+import os, sys, time, trio, asyncio, sandlock
+
+async def main():
+    async with sandlock.AsyncSandbox(presets=["system"]) as box:
+        async with box.start(["sleep", sys.argv[1]]) as process:
+            if os.fork() == 0:
+                os.close(1), os.close(2)  # what a child says of another's loop does not matter
+                sys.exit()      # unwinds through all of the above
+            os.wait()
+            time.sleep(0.2)
+            print("alive" if os.path.exists(f"/proc/{process.pid}/cwd") else "dead")
+"""
+
+
+@pytest.mark.parametrize("how", ["trio.run(main)", "asyncio.run(main())"])
+def test_a_fork_that_unwinds_leaves_the_tree_alone(how: str, mark: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FORKS + how, mark], capture_output=True, timeout=30, check=False)
+    assert done.stdout == b"alive\n", done.stderr.decode()
+
+
+# ---- the end of the interpreter
+
+BEGIN = """
+import asyncio, os, sys, threading, time, trio, sandlock
+
+box = sandlock.AsyncSandbox(presets=["system"])
+argv = ["sh", "-c", f"sleep {sys.argv[1]} & setsid sleep {sys.argv[1]} & echo begun; wait"]
+
+async def hold():
+    async with box.start(argv) as process:
+        await process.stdout.receive_some()
+        print("begun", flush=True)
+        await process.wait()
+
+def in_thread(run):
+    threading.Thread(target=run, daemon=True).start()
+"""
+
+EXITS = {
+    "exit in a trio block": """
+async def main():
+    async with box.start(argv) as process:
+        await process.stdout.receive_some()
+        print("begun", flush=True)
+        sys.exit(3)
+trio.run(main)
+""",
+    "exit in an asyncio block": """
+async def main():
+    async with box.start(argv) as process:
+        await process.stdout.receive_some()
+        print("begun", flush=True)
+        sys.exit(3)
+asyncio.run(main())
+""",
+    "an asyncio task that nobody waits for": """
+async def main():
+    global task
+    task = asyncio.create_task(hold())
+    await asyncio.sleep(0.3)
+    sys.exit(3)
+asyncio.run(main())
+""",
+    "trio in a daemon thread": """
+in_thread(lambda: trio.run(hold))
+time.sleep(0.5)
+sys.exit(3)
+""",
+    "asyncio in a daemon thread": """
+in_thread(lambda: asyncio.run(hold()))
+time.sleep(0.5)
+sys.exit(3)
+""",
+    "without any clean-up": """
+in_thread(lambda: asyncio.run(hold()))
+time.sleep(0.5)
+os._exit(3)
+""",
+    "a loop that is stopped": """
+loop = asyncio.new_event_loop()
+task = loop.create_task(hold())
+loop.call_later(0.5, loop.stop)
+loop.run_forever()
+sys.exit(3)
+""",
+}
+PENDING = b"Task was destroyed but it is pending"  # asyncio's own word on a loop that was stopped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", EXITS)
+def test_the_interpreter_exits_with_live_runs(how: str, mark: str) -> None:
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + EXITS[how], mark], capture_output=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (3, b"begun\n"), done.stderr.decode()
+    assert time.monotonic() - begin < 10
+    assert done.stderr == b"" or PENDING in done.stderr, done.stderr.decode()
+    assert wait_alive(mark, 0, 1.0) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["trio.run(hold)", "asyncio.run(hold())"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_host_is_told_to_end(how: str, number: signal.Signals, mark: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BEGIN + how, mark], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as host:
+        try:
+            assert host.stdout is not None
+            assert host.stdout.readline() == b"begun\n"
+            assert len(wait_alive(mark, 2)) == 2
+            host.send_signal(number)
+            _, errors = host.communicate(timeout=10)
+        finally:
+            host.kill()
+    assert wait_alive(mark, 0, 1.0) == []
+    if number == signal.SIGINT:
+        assert errors.strip().endswith(b"KeyboardInterrupt")
+        assert b"ExceptionGroup" not in errors
+
+
+def test_ctrl_c_during_run(mark: str) -> None:
+    """No group of exceptions: the caller has started no tasks."""
+
+    async def main() -> None:
+        async with AsyncSandbox(presets=["system"]) as sandbox, trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                await sandbox.run(["sleep", mark])
+            assert wait_alive(mark, 0, 0) == []
+
+    async def interrupt() -> None:
+        while not wait_alive(mark, 1, 0):
+            await trio.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trio.run(main)
+
+
+def test_a_host_that_reaps_everything(loop: Loop) -> None:
+    """waitpid(-1) takes the init's status away: nothing waits for it in vain."""
+
+    async def reap() -> None:
+        for _ in range(300):
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                pass
+            await loop.sleep(0.0005)
+
+    async def main() -> None:
+        async with AsyncSandbox(presets=["system"]) as sandbox:
+            runs = [lambda: sandbox.run(["sleep", "0.05"])] * 5
+            for result in (await loop.together(reap, *runs))[1:]:
+                assert result.ok
+
+    loop.run(main)
+
+
+def test_an_exhausted_descriptor_table(loop: Loop) -> None:
+    """A clear error, nothing left, and all works again afterwards."""
+    import resource
+
+    async def main() -> None:
+        async with AsyncSandbox(presets=["system"]) as sandbox:
+            await sandbox.run(["true"])
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            for room in range(14):
+                lowest = os.dup(0)
+                os.close(lowest)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, hard))
+                try:
+                    await sandbox.run(["true"])
+                except (OSError, sandlock.SandlockError) as error:
+                    assert isinstance(error, OSError)
+                    assert error.errno == errno.EMFILE
+                finally:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert (await sandbox.run(["true"])).ok
+
+    loop.run(main)
