@@ -65,9 +65,7 @@ class Spread:
         ranked, count = sorted(values), len(values)
         reach = 0.98 * math.sqrt(count)  # 1.96 standard deviations of a binomial(count, 1/2)
         first, last = math.floor(count / 2 - reach), math.ceil(count / 2 + reach) - 1
-        quarter, _, three_quarters = (
-            statistics.quantiles(ranked, n=4, method="inclusive") if count > 1 else ranked * 3
-        )
+        quarter, _, three_quarters = statistics.quantiles(ranked, n=4, method="inclusive") if count > 1 else ranked * 3
         return cls(
             statistics.median(ranked),
             quarter,

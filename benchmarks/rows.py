@@ -71,9 +71,7 @@ def verdict(pairs: Spread, target: float) -> str:
     return "no" if pairs.low > target else "noise"
 
 
-def ratio_row(
-    name: str, measured: Measured, target: float | None, number: Number, names: Names = Names()
-) -> Row:
+def ratio_row(name: str, measured: Measured, target: float | None, number: Number, names: Names = Names()) -> Row:
     """The line of something that is judged as a ratio to the base."""
     ratio = measured.ratio(names.ours, names.base)
     again = measured.ratio(names.again, names.base)
@@ -95,9 +93,7 @@ def ratio_row(
     return Row(cells=cells, met=met, notes=_notes(name, measured, names))
 
 
-def added_row(
-    name: str, measured: Measured, limit: float, names: Names, number: Number = MILLISECONDS
-) -> Row:
+def added_row(name: str, measured: Measured, limit: float, names: Names, number: Number = MILLISECONDS) -> Row:
     """The line of something that is judged by what it adds to the base (in the unit of `number`)."""
     differences = measured.differences(names.ours, names.base)
     extra = Spread.of([value * number.factor for value in differences]) if differences else None

@@ -195,9 +195,7 @@ class Original:
 
     def start(self, command: Command) -> Any:
         mode = self.module.StdioMode
-        return self.box(command).popen(
-            list(command.argv), stdin=mode.PIPED, stdout=mode.PIPED, stderr=mode.NULL
-        )
+        return self.box(command).popen(list(command.argv), stdin=mode.PIPED, stdout=mode.PIPED, stderr=mode.NULL)
 
     def finish(self, process: Any) -> None:
         process.stdin.close()

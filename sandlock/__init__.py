@@ -1,9 +1,9 @@
 """sandlock: run programs under a policy that the Linux kernel enforces, without root, namespaces or a daemon.
 
-    import sandlock
+import sandlock
 
-    with sandlock.Sandbox(presets=["system"], fs_writable=["work"]) as box:
-        print(box.run(["ls", "-l"]).stdout_text)
+with sandlock.Sandbox(presets=["system"], fs_writable=["work"]) as box:
+    print(box.run(["ls", "-l"]).stdout_text)
 """
 
 from __future__ import annotations

@@ -102,9 +102,7 @@ TOPICS = {
         "max_processes, record_execs and net_allow_bind need it: run Linux 5.0 or later, and not inside "
         "another sandbox that has a listener (the kernel allows one per process)",
     ),
-    "wait-killable": Topic(
-        False, "run Linux 5.19 or later; without it signals interrupt calls being decided"
-    ),
+    "wait-killable": Topic(False, "run Linux 5.19 or later; without it signals interrupt calls being decided"),
     "sync-wake-up": Topic(False, "run Linux 6.6 or later; without it supervised calls are much slower"),
     "pidfd-getfd": Topic(
         False, "stock containers refuse it, and net_allow_bind needs it: start them with --cap-add SYS_PTRACE"

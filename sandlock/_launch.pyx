@@ -20,10 +20,10 @@ from sandlock._linux cimport (
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
     SYS_capget,
     SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
-    SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
+    SYS_getpgid, SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
     SYS_memfd_create, SYS_openat, SYS_openat2, SYS_personality,
     SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
-    SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
+    SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
     raw_clone, raw_syscall,
 )
 from sandlock._run cimport (
@@ -367,8 +367,10 @@ cdef int start_session(Run *run) noexcept nogil:
     cdef long result
     if run.new_session:
         result = call0(SYS_setsid)
-        if result < 0:
-            return fail(run, STEP_SESSION, result)
+    else:
+        result = call2(SYS_setpgid, 0, run.host_group)
+    if result < 0:
+        return fail(run, STEP_SESSION, result)
     return 0
 
 
@@ -484,6 +486,7 @@ cdef int arrange_stdio(Run *run) noexcept nogil:
     result = call3(SYS_close_range, <long>0xFFFFFFFF, <long>0xFFFFFFFF, CLOSE_RANGE_UNSHARE)
     if result < 0:
         return fail(run, STEP_DESCRIPTORS, result)
+    run.alone = 1
     for i in range(3):
         source[i] = run.stdio[i]
         if 0 <= source[i] < FIRST_FREE and source[i] != i:
@@ -651,6 +654,9 @@ cdef int warden_main(void *argument) noexcept nogil:
     call4(SYS_rt_sigaction, SIGCHLD, <long>&action, 0, 8)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-init", 0)
     set_prctl(PR_SET_CHILD_SUBREAPER, 1, 0)
+    # A group of our own: whoever kills or stops the host's whole group must not hit what ends the tree after it.
+    run.host_group = <int>call1(SYS_getpgid, 0)
+    call2(SYS_setpgid, 0, 0)
     if not run.program.needs_listener and enter_domain(run) < 0:
         send_failure(run)
         return 1

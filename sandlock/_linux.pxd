@@ -43,6 +43,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_fstat
     const long SYS_futex
     const long SYS_getdents64
+    const long SYS_getpgid
     const long SYS_getpid
     const long SYS_getsockname
     const long SYS_ioctl
@@ -68,6 +69,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_sched_setaffinity
     const long SYS_seccomp
     const long SYS_sendto
+    const long SYS_setpgid
     const long SYS_setsid
     const long SYS_shutdown
     const long SYS_socketpair

@@ -10,6 +10,7 @@ ABI: dict[str, int]
 RULE_KINDS: dict[str, int]
 
 def landlock_abi() -> int: ...
+
 @final
 class Program:
     def __new__(cls, plan: Plan, *, wait_killable: bool) -> Program: ...
@@ -17,9 +18,7 @@ class Program:
 
 @final
 class Run:
-    def __init__(
-        self, program: Program, *, new_session: bool, deadline_ms: int | None, init_image: bytes
-    ) -> None: ...
+    def __init__(self, program: Program, *, new_session: bool, deadline_ms: int | None, init_image: bytes) -> None: ...
     def provide(
         self,
         *,

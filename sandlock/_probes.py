@@ -82,9 +82,7 @@ def restrict(
     """Put this process into a Landlock domain; `abi` is the first that knows the rights."""
     if host.landlock_abi < abi:
         raise MissingError(f"Landlock ABI {host.landlock_abi}, needs {abi}")
-    ruleset = check(
-        lib.landlock_create_ruleset(fs, net, scoped, host.landlock_abi), "landlock_create_ruleset"
-    )
+    ruleset = check(lib.landlock_create_ruleset(fs, net, scoped, host.landlock_abi), "landlock_create_ruleset")
     for path, access in paths:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         check(lib.landlock_add_path(ruleset, fd, access), "landlock_add_rule")
@@ -189,9 +187,7 @@ def landlock_files(host: Host, work: str) -> str:
     expect("reading what is granted", "ok", opened, inside, os.O_RDWR)
     expect("reading what is not granted", "EACCES", opened, secret, os.O_RDONLY)
     expect("writing what is not granted", "EACCES", opened, secret, os.O_WRONLY)
-    return (
-        f"an ungranted file did not open: EACCES (ABI {host.landlock_abi}, errata {host.landlock_errata:#x})"
-    )
+    return f"an ungranted file did not open: EACCES (ABI {host.landlock_abi}, errata {host.landlock_errata:#x})"
 
 
 def opened(path: str, flags: int) -> None:
@@ -208,9 +204,7 @@ def fs_refer(host: Host, work: str) -> str:
     for name in (a, c):
         os.close(os.open(os.path.join(name, "file"), os.O_WRONLY | os.O_CREAT))
     refer = lib.LANDLOCK_ACCESS_FS_REFER
-    granted = tuple((name, MAKE | REMOVE | refer) for name in (a, b)) + tuple(
-        (name, MAKE | REMOVE) for name in (c, d)
-    )
+    granted = tuple((name, MAKE | REMOVE | refer) for name in (a, b)) + tuple((name, MAKE | REMOVE) for name in (c, d))
     restrict(host, 2, fs=MAKE | REMOVE | refer, paths=granted)
     expect("a link between granted directories", "ok", os.link, f"{a}/file", f"{b}/file")
     expect("a link without the right", "EXDEV", os.link, f"{c}/file", f"{d}/file")

@@ -88,6 +88,7 @@ cdef struct Run:
     int control_init_copy            # the same in ours, until the launch is over
     int host_pidfd
     pid_t host_pid
+    pid_t host_group                 # the host's process group
     int64_t deadline_ms              # -1: none
     const uint8_t *init_image
     size_t init_size
@@ -103,6 +104,7 @@ cdef struct Run:
     int provided                     # futex: 1 argv, stdio and cwd are set, -1 they never will be
     int mapped                       # futex: 1 the maps are written, -1 they could not be
     int cancelled
+    int alone                        # the guest has a descriptor table of its own: killing it leaks nothing here
     int step
     int error
     int subject

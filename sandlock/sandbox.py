@@ -68,22 +68,16 @@ class Confinement:
         """
         try:
             if os.getpid() != self._owner:
-                raise SandlockError(
-                    "this sandbox belongs to the process that made it; after os.fork() make a new one"
-                )
+                raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
             limit = self.policy.timeout if timeout is None else _seconds(timeout)
-            execution = Execution(
-                self._program, self.policy, self.plan, stdio, timeout=limit, new_session=new_session
-            )
+            execution = Execution(self._program, self.policy, self.plan, stdio, timeout=limit, new_session=new_session)
         except BaseException:
             stdio.close()
             raise
         try:
             if streams is not None:
                 stdio.open(*streams)
-            execution.provide(
-                prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd)
-            )
+            execution.provide(prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd))
         except BaseException:
             execution.abandon()
             raise
@@ -388,8 +382,11 @@ def run(argv: Sequence[Text], policy: Policy | None = None, **fields: Unpack[Fie
 
 
 def _wait_readable(execution: Execution, timeout: float | None) -> None:
+    fd = execution.control_fd
+    if fd < 0:
+        return  # another thread has seen the end
     poll = select.poll()
-    poll.register(execution.control_fd, select.POLLIN)
+    poll.register(fd, select.POLLIN)
     poll.poll(None if timeout is None else max(0, timeout * 1000))
 
 

@@ -79,9 +79,7 @@ def open_images() -> Iterator[dict[str, Image]]:
     command = [sys.executable, "-c", CHILD, str(fd), str(SIZE), str(PAGE)]
     with (
         mmap.mmap(fd, SIZE) as memory,
-        subprocess.Popen(
-            command, pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as child,
+        subprocess.Popen(command, pass_fds=[fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child,
     ):
         assert child.stdout is not None
         other = Image(child.pid, int(child.stdout.readline()), memory)
@@ -102,6 +100,4 @@ def outcome(function: object, *args: object) -> object:
         return errno.errorcode[error.errno or 0]
 
 
-examples = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+examples = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -10,9 +10,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 
+import ordinary
 import pytest
 import trio
 from loops import LOOPS, Loop, wait_alive
@@ -48,6 +50,17 @@ def mark() -> Iterator[str]:
     assert wait_alive(word, 0, 1.0) == []
 
 
+def script(text: str, mark: str) -> subprocess.CompletedProcess[bytes]:
+    """A host of its own, that has to end within 30 s."""
+    return subprocess.run(
+        [sys.executable, "-c", text],
+        env=os.environ | {"MARK": mark},
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
 # ---- imports
 
 
@@ -60,6 +73,27 @@ print(json.dumps([first, "trio" in sys.modules]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     assert json.loads(done.stdout) == [[], True]
+
+
+USE = """
+import asyncio, sandlock, trio
+
+async def main():
+    async with sandlock.AsyncSandbox(presets=["system"], max_processes=5) as box:
+        async with box.start(["cat"], stdin=sandlock.PIPE) as process:
+            await process.stdin.send_all(b"word")
+            print((await process.stdout.receive_some()).decode())
+        result = await box.run(["sh", "-c", "sleep 60 & cat /etc/shadow /proc/1/environ; kill -9 1"], timeout=5)
+        print(result.exit_code, result.stdout)
+
+trio.run(main)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+def test_as_every_user(as_user: ordinary.Person) -> None:
+    assert as_user.script(USE) == "word\n1 b''\n" * 2
 
 
 # ---- fork
@@ -147,24 +181,27 @@ def test_a_fork_leaves_the_tree_alone(loop: Loop, mark: str) -> None:
 
 
 FORKS = """
-import os, sys, time, trio, asyncio, sandlock
+import os, signal, sys, time, trio, asyncio, sandlock
 
 async def main():
     async with sandlock.AsyncSandbox(presets=["system"]) as box:
-        async with box.start(["sleep", sys.argv[1]]) as process:
-            if os.fork() == 0:
-                os.close(1), os.close(2)  # what a child says of another's loop does not matter
-                sys.exit()      # unwinds through all of the above
-            os.wait()
+        async with box.start(["sleep", os.environ["MARK"]]) as process:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                del process._running.execution.run  # as when it ends with all its objects
+                os._exit(0)
+            print(os.waitpid(child, 0)[1])
             time.sleep(0.2)
             print("alive" if os.path.exists(f"/proc/{process.pid}/cwd") else "dead")
 """
 
 
 @pytest.mark.parametrize("how", ["trio.run(main)", "asyncio.run(main())"])
-def test_a_fork_that_unwinds_leaves_the_tree_alone(how: str, mark: str) -> None:
-    done = subprocess.run([sys.executable, "-c", FORKS + how, mark], capture_output=True, timeout=30, check=False)
-    assert done.stdout == b"alive\n", done.stderr.decode()
+def test_the_end_of_a_fork_leaves_the_tree_alone(how: str, mark: str) -> None:
+    """Its copies of our objects go: neither do they end the tree, nor wait for what the fork cannot see."""
+    done = script(FORKS + how, mark)
+    assert done.stdout == b"0\nalive\n", done.stderr.decode()
 
 
 # ---- the end of the interpreter
@@ -173,7 +210,8 @@ BEGIN = """
 import asyncio, os, sys, threading, time, trio, sandlock
 
 box = sandlock.AsyncSandbox(presets=["system"])
-argv = ["sh", "-c", f"sleep {sys.argv[1]} & setsid sleep {sys.argv[1]} & echo begun; wait"]
+mark = os.environ["MARK"]
+argv = ["sh", "-c", f"sleep {mark} & setsid sleep {mark} & echo begun; wait"]
 
 async def hold():
     async with box.start(argv) as process:
@@ -240,9 +278,7 @@ PENDING = b"Task was destroyed but it is pending"  # asyncio's own word on a loo
 @pytest.mark.parametrize("how", EXITS)
 def test_the_interpreter_exits_with_live_runs(how: str, mark: str) -> None:
     begin = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", BEGIN + EXITS[how], mark], capture_output=True, timeout=30, check=False
-    )
+    done = script(BEGIN + EXITS[how], mark)
     assert (done.returncode, done.stdout) == (3, b"begun\n"), done.stderr.decode()
     assert time.monotonic() - begin < 10
     assert done.stderr == b"" or PENDING in done.stderr, done.stderr.decode()
@@ -254,7 +290,10 @@ def test_the_interpreter_exits_with_live_runs(how: str, mark: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_host_is_told_to_end(how: str, number: signal.Signals, mark: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", BEGIN + how, mark], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", BEGIN + how],
+        env=os.environ | {"MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as host:
         try:
             assert host.stdout is not None
@@ -274,18 +313,19 @@ def test_ctrl_c_during_run(mark: str) -> None:
     """No group of exceptions: the caller has started no tasks."""
 
     async def main() -> None:
-        async with AsyncSandbox(presets=["system"]) as sandbox, trio.open_nursery() as nursery:
-            nursery.start_soon(interrupt)
+        async with AsyncSandbox(presets=["system"]) as sandbox:
             with pytest.raises(KeyboardInterrupt):
                 await sandbox.run(["sleep", mark])
             assert wait_alive(mark, 0, 0) == []
 
-    async def interrupt() -> None:
-        while not wait_alive(mark, 1, 0):
-            await trio.sleep(0.005)
+    def interrupt() -> None:
+        wait_alive(mark, 1)
         os.kill(os.getpid(), signal.SIGINT)
 
+    thread = threading.Thread(target=interrupt)
+    thread.start()
     trio.run(main)
+    thread.join()
 
 
 def test_a_host_that_reaps_everything(loop: Loop) -> None:

@@ -128,12 +128,8 @@ def test_the_doctor_leaves_this_process_alone(host: object) -> None:
         assert [line for line in file if line.startswith(("NoNewPrivs", "Seccomp", "Cap"))] == before
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("executable", ""), ("executable", "/nonexistent"), ("path", ["/"])]
-)
-def test_probes_that_cannot_run_prove_nothing(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: object
-) -> None:
+@pytest.mark.parametrize(("name", "value"), [("executable", ""), ("executable", "/nonexistent"), ("path", ["/"])])
+def test_probes_that_cannot_run_prove_nothing(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     monkeypatch.setattr(sys, name, value)
     report = _doctor.examine()
     assert not report.strict_ok

@@ -118,9 +118,7 @@ def test_probe_is_cheap_and_opens_nothing() -> None:
 
 
 def test_probe_does_not_import_slow_modules() -> None:
-    code = (
-        "import sys; from sandlock._host import probe; probe(); print({'platform', 'trio'} & {*sys.modules})"
-    )
+    code = "import sys; from sandlock._host import probe; probe(); print({'platform', 'trio'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 
@@ -147,9 +145,7 @@ def test_a_sealed_memfd_does_not_change() -> None:
     fd = lib.memfd_open(b"test", lib.MFD_CLOEXEC | lib.MFD_ALLOW_SEALING)
     try:
         os.write(fd, b"text")
-        assert (
-            lib.memfd_seal(fd, lib.F_SEAL_WRITE | lib.F_SEAL_GROW | lib.F_SEAL_SHRINK | lib.F_SEAL_SEAL) == 0
-        )
+        assert lib.memfd_seal(fd, lib.F_SEAL_WRITE | lib.F_SEAL_GROW | lib.F_SEAL_SHRINK | lib.F_SEAL_SEAL) == 0
         with pytest.raises(PermissionError):
             os.pwrite(fd, b"x", 0)
     finally:

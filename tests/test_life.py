@@ -7,19 +7,19 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 
 import ordinary
 import pytest
 from programs.tools import (
-    Host,
     alive,
     descriptors,
     guest,
     host,
+    marked,
     read,
     seconds_until_gone,
     state,
-    unused_word,
     wait_until,
 )
 
@@ -31,6 +31,13 @@ SOON = 1.0
 """Seconds that the end of a tree may take when nobody waits for it."""
 CROWD = 11
 """What `life everything` has: daemons, an orphan, a stopped task, a vfork, one without its first thread, bombs."""
+
+
+@pytest.fixture
+def mark() -> Iterator[str]:
+    """A word on the command line of a tree that the test starts."""
+    with marked() as word:
+        yield word
 
 
 def box(**fields: object) -> Sandbox:
@@ -121,8 +128,7 @@ TOLD = {
 @pytest.mark.slow
 @pytest.mark.parametrize("supervised", [False, True], ids=["", "supervised"])
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_nothing_of_a_tree_is_left(as_user: ordinary.Person, ending: str, supervised: bool) -> None:
-    mark = unused_word()
+def test_nothing_of_a_tree_is_left(as_user: ordinary.Person, ending: str, supervised: bool, mark: str) -> None:
     rules = "fields['max_processes'] = 200\n" if supervised else ""
     first = "with Sandbox(**fields) as box: box.run([program, 'end', '0'])\nbefore = holds()\n"
     with embed(rules + first + ENDINGS[ending] + "compare(before)", mark, person=as_user) as embedding:
@@ -140,7 +146,7 @@ def test_nothing_of_a_tree_is_left(as_user: ordinary.Person, ending: str, superv
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["run", "wait"])
-def test_keyboard_interrupt(as_user: ordinary.Person, how: str) -> None:
+def test_keyboard_interrupt(as_user: ordinary.Person, how: str, mark: str) -> None:
     code = """
 with Sandbox(**fields) as box:
     box.run([program, "end", "0"])
@@ -156,7 +162,6 @@ with Sandbox(**fields) as box:
     compare(before)
     told(box.run([program, "end", "0"]))
 """
-    mark = unused_word()
     with embed(code.replace("HOW", repr(how)), mark, person=as_user) as embedding:
         assert embedding.line() == f"ready {CROWD}"
         os.kill(embedding.pid, signal.SIGINT)
@@ -166,8 +171,7 @@ with Sandbox(**fields) as box:
         assert embedding.line() == "exited in time ok"
 
 
-def test_daemons_outlive_a_command_that_is_not_sandboxed() -> None:
-    mark = unused_word()
+def test_daemons_outlive_a_command_that_is_not_sandboxed(mark: str) -> None:
     subprocess.run([guest("life"), "daemons", mark, "3", "exit"], stdout=subprocess.DEVNULL, check=True)
     left = alive(mark)
     for pid in left:
@@ -176,8 +180,7 @@ def test_daemons_outlive_a_command_that_is_not_sandboxed() -> None:
     assert len(left) == 3
 
 
-def test_forgetting_a_process_ends_it() -> None:
-    mark = unused_word()
+def test_forgetting_a_process_ends_it(mark: str) -> None:
     process = box().start([guest("life"), "daemons", mark, "3"])
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready 3\n"
@@ -243,8 +246,7 @@ process = box.start(argv, stdout=INHERIT)
 @pytest.mark.slow
 @pytest.mark.parametrize("supervised", [False, True], ids=["", "supervised"])
 @pytest.mark.parametrize("delay", [0, 0.002, 0.01, 0.025, 0.1])
-def test_the_host_is_killed(as_user: ordinary.Person, delay: float, supervised: bool) -> None:
-    mark = unused_word()
+def test_the_host_is_killed(as_user: ordinary.Person, delay: float, supervised: bool, mark: str) -> None:
     rules = "fields['max_processes'] = 200\n" if supervised else ""
     death = f"say(process.pid)\ntime.sleep({delay})\nos.kill(os.getpid(), signal.SIGKILL)\n"
     with embed(rules + STARTS + death, mark, person=as_user) as embedding:
@@ -255,9 +257,8 @@ def test_the_host_is_killed(as_user: ordinary.Person, delay: float, supervised: 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["host", "group"])
 @pytest.mark.parametrize("when", ["at once", "later"])
-def test_the_host_is_killed_with_its_group(as_user: ordinary.Person, how: str, when: str) -> None:
+def test_the_host_is_killed_with_its_group(as_user: ordinary.Person, how: str, when: str, mark: str) -> None:
     """Whoever ends a host with its process group (a shell, a CI runner) does not hit what watches over the run."""
-    mark = unused_word()
     wait = "" if when == "at once" else "sys.stdin.readline()\n"
     with embed(STARTS + wait + "say('here')\nsys.stdin.readline()", mark, person=as_user) as embedding:
         if when == "later":
@@ -275,9 +276,10 @@ def test_the_host_is_killed_with_its_group(as_user: ordinary.Person, how: str, w
 
 
 @pytest.mark.slow
-def test_forks_of_the_host_do_not_keep_a_tree_alive(as_user: ordinary.Person) -> None:
-    mark = unused_word()
-    code = STARTS + "if os.fork() == 0:\n    say('fork', os.getpid())\n    time.sleep(20)\n    os._exit(0)\ntime.sleep(20)"
+def test_forks_of_the_host_do_not_keep_a_tree_alive(as_user: ordinary.Person, mark: str) -> None:
+    code = (
+        STARTS + "if os.fork() == 0:\n    say('fork', os.getpid())\n    time.sleep(20)\n    os._exit(0)\ntime.sleep(20)"
+    )
     with embed(code, mark, person=as_user) as embedding:
         lines = {embedding.line(), embedding.line()}
         (copy,) = (int(line.split()[1]) for line in lines if line.startswith("fork"))
@@ -292,9 +294,8 @@ def test_forks_of_the_host_do_not_keep_a_tree_alive(as_user: ordinary.Person) ->
 
 
 @pytest.mark.slow
-def test_a_host_that_dies_during_a_launch() -> None:
+def test_a_host_that_dies_during_a_launch(mark: str) -> None:
     """At 60 moments of a launch: nothing of the program stays, whether it was executed or not."""
-    mark = unused_word()
     code = """
 argv = [program, "daemons", mark, "2"]
 box = Sandbox(**fields)
@@ -316,8 +317,7 @@ say("over")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [False, True], ids=["later", "early"])
-def test_the_host_executes_something_else(as_user: ordinary.Person, early: bool) -> None:
-    mark = unused_word()
+def test_the_host_executes_something_else(as_user: ordinary.Person, early: bool, mark: str) -> None:
     wait = "" if early else "sys.stdin.readline()\n"
     with embed(STARTS + wait + "os.execv('/bin/sleep', ['sleep', '20'])", mark, person=as_user) as embedding:
         if not early:
@@ -330,8 +330,7 @@ def test_the_host_executes_something_else(as_user: ordinary.Person, early: bool)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [False, True], ids=["host", "group"])
-def test_the_time_limit_of_a_stopped_host(as_user: ordinary.Person, group: bool) -> None:
-    mark = unused_word()
+def test_the_time_limit_of_a_stopped_host(as_user: ordinary.Person, group: bool, mark: str) -> None:
     code = "box = Sandbox(**fields)\nprocess = box.start(argv, stdout=INHERIT, timeout=1.0)\ntold(process.wait())"
     with embed(code, mark, person=as_user) as embedding:
         assert embedding.line() == f"ready {CROWD}"
@@ -365,7 +364,7 @@ def test_a_free_program_can_signal_its_parent() -> None:
     assert done.stdout.split()[2:] == ["sent", "6"]
 
 
-def test_the_guest_cannot_signal_the_group_that_it_shares_with_the_host() -> None:
+def test_the_guest_cannot_signal_the_group_that_it_shares_with_the_host(mark: str) -> None:
     code = """
 heard = []
 signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
@@ -395,9 +394,9 @@ def test_the_guest_inherits_no_signal_state_and_the_host_keeps_its_own() -> None
         signal.signal(signal.SIGUSR1, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, before_mask)
     values = dict(line.split(":\t") for line in result.stdout_text.splitlines())
-    assert {name: int(values[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd")} == dict.fromkeys(
-        ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd"), 0
-    )
+    assert {
+        name: int(values[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd")
+    } == dict.fromkeys(("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd"), 0)
 
 
 # ---- hosts of every kind
@@ -460,9 +459,8 @@ FOUND = str(
 @pytest.mark.slow
 @pytest.mark.parametrize("supervised", [False, True], ids=["", "supervised"])
 @pytest.mark.parametrize("kind", HOSTS)
-def test_a_host_that(kind: str, supervised: bool) -> None:
+def test_a_host_that(kind: str, supervised: bool, mark: str) -> None:
     rules = "fields['max_processes'] = 50\n" if supervised else ""
-    mark = unused_word()
     with embed(rules + HOSTS[kind] + "\n" + RESULTS, mark) as embedding:
         assert embedding.line() == FOUND
         assert embedding.line() == "same"
@@ -470,9 +468,8 @@ def test_a_host_that(kind: str, supervised: bool) -> None:
 
 
 @pytest.mark.slow
-def test_a_host_that_is_process_1() -> None:
+def test_a_host_that_is_process_1(mark: str) -> None:
     """As in a container. Its own namespaces come from root, or from a user namespace."""
-    mark = unused_word()
     options = ["--pid", "--fork", "--kill-child", "--mount-proc"] + ([] if os.geteuid() == 0 else ["--map-root-user"])
     from programs.tools import PREAMBLE
 
@@ -512,7 +509,7 @@ open(report, "w").write(repr(found) + repr(sorted(os.listdir("/proc/self/fd"))))
 
 
 @pytest.mark.slow
-def test_after_a_fork_the_child_gets_an_error_and_the_parent_keeps_its_run() -> None:
+def test_after_a_fork_the_child_gets_an_error_and_the_parent_keeps_its_run(mark: str) -> None:
     code = """
 box = Sandbox(**fields)
 box.run([program, "end", "0"])
@@ -535,7 +532,6 @@ with box.start([program, "wait", mark], stdout=INHERIT) as process:
     say("runs" if process.poll() is None else "dead")
 told(process.wait())
 """
-    mark = unused_word()
     for rules in ("", "fields['max_processes'] = 50\n"):
         with embed(rules + code, mark) as embedding:
             assert embedding.line() == "ready"
@@ -549,7 +545,7 @@ told(process.wait())
 
 @pytest.mark.slow
 @pytest.mark.needs(root=True)
-def test_the_number_of_an_ended_init_belongs_to_somebody_else() -> None:
+def test_the_number_of_an_ended_init_belongs_to_somebody_else(mark: str) -> None:
     """A host that ignores SIGCHLD does not keep the number of the init: a child of its own may get it."""
     code = """
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -575,7 +571,7 @@ say(os.path.exists(f"/proc/{child}"))
 os.kill(child, signal.SIGKILL)
 process.close()
 """
-    with embed(code, unused_word()) as embedding:
+    with embed(code, mark) as embedding:
         assert embedding.line() == "True 0 True"
         assert embedding.line() == "True"
 
@@ -629,7 +625,7 @@ def test_a_hundred_sandboxes_alive_at_once(supervised: bool) -> None:
 
 
 @pytest.mark.slow
-def test_starting_and_killing_from_many_threads() -> None:
+def test_starting_and_killing_from_many_threads(mark: str) -> None:
     """kill at every moment of a launch, from another thread than the one that waits."""
     reasons: list[str] = []
 
@@ -642,7 +638,6 @@ def test_starting_and_killing_from_many_threads() -> None:
             killer.join()
             process.close()
 
-    mark = unused_word()
     with box() as sandbox:
         threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
         for thread in threads:
@@ -654,8 +649,7 @@ def test_starting_and_killing_from_many_threads() -> None:
 
 
 @pytest.mark.slow
-def test_closing_a_sandbox_during_launches_ends_them_all() -> None:
-    mark = unused_word()
+def test_closing_a_sandbox_during_launches_ends_them_all(mark: str) -> None:
     outcomes: list[str] = []
 
     def work() -> None:
@@ -681,6 +675,3 @@ def test_closing_a_sandbox_during_launches_ends_them_all() -> None:
     assert outcomes
     assert alive(mark) == []
 
-
-def unused(_: Host) -> None:
-    """Keeps the type in sight of readers."""

@@ -60,9 +60,7 @@ class TestMemory:
         with refused(errno.EMSGSIZE):
             _memory.fetch_memory(image.tid, image.address, POINTER_LIMIT - 1)
 
-    @pytest.mark.parametrize(
-        "address", [0, 1, 1 << 47, 1 << 56, 1 << 63, POINTER_LIMIT - PAGE, POINTER_LIMIT - 1]
-    )
+    @pytest.mark.parametrize("address", [0, 1, 1 << 47, 1 << 56, 1 << 63, POINTER_LIMIT - PAGE, POINTER_LIMIT - 1])
     def test_bad_addresses(self, image: Image, address: int) -> None:
         for length in (1, 8, PAGE, 1 << 20):
             with refused(errno.EFAULT):

@@ -11,7 +11,7 @@ import pytest
 from planned import ARCHES, ENOSYS, EPERM, TYPICAL, Box, a_host
 
 from sandlock import _plan, syscalls
-from sandlock._landlock import GRANTS, PROTECTIONS, PathRule
+from sandlock._landlock import GRANTS, REFER, PROTECTIONS, PathRule
 from sandlock._plan import Launch, plan
 from sandlock.errors import PolicyError, Unsupported
 from sandlock.policy import Policy
@@ -123,7 +123,9 @@ def test_an_expansion_that_the_caller_has_is_used() -> None:
 def test_without_a_supervisor_the_outer_domain_only_holds_signals_in() -> None:
     outer = plan(Policy(fs_readable="/usr"), a_host()).supervisor_ruleset
     assert outer is not None
-    assert (outer.handled_fs, outer.handled_net, outer.scoped, outer.paths) == (0, 0, 3, ())
+    # A domain that does not handle and grant REFER denies it: linking would fail with EXDEV everywhere.
+    assert (outer.handled_fs, outer.handled_net, outer.scoped) == (REFER, 0, 3)
+    assert outer.paths == (PathRule(b"/", REFER, False),)
     assert plan(Policy(disable=["signal-scope", "abstract-unix-socket-scope"]), a_host()).supervisor_ruleset is None
 
 

@@ -90,7 +90,19 @@ def test_reports_are_json_with_stable_keys() -> None:
     execs = (ExecRecord(pid=1, parent_pid=0, exe=name, argv=(name,), started=0.0),)
     report = Result(exit_code=1, stdout=b"\xff", argv=(name,), execs=execs).to_dict()
     assert list(report) == [
-        *("schema", "argv", "exit_code", "signal", "reason", "ok", "timed_out", "duration", "truncated", "waived", "survivors"),
+        *(
+            "schema",
+            "argv",
+            "exit_code",
+            "signal",
+            "reason",
+            "ok",
+            "timed_out",
+            "duration",
+            "truncated",
+            "waived",
+            "survivors",
+        ),
         "execs",
     ]
     json.dumps(report).encode("utf-8")

@@ -68,9 +68,7 @@ class Memory:
         return sockaddr(self.read(address, length))
 
     def msghdr(self, address: int) -> tuple[int, ...]:
-        name, name_length, iovecs, count, control, control_length, flags = HEADER.unpack(
-            self.read(address, 56)
-        )
+        name, name_length, iovecs, count, control, control_length, flags = HEADER.unpack(self.read(address, 56))
         if name == 0:
             name_length = 0
         if name_length < 0:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,11 +31,6 @@ def guest(name: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return program
-
-
-def unused_word() -> str:
-    """A word for the command line of guests, by which they are found."""
-    return f"mark-{os.getpid()}-{next(numbers)}"
 
 
 # ---- looks from outside
@@ -75,6 +71,20 @@ def parent(pid: int) -> int:
     """The parent of a process, 0 if it is gone."""
     stat = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     return int(stat[1]) if stat else 0
+
+
+@contextlib.contextmanager
+def marked() -> Iterator[str]:
+    """A word for one test. After it no process with that word may be left; what is left is killed, by its number."""
+    word = f"mark-{os.getpid()}-{next(numbers)}"
+    yield word
+    time.sleep(0.001)
+    left = [(pid, state(pid)) for pid in alive(word)]
+    for _ in range(20):
+        for pid in alive(word):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert not left, f"left behind: {left}"
 
 
 def seconds_until_gone(mark: str, limit: float) -> float:
@@ -166,7 +176,11 @@ def host(code: str, *args: str, person: ordinary.Person | None = None, **options
         yield Host(process)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()  # not for the end of its streams: a guest that wrongly lives on may hold them
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
 
 def confined(person: ordinary.Person, argv: list[str], *, limit: float = 60, **fields: Any) -> Confined:
