@@ -38,7 +38,8 @@ class BuildInit(build_ext):
         compiler = os.environ.get("CC", "cc")
         subprocess.run(
             [
-                compiler, "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic", "-no-pie",
+                compiler, "-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pic",
+                "-no-pie",
                 "-fno-asynchronous-unwind-tables", "-Wall", "-Wextra", "-Werror", "-Isandlock",
                 "-Wl,-z,noseparate-code", "-Wl,--build-id=none", "-Wl,-z,noexecstack", "-s",
                 "sandlock/init.c", "-o", os.path.join(place, "_init.elf"),

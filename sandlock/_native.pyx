@@ -363,7 +363,8 @@ cdef class Run:
             self._set_provided(-1)
         raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
         if self.c.alone and self.c.warden_lives and self.c.guest > 0 and self.c.step == 0:
-            # Before that it would leave its descriptors in our table; it sees `cancelled` by itself. The warden waits for the guest's exec and has not reaped it, so the number is still the guest's.
+            # Before that it would leave its descriptors in our table; it sees `cancelled` by itself. The warden waits
+            # for the guest's exec and has not reaped it, so the number is still the guest's.
             raw_syscall(SYS_kill, self.c.guest, SIGKILL, 0, 0, 0, 0)
 
     def maps_written(self, int error) -> None:

@@ -16,6 +16,7 @@ from ._command import prepare
 from ._execution import Execution
 from ._host import probe
 from ._plan import plan as make_plan
+from ._settle import settle
 from ._stdio import PIPE, Stdio
 from .errors import PolicyError, SandlockError, SandlockTimeout
 from .policy import Policy
@@ -46,6 +47,7 @@ class Confinement:
                 field="fs_readable",
             )
         expansion = policy.expand()
+        expansion = expansion.__class__(settle(expansion.grants), expansion.env)
         self.policy = policy
         self.preset_env = expansion.env
         self.plan, self._program = compiled(policy, probe(), expansion)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import sniffio
 import trio
+import trio.lowlevel
 from loops import LOOPS, Loop, alive, wait_alive
 
 import sandlock
@@ -295,7 +296,7 @@ def test_cancelled_again_and_again(mark: str) -> None:
         async with box() as sandbox:
             task = asyncio.create_task(sandbox.run(["sleep", mark]))
             await asyncio.sleep(0.05)
-            while not task.done():  # noqa: ASYNC110
+            while not task.done():
                 task.cancel()
                 await asyncio.sleep(0)
             assert task.cancelled()
@@ -524,7 +525,7 @@ def test_context_variables_of_the_caller() -> None:
     word = contextvars.ContextVar("word", default="none")
 
     async def inside(name: str) -> tuple[str, str, str]:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         return word.get(), name, sniffio.current_async_library()
 
     async def caller(name: str) -> tuple[str, str, str]:
@@ -540,7 +541,7 @@ def test_context_variables_of_the_caller() -> None:
 
 def test_an_error_in_trio_comes_back() -> None:
     async def inside() -> None:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         raise LookupError("lost")
 
     async def main() -> None:

@@ -108,7 +108,7 @@ def in_child(body: Callable[[], object]) -> str:
             signal.alarm(10)
             try:
                 said = repr(body())
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 said = f"{type(error).__name__}: {error}"
             os.write(writer, said.encode())
         finally:
@@ -163,7 +163,7 @@ def test_a_fork_leaves_the_tree_alone(loop: Loop, mark: str) -> None:
 
                     return in_child(lambda: Other.run(run))
 
-                Other = next(each for each in LOOPS if each is not loop)  # noqa: N806
+                Other = next(each for each in LOOPS if each is not loop)
                 said = [
                     in_child(process.kill),
                     other(process.wait),

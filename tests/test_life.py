@@ -674,4 +674,3 @@ def test_closing_a_sandbox_during_launches_ends_them_all(mark: str) -> None:
     assert set(outcomes) <= {"killed"}, set(outcomes)
     assert outcomes
     assert alive(mark) == []
-

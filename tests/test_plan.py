@@ -11,7 +11,7 @@ import pytest
 from planned import ARCHES, ENOSYS, EPERM, TYPICAL, Box, a_host
 
 from sandlock import _plan, syscalls
-from sandlock._landlock import GRANTS, REFER, PROTECTIONS, PathRule
+from sandlock._landlock import GRANTS, PROTECTIONS, REFER, PathRule
 from sandlock._plan import Launch, plan
 from sandlock.errors import PolicyError, Unsupported
 from sandlock.policy import Policy

@@ -1,0 +1,80 @@
+"""Settles grants on real paths, so that a link that an earlier run left behind cannot choose what the next one gets.
+
+Links of the host are followed once, here. A link inside a directory that the sandbox may write was perhaps made by
+the sandbox, and is refused: where it leads is not the host's word. What is swapped after this look meets
+RESOLVE_NO_SYMLINKS at launch (`PathRule.root`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from .errors import PolicyError
+from .presets import Grant
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_LINKS = 40  # as the kernel: path_resolution(7)
+
+
+class _ForeignLinkError(Exception):
+    """A link in a writable directory."""
+
+
+def settle(grants: Iterable[Grant]) -> tuple[Grant, ...]:
+    """The grants on real paths. An optional one behind a foreign link is left out. Raises PolicyError for others."""
+    grants = tuple(grants)
+    writable = sorted((grant.path for grant in grants if grant.kind == "write"), key=len)
+    if not writable:
+        return grants
+    roots: list[str] = []
+    for path in writable:
+        try:
+            roots.append(_real(path, roots))
+        except _ForeignLinkError:
+            continue  # refused below, by its own grant
+    settled = []
+    for grant in grants:
+        try:
+            settled.append(
+                Grant(grant.path if grant.path in roots else _real(grant.path, roots), grant.kind, grant.optional)
+            )
+        except _ForeignLinkError as link:
+            if not grant.optional:
+                raise PolicyError(
+                    f"{grant.path}: {link} is a link inside a directory that the sandbox may write, and is not "
+                    "followed; grant its target"
+                ) from None
+    return tuple(settled)
+
+
+def _real(path: str, roots: list[str]) -> str:
+    """The path without links. Links of /proc depend on who asks: such a path is left as it is."""
+    at, links = "", 0
+    pending = path.split("/")[::-1]
+    while pending:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            at = at.rpartition("/")[0]
+            continue
+        here = f"{at}/{name}"
+        try:
+            target = os.readlink(here)
+        except OSError:
+            at = here
+            continue
+        if here.startswith("/proc/"):
+            return path
+        if any(here.startswith(root.rstrip("/") + "/") for root in roots):
+            raise _ForeignLinkError(here)
+        links += 1
+        if links > MAX_LINKS:
+            return path  # the kernel says ELOOP
+        if target.startswith("/"):
+            at = ""
+        pending += target.split("/")[::-1]
+    return at or "/"
