@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ._async_streams import Pipes, ProcessInput, ProcessOutput, ProcessTerminal
+from ._async_streams import Pipes, ProcessInput, ProcessOutput, ProcessTerminal, close_all
 from ._capture import GRACE
 from ._stdio import PIPE, Stdio
 from ._trio_thread import check_owner, in_trio
@@ -158,9 +158,7 @@ class AsyncProcess:
         try:
             await self._running.end()
         finally:
-            for stream in (self.stdin, self.stdout, self.stderr, self.terminal):
-                if stream is not None:
-                    await trio.aclose_forcefully(stream)
+            await close_all(self.stdin, self.stdout, self.stderr, self.terminal)
 
 
 class AsyncSandbox:

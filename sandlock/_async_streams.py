@@ -129,10 +129,7 @@ class Pipes:
 
     async def aclose(self) -> None:
         """Closes our ends."""
-        if self._input is not None:
-            await trio.aclose_forcefully(self._input)
-        for stream, _ in self._outputs.values():
-            await trio.aclose_forcefully(stream)
+        await close_all(self._input, *(stream for stream, _ in self._outputs.values()))
 
     async def _feed(self, stream: trio.lowlevel.FdStream) -> None:
         try:
@@ -140,7 +137,15 @@ class Pipes:
         except trio.BrokenResourceError:  # the program reads no more: its right
             return
         finally:
-            await trio.aclose_forcefully(stream)
+            await close_all(stream)
+
+
+async def close_all(*streams: trio.abc.AsyncResource | None) -> None:
+    """Closes each, also where everything is cancelled: trio.aclose_forcefully would raise after the first."""
+    with trio.CancelScope(shield=True):
+        for stream in streams:
+            if stream is not None:
+                await stream.aclose()
 
 
 async def _read(stream: trio.lowlevel.FdStream, buffer: Buffer) -> None:

@@ -9,6 +9,8 @@ import os
 import select
 from time import monotonic
 
+from ._execution import milliseconds
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._execution import Execution
@@ -77,9 +79,9 @@ class Capture:
                 poll.register(self._stdin, select.POLLOUT)
             overdue = None if execution.timeout is None else monotonic() + execution.timeout + GRACE
             while not execution.ended:
-                left = None if overdue is None else max(0.0, overdue - monotonic()) * 1000
-                ready = poll.poll(left)
-                if not ready:
+                left = None if overdue is None else overdue - monotonic()
+                ready = poll.poll(milliseconds(left))
+                if not ready and overdue is not None and monotonic() >= overdue:
                     execution.kill()
                     overdue = None
                 for fd, _ in ready:

@@ -10,7 +10,7 @@ from time import monotonic
 
 from . import _native
 from ._launch import STEPS
-from .errors import ConfinementError, InternalError
+from .errors import ConfinementError, InternalError, SandlockError
 from .result import ExecRecord, Result
 
 TYPE_CHECKING = False
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .policy import Policy
 
 REASONS = ("exited", "killed", "timeout", "host-gone")
+SIGKILL = 9
 FIXES = {
     "execute the program": {
         "ENOENT": "no such program, or its interpreter or loader is missing or not granted (fs_readable)",
@@ -54,6 +55,11 @@ with open(os.path.join(os.path.dirname(__file__), "_init.elf"), "rb") as _image:
     INIT_IMAGE = _image.read()
 
 
+def milliseconds(seconds: float | None) -> int | None:
+    """For poll(2), whose longest wait is 24 days. Rounded up, so that nobody spins through the last one."""
+    return None if seconds is None else max(0, min(int(seconds * 1000) + 1, 2**31 - 1))
+
+
 class Execution:
     """A launched command: its native run, our ends of its streams, and what is known of it so far."""
 
@@ -76,6 +82,8 @@ class Execution:
         self.failure: Exception | None = None
         self._plan = plan
         self._ended: tuple[int, ...] | None = None
+        self._killed = False
+        self._owner = os.getpid()
         self.run = _native.Run(
             program,
             new_session=new_session,
@@ -113,8 +121,18 @@ class Execution:
         """Whether the whole tree is gone, or never was."""
         return self._ended is not None or self.failure is not None
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process started it. A fork of the host has copies of everything, and may touch nothing."""
+        return os.getpid() == self._owner
+
+    def _check_owner(self) -> None:
+        if not self.is_ours:
+            raise SandlockError("this run belongs to the process that started it, not to a fork of that process")
+
     def advance(self) -> None:
-        """Takes the messages that have come. Never waits."""
+        """Takes the messages that have come. Never waits. Raises SandlockError in a fork of the host."""
+        self._check_owner()
         while not self.ended:
             message = self.run.receive()
             if message is None:
@@ -127,6 +145,9 @@ class Execution:
                 self.launched = True
                 self.pid = message[1]
                 self._let_go()
+            elif kind == _native.FAILED and self._killed:
+                # Stopped before the program was executed: for the caller the same as a moment later.
+                self._ended = (_native.ENDED, 0, 0, 0, -1, SIGKILL, REASONS.index("killed"), 0, 0, 0)
             elif kind == _native.FAILED:
                 self._fail(self._confinement_error(message))
             elif kind == _native.MAP_IDS:
@@ -135,7 +156,9 @@ class Execution:
                 self._ended = message
 
     def kill(self) -> None:
-        """Ends the whole tree. `ended` becomes true shortly after."""
+        """Ends the whole tree. `ended` becomes true shortly after. Raises SandlockError in a fork of the host."""
+        self._check_owner()
+        self._killed = True
         self.run.kill()
 
     def finish(self) -> None:
@@ -159,7 +182,8 @@ class Execution:
         signal = status & 0x7F or None
         exit_code = 128 + signal if signal else status >> 8 & 0xFF
         if reason == "exited" and signal:
-            reason = "signaled"
+            # A launch that is killed ends with the program's process, before the init could have been told.
+            reason = "killed" if self._killed and signal == SIGKILL else "signaled"
         return Result(
             exit_code=exit_code,
             signal=signal,

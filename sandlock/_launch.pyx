@@ -20,10 +20,12 @@ from sandlock._linux cimport (
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
     SYS_capget,
     SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
-    SYS_getpgid, SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset, SYS_landlock_restrict_self,
+    SYS_getpgid, SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset,
+    SYS_landlock_restrict_self,
     SYS_memfd_create, SYS_openat, SYS_openat2, SYS_personality,
     SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
-    SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write,
+    SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4,
+    SYS_write,
     raw_clone, raw_syscall,
 )
 from sandlock._run cimport (

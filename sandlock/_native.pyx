@@ -446,7 +446,8 @@ cdef class Run:
         return self.lane.counters
 
     def __dealloc__(self):
-        if self.started and not self.finished:
+        # In a fork of the host the memory is a copy, and the launch, the thread and the init are the host's.
+        if self.started and not self.finished and self.c.host_pid == raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0):
             self.c.cancelled = 1
             if self.c.provided == 0:
                 self._set_provided(-1)

@@ -209,8 +209,8 @@ cdef pid_t nearest_recorded(Observer *observer, pid_t pid) noexcept nogil:
     """The closest of a process's forebears that runs a recorded program: forks that do not exec are left out."""
     cdef Process *process
     cdef Glance glance
-    cdef int depth
-    for depth in range(MAX_DEPTH):
+    cdef int _depth
+    for _depth in range(MAX_DEPTH):
         if pid <= 1 or pid == observer.run.warden or look(pid, &glance) < 0:
             return 0
         process = find_process(observer, pid, glance.start_time)

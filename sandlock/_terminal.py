@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 
 class PreservedTerminal:
-    """Restores the terminal behind the first of the standard streams that is one. A no-op without any."""
+    """Restores the terminal behind the first of the standard streams that is one. A no-op without any.
+
+    To be made before the program can run: it is kept as it is now.
+    """
 
     def __init__(self) -> None:
         self._fd = next((fd for fd in (0, 1, 2) if _is_terminal(fd)), -1)
-
-    def __enter__(self) -> PreservedTerminal:
         if self._fd >= 0:
             import termios
 
@@ -25,11 +26,17 @@ class PreservedTerminal:
                 self._foreground = os.tcgetpgrp(self._fd)
             except OSError:
                 self._foreground = -1  # a terminal, but not our controlling one
+
+    def __enter__(self) -> PreservedTerminal:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Makes the terminal what it was."""
         if self._fd < 0:
             return
         import termios

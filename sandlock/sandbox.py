@@ -13,7 +13,7 @@ from time import monotonic
 
 from . import _native
 from ._command import prepare
-from ._execution import Execution
+from ._execution import Execution, milliseconds
 from ._host import probe
 from ._plan import plan as make_plan
 from ._settle import settle
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ._host import Host
     from ._plan import Plan
     from ._stdio import Stream
+    from ._terminal import PreservedTerminal
     from .policy import Fields
     from .presets import Expansion
     from .result import Result
@@ -53,6 +54,11 @@ class Confinement:
         self.plan, self._program = compiled(policy, probe(), expansion)
         self._owner = os.getpid()
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it; a fork of that process may not use it."""
+        return os.getpid() == self._owner
+
     def launch(
         self,
         argv: Sequence[Text],
@@ -69,7 +75,7 @@ class Confinement:
         The launch confines itself on another CPU while we prepare what it will execute. Raises SandlockError.
         """
         try:
-            if os.getpid() != self._owner:
+            if not self.is_ours:
                 raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
             limit = self.policy.timeout if timeout is None else _seconds(timeout)
             execution = Execution(self._program, self.policy, self.plan, stdio, timeout=limit, new_session=new_session)
@@ -118,8 +124,9 @@ class Process:
     Leaving the `with` block ends the whole tree. Not for use from two threads at once, except `kill`.
     """
 
-    def __init__(self, sandbox: Sandbox, execution: Execution) -> None:
+    def __init__(self, sandbox: Sandbox, execution: Execution, host_terminal: PreservedTerminal | None = None) -> None:
         self._sandbox = sandbox
+        self._host_terminal = host_terminal
         self._execution = execution
         self._result: Result | None = None
         stdio = execution.stdio
@@ -173,12 +180,14 @@ class Process:
 
     def _close(self) -> None:
         self._sandbox._forget(self._execution)
+        if self._host_terminal is not None:
+            self._host_terminal.restore()
         self._result = self._execution.result()
 
     def close(self) -> None:
         """Ends the tree if it still runs, and closes our ends of its streams."""
         try:
-            if self._result is None:
+            if self._result is None and self._execution.is_ours:
                 self.kill()
                 self.wait()
         finally:
@@ -251,16 +260,21 @@ class Sandbox:
         data = input.encode() if isinstance(input, str) else input
         if data is not None and stdin is not None:
             raise PolicyError("input: give either input or stdin", field="input")
-        execution = self._launch(
-            argv,
-            stdio,
-            streams=(PIPE if data is not None else stdin, stdout, stderr),
-            timeout=timeout,
-            env=env,
-            cwd=cwd,
-            new_session=not interactive,
-        )
-        result = self._drive(execution, data, interactive)
+        terminal = _terminal(interactive)
+        try:
+            execution = self._launch(
+                argv,
+                stdio,
+                streams=(PIPE if data is not None else stdin, stdout, stderr),
+                timeout=timeout,
+                env=env,
+                cwd=cwd,
+                new_session=not interactive,
+            )
+            result = self._drive(execution, data)
+        finally:
+            if terminal is not None:
+                terminal.restore()
         return result.check() if check else result
 
     def start(
@@ -284,29 +298,28 @@ class Sandbox:
         stdio = Stdio()
         if pty:
             stdio.open_terminal(*((24, 80) if isinstance(pty, bool) else pty))
-        execution = self._launch(
-            argv,
-            stdio,
-            streams=None if pty else (stdin, stdout, stderr),
-            timeout=timeout,
-            env=env,
-            cwd=cwd,
-            new_session=not interactive,
-        )
+        terminal = _terminal(interactive)
         try:
-            while not execution.launched and not execution.ended:
-                _wait_readable(execution, None)
-                execution.advance()
+            execution = self._launch(
+                argv,
+                stdio,
+                streams=None if pty else (stdin, stdout, stderr),
+                timeout=timeout,
+                env=env,
+                cwd=cwd,
+                new_session=not interactive,
+            )
+            self._wait_launched(execution)
         except BaseException:
-            self._abandon(execution)
+            if terminal is not None:
+                terminal.restore()
             raise
-        if execution.failure is not None:
-            self._abandon(execution)
-            raise execution.failure
-        return Process(self, execution)
+        return Process(self, execution, terminal)
 
     def close(self) -> None:
         """Ends everything that still runs, and waits until it is gone. The sandbox can be used again."""
+        if not self._confinement.is_ours:
+            return  # a fork of the host unwinds: the trees are not its own
         with self._lock:
             live = list(self._live)
         for execution in live:
@@ -343,19 +356,24 @@ class Sandbox:
             self._live.add(execution)
         return execution
 
-    def _drive(self, execution: Execution, data: bytes | None, interactive: bool) -> Result:
+    def _wait_launched(self, execution: Execution) -> None:
+        try:
+            while not execution.launched and not execution.ended:
+                _wait_readable(execution, None)
+                execution.advance()
+            if execution.failure is not None:
+                raise execution.failure
+        except BaseException:
+            self._abandon(execution)
+            raise
+
+    def _drive(self, execution: Execution, data: bytes | None) -> Result:
         """Feeds, captures and waits until the tree is gone; on any exception ends it first."""
         from ._capture import Capture
 
         capture = Capture(execution.stdio, data, execution.policy.max_output)
         try:
-            if interactive:
-                from ._terminal import PreservedTerminal
-
-                with PreservedTerminal():
-                    capture.drive(execution)
-            else:
-                capture.drive(execution)
+            capture.drive(execution)
         except BaseException:
             self._abandon(execution)
             raise
@@ -389,7 +407,16 @@ def _wait_readable(execution: Execution, timeout: float | None) -> None:
         return  # another thread has seen the end
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    poll.poll(None if timeout is None else max(0, timeout * 1000))
+    poll.poll(milliseconds(timeout))
+
+
+def _terminal(interactive: bool) -> PreservedTerminal | None:
+    """The host's terminal as it is now, for a program that gets it."""
+    if not interactive:
+        return None
+    from ._terminal import PreservedTerminal
+
+    return PreservedTerminal()
 
 
 def _file(fd: int | None, mode: str) -> BinaryIO | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import functools
+import gc
 import itertools
 import os
 import sys
@@ -49,6 +52,28 @@ def mark() -> Iterator[str]:
     assert wait_alive(word, 0, 1.0) == []
 
 
+@pytest.fixture
+def nothing_by_garbage() -> Iterator[None]:
+    """What is opened is closed in time: the collector, which closes things too, is off."""
+    gc.collect()
+    gc.disable()
+    before = descriptors()
+    yield
+    try:
+        assert descriptors() == before
+    finally:
+        gc.enable()
+
+
+def descriptors() -> list[str]:
+    """What is open, without the one that lists it."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+    return sorted(found)
+
+
 def box(**fields: Any) -> AsyncSandbox:
     return AsyncSandbox(presets=["system"], **fields)
 
@@ -89,7 +114,7 @@ def test_the_result_is_that_of_the_sync_twin(loop: Loop, case: str) -> None:
     assert result == expected
 
 
-def test_errors_are_those_of_the_sync_twin(loop: Loop) -> None:
+def test_errors_are_those_of_the_sync_twin(loop: Loop, nothing_by_garbage: None) -> None:
     async def main() -> None:
         async with box() as sandbox:
             with pytest.raises(sandlock.ConfinementError, match="ENOENT"):
@@ -163,7 +188,7 @@ def test_fifty_at_once(loop: Loop) -> None:
     async def main() -> list[sandlock.Result]:
         async with box() as first, box() as second:
             bodies = [
-                lambda number=number: (first, second)[number % 2].run(["sh", "-c", f"cat; echo {number}"], input="a")
+                functools.partial((first, second)[number % 2].run, ["sh", "-c", f"cat; echo {number}"], input="a")
                 for number in range(50)
             ]
             return await loop.together(*bodies)
@@ -187,7 +212,7 @@ def test_one_sandbox_in_several_threads(mark: str) -> None:
 
     async def main() -> None:
         async with shared:
-            while len(alive(mark)) < 4:  # noqa: ASYNC110
+            while len(alive(mark)) < 4:
                 await trio.sleep(0.01)
         assert alive(mark) == []
 
@@ -223,7 +248,7 @@ def test_nothing_is_left_after_two_hundred_runs(loop: Loop) -> None:
 
 
 @pytest.mark.slow
-def test_cancelled_at_every_stage(loop: Loop, mark: str) -> None:
+def test_cancelled_at_every_stage(loop: Loop, mark: str, nothing_by_garbage: None) -> None:
     """From before the launch until after the end, in small steps: no process of the tree is ever left."""
     delays = [step * 0.0002 for step in range(60)]
     cut = []
@@ -231,8 +256,8 @@ def test_cancelled_at_every_stage(loop: Loop, mark: str) -> None:
     async def main() -> None:
         async with box() as sandbox:
             for delay in delays:
-                body = daemons(mark, "echo word; exec sleep 0.005")
-                cut.append(await loop.cut_short(delay, lambda body=body: sandbox.run(body)))
+                body = functools.partial(sandbox.run, daemons(mark, "echo word; exec sleep 0.005"))
+                cut.append(await loop.cut_short(delay, body))
                 assert alive(mark) == []
                 assert not sandbox._live
 
@@ -242,7 +267,7 @@ def test_cancelled_at_every_stage(loop: Loop, mark: str) -> None:
 
 
 @pytest.mark.slow
-def test_cancelled_at_every_stage_of_a_started_one(loop: Loop, mark: str) -> None:
+def test_cancelled_at_every_stage_of_a_started_one(loop: Loop, mark: str, nothing_by_garbage: None) -> None:
     entered = 0
 
     async def main() -> None:
@@ -267,12 +292,13 @@ def test_cancelled_at_every_stage_of_a_started_one(loop: Loop, mark: str) -> Non
 
 
 @pytest.mark.slow
-def test_cancelled_while_it_floods(loop: Loop, mark: str) -> None:
+def test_cancelled_while_it_floods(loop: Loop, mark: str, nothing_by_garbage: None) -> None:
     async def main() -> None:
         async with box() as sandbox:
             for delay in (0.01, 0.02, 0.05):
-                body = daemons(mark, "yes >&2 & exec yes")
-                assert await loop.cut_short(delay, lambda body=body: sandbox.run(body, input=b"x" * 500_000))
+                argv = daemons(mark, "yes >&2 & exec yes")
+                body = functools.partial(sandbox.run, argv, input=b"x" * 500_000)
+                assert await loop.cut_short(delay, body)
                 assert alive(mark) == []
 
     loop.run(main)
@@ -322,19 +348,22 @@ def test_an_error_beside_it_ends_the_tree(loop: Loop, mark: str) -> None:
 
 
 def test_an_error_in_the_block_ends_the_tree(loop: Loop, mark: str) -> None:
+    async def fail(sandbox: AsyncSandbox) -> None:
+        async with sandbox.start(daemons(mark, "echo; wait")) as process:
+            assert process.stdout is not None
+            await process.stdout.receive_some()
+            raise ZeroDivisionError
+
     async def main() -> None:
         async with box() as sandbox:
             with pytest.raises(ZeroDivisionError):
-                async with sandbox.start(daemons(mark, "echo; wait")) as process:
-                    assert process.stdout is not None
-                    await process.stdout.receive_some()
-                    raise ZeroDivisionError
+                await fail(sandbox)
             assert alive(mark) == []
 
     loop.run(main)
 
 
-def test_leaving_the_sandbox_ends_what_others_started(loop: Loop, mark: str) -> None:
+def test_leaving_the_sandbox_ends_what_others_started(loop: Loop, mark: str, nothing_by_garbage: None) -> None:
     sandbox = box()
 
     async def leave() -> None:
@@ -406,7 +435,7 @@ def test_more_than_a_pipe_holds(loop: Loop) -> None:
             async def receive() -> bytes:
                 return b"".join([chunk async for chunk in stdout])
 
-            return (await loop.together(send, receive))[1]
+            return bytes((await loop.together(send, receive))[1])
 
     assert loop.run(main) == data
 
@@ -432,7 +461,7 @@ def test_python_on_a_terminal(loop: Loop) -> None:
         ):
             terminal = process.terminal
             assert terminal is not None
-            assert process.stdin is process.stdout is process.stderr is None
+            assert (process.stdin, process.stdout, process.stderr) == (None, None, None)
             seen, read = b"", 0
 
             async def until(text: bytes) -> None:
@@ -534,7 +563,7 @@ def test_context_variables_of_the_caller() -> None:
 
     async def main() -> list[tuple[str, str, str]]:
         sniffio.current_async_library_cvar.set("asyncio")  # as anyio does
-        return await asyncio.gather(caller("a"), caller("b"))
+        return list(await asyncio.gather(caller("a"), caller("b")))
 
     assert asyncio.run(main()) == [("a", "a", "trio"), ("b", "b", "trio")]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import functools
 import itertools
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +22,6 @@ import pytest
 import trio
 from loops import LOOPS, Loop, wait_alive
 
-import sandlock
 from sandlock import PIPE, AsyncSandbox
 from sandlock._trio_thread import in_trio
 
@@ -133,7 +135,7 @@ def test_a_fork_cannot_use_it(loop: Loop) -> None:
 
     loop.run(use)
     for body in (use, start):
-        said = in_child(lambda body=body: loop.run(body))
+        said = in_child(functools.partial(loop.run, body))
         assert said.startswith("SandlockError: this sandbox belongs to the process that made it"), said
     loop.run(use)
 
@@ -148,34 +150,36 @@ def test_a_fork_makes_a_new_one(loop: Loop) -> None:
 
 
 def test_a_fork_leaves_the_tree_alone(loop: Loop, mark: str) -> None:
-    """It has copies of our descriptors; neither its errors nor its end touch what the parent runs."""
+    """It has copies of our descriptors; what it tries with them does not touch what the parent runs."""
+    another = next(each for each in LOOPS if each is not loop)  # ours is in use, in the child too
 
     async def main() -> None:
-        async with AsyncSandbox(presets=["system"]) as sandbox:
-            async with sandbox.start(["sleep", mark], stdin=PIPE) as process:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                stdin, stdout = process.stdin, process.stdout
+        async with (
+            AsyncSandbox(presets=["system"]) as sandbox,
+            sandbox.start(["sleep", mark], stdin=PIPE) as process,
+        ):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            stdin, stdout = process.stdin, process.stdout
 
-                def other(body: Callable[[], object]) -> str:
-                    async def run() -> None:
-                        await body()  # type: ignore[misc]
+            def other(body: Callable[[], object]) -> str:
+                async def run() -> None:
+                    await body()  # type: ignore[misc]
 
-                    return in_child(lambda: Other.run(run))
+                return in_child(lambda: another.run(run))
 
-                Other = next(each for each in LOOPS if each is not loop)
-                said = [
-                    in_child(process.kill),
-                    other(process.wait),
-                    other(lambda: stdin.send_all(b"x")),
-                    other(stdout.receive_some),
-                    other(sandbox.aclose),
-                ]
-                assert all(text.startswith("SandlockError: this sandbox belongs") for text in said), said
-                await loop.sleep(0.1)
-                assert len(wait_alive(mark, 1)) == 1
-                process.kill()
-                assert (await process.wait()).reason == "killed"
+            said = [
+                in_child(process.kill),
+                other(process.wait),
+                other(lambda: stdin.send_all(b"x")),
+                other(stdout.receive_some),
+                other(sandbox.aclose),
+            ]
+            assert all(text.startswith("SandlockError: this sandbox belongs") for text in said), said
+            await loop.sleep(0.1)
+            assert len(wait_alive(mark, 1)) == 1
+            process.kill()
+            assert (await process.wait()).reason == "killed"
 
     loop.run(main)
 
@@ -333,10 +337,8 @@ def test_a_host_that_reaps_everything(loop: Loop) -> None:
 
     async def reap() -> None:
         for _ in range(300):
-            try:
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                pass
             await loop.sleep(0.0005)
 
     async def main() -> None:
@@ -350,7 +352,7 @@ def test_a_host_that_reaps_everything(loop: Loop) -> None:
 
 def test_an_exhausted_descriptor_table(loop: Loop) -> None:
     """A clear error, nothing left, and all works again afterwards."""
-    import resource
+    errors = set()
 
     async def main() -> None:
         async with AsyncSandbox(presets=["system"]) as sandbox:
@@ -362,11 +364,11 @@ def test_an_exhausted_descriptor_table(loop: Loop) -> None:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + room, hard))
                 try:
                     await sandbox.run(["true"])
-                except (OSError, sandlock.SandlockError) as error:
-                    assert isinstance(error, OSError)
-                    assert error.errno == errno.EMFILE
+                except OSError as error:
+                    errors.add(error.errno)
                 finally:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert errors == {errno.EMFILE}
             assert (await sandbox.run(["true"])).ok
 
     loop.run(main)

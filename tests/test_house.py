@@ -20,7 +20,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = os.path.join(TOP, "sandlock")
 LONGEST_FILE = 600
 LONGEST_FUNCTION = 60
-SIZES = {"sandlock/_launch.pyx": 712, "tests/test_life.py": 686}
+SIZES = {"sandlock/_launch.pyx": 720, "tests/test_life.py": 682}
 LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
@@ -33,7 +33,7 @@ DOORS = {
     "_native": {"_execution", "sandbox"},
     "_launch": {"_execution"},
     "_sys": {"_host", "_probes"},
-    "_execution": {"sandbox"},
+    "_execution": {"_capture", "sandbox"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
     "_async_streams": {"_async"},

@@ -7,11 +7,12 @@ import functools
 import itertools
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ordinary
@@ -67,10 +68,10 @@ def state(pid: int) -> str:
     return stat[0].decode() if stat else ""
 
 
-def parent(pid: int) -> int:
-    """The parent of a process, 0 if it is gone."""
+def session(pid: int) -> int:
+    """The session of a process, 0 if it is gone."""
     stat = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    return int(stat[1]) if stat else 0
+    return int(stat[3]) if stat else 0
 
 
 @contextlib.contextmanager
@@ -126,50 +127,48 @@ def say(*what):
 """
 
 
+NOTHING: Mapping[str, str] = {}
+
+
 class Host:
     """A process that embeds sandlock and runs the code of a test; `say` in it writes a line that `line` returns."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
         self.pid = process.pid
+        self._unread = b""
 
-    def line(self) -> str:
-        """What it says next, without the newline. Raises AssertionError when it has ended."""
+    def line(self, limit: float = 15.0) -> str:
+        """What it says next, without the newline. Raises AssertionError when it has ended, or says nothing."""
         assert self.process.stdout is not None
-        text = self.process.stdout.readline()
-        assert text, f"the host has ended: {self.process.wait()}"
-        return text.rstrip("\n")
+        fd = self.process.stdout.fileno()
+        while b"\n" not in self._unread:
+            assert select.select([fd], [], [], limit)[0], f"the host says nothing for {limit} s"
+            chunk = os.read(fd, 4096)
+            assert chunk, f"the host has ended: {self.process.wait()}"
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line.decode()
 
     def tell(self, text: str) -> None:
         """Writes a line to its stdin."""
         assert self.process.stdin is not None
-        self.process.stdin.write(text + "\n")
-        self.process.stdin.flush()
-
-    def end(self, limit: float = 20.0) -> str:
-        """Closes its stdin and waits; the rest of what it says. Raises AssertionError if it failed."""
-        rest, _ = self.process.communicate(timeout=limit)
-        assert self.process.returncode == 0, f"exit {self.process.returncode}: {rest}"
-        return rest
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-        self.process.wait()
+        os.write(self.process.stdin.fileno(), text.encode() + b"\n")
 
 
 @contextlib.contextmanager
-def host(code: str, *args: str, person: ordinary.Person | None = None, **options: Any) -> Iterator[Host]:
+def host(
+    code: str, *args: str, person: ordinary.Person | None = None, env: Mapping[str, str] = NOTHING, **options: Any
+) -> Iterator[Host]:
     """A host in a session of its own, as this person or as ourselves. It is gone at the end of the block."""
     python = sys.executable if person is None else person.python
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"env": os.environ | env}
     if person is not None:
-        more = {"env": person.environment(), "cwd": person.home, **person.identity}
+        more = {"env": person.environment(env), "cwd": person.home, **person.identity}
     process = subprocess.Popen(
         [python, "-c", PREAMBLE + code, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
         **{"start_new_session": True} | more | options,
     )
     try:
