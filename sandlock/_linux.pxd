@@ -78,6 +78,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_umask
     const long SYS_unshare
     const long SYS_wait4
+    const long SYS_waitid
     const long SYS_write
 
 cdef extern from * nogil:

@@ -18,13 +18,13 @@ from sandlock._linux cimport (
     SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close,
     SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill, SYS_landlock_create_ruleset,
     SYS_rt_sigprocmask,
-    SYS_shutdown, SYS_wait4, raw_syscall,
+    SYS_shutdown, SYS_wait4, SYS_waitid, raw_syscall,
 )
 from sandlock._observe cimport free_observer, take_records
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD,
     RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE,
-    RuleKind, Ruleset, STEP_THREAD,
+    RuleKind, Ruleset, STAGE_LAUNCHED, STEP_THREAD,
 )
 from sandlock._run cimport Program as ProgramStruct
 from sandlock._run cimport Run as RunStruct
@@ -62,12 +62,40 @@ cdef enum:
     MSG_DONTWAIT = 0x40
     SIG_SETMASK = 2
     SIGKILL = 9
+    P_PIDFD = 3
     WALL = 0x40000000
+    WEXITED = 4
     WNOHANG = 1
     SHUT_WR = 1
 
-cdef extern from "<sys/socket.h>" nogil:
-    ssize_t recv(int fd, void *buffer, size_t length, int flags) noexcept
+cdef extern from * nogil:
+    """
+    #include <string.h>
+    #include <sys/socket.h>
+    #include <sys/uio.h>
+    /* One message, and the descriptor that came with it (or -1). As recvmsg(2). */
+    static ssize_t sandlock_receive(int socket, void *buffer, size_t size, int flags, int *descriptor)
+    {
+        union { struct cmsghdr header; char room[CMSG_SPACE(sizeof(int))]; } control;
+        struct iovec span = {buffer, size};
+        struct msghdr parcel = {0};
+        struct cmsghdr *rights;
+        ssize_t length;
+        parcel.msg_iov = &span;
+        parcel.msg_iovlen = 1;
+        parcel.msg_control = &control;
+        parcel.msg_controllen = sizeof control;
+        length = recvmsg(socket, &parcel, flags | MSG_CMSG_CLOEXEC);
+        *descriptor = -1;
+        rights = length < 0 ? NULL : CMSG_FIRSTHDR(&parcel);
+        if (rights && rights->cmsg_type == SCM_RIGHTS && rights->cmsg_len == CMSG_LEN(sizeof(int)))
+            memcpy(descriptor, CMSG_DATA(rights), sizeof(int));
+        return length;
+    }
+    """
+    ssize_t receive_with_descriptor "sandlock_receive"(
+        int socket, void *buffer, size_t size, int flags, int *descriptor
+    ) noexcept
 
 LAUNCHED = MESSAGE_LAUNCHED
 FAILED = MESSAGE_FAILED
@@ -243,9 +271,11 @@ cdef class Run:
     cdef bint threaded
     cdef bint started
     cdef bint finished
+    cdef int init_pidfd       # came with the init's last word: its number may be another process's by then
     cdef list _alive
 
     def __cinit__(self):
+        self.init_pidfd = -1
         memset(&self.c, 0, sizeof(self.c))
         memset(&self.lane, 0, sizeof(self.lane))
         self.c.listener = -1
@@ -344,7 +374,7 @@ cdef class Run:
         """The next message as (kind, pid, step, error, subject, status, reason, survivors, user_us, system_us);
         None when there is none yet; False when the other side is gone."""
         cdef Message message
-        cdef ssize_t length = recv(self.c.control_host, &message, sizeof(message), MSG_DONTWAIT)
+        cdef ssize_t length = self.take_message(&message, MSG_DONTWAIT)
         if length < 0:
             return None
         if length != sizeof(message):
@@ -354,6 +384,15 @@ cdef class Run:
             message.survivors, message.user_microseconds, message.system_microseconds,
         )
 
+    cdef ssize_t take_message(self, Message *message, int flags) noexcept nogil:
+        cdef int descriptor
+        cdef ssize_t length = receive_with_descriptor(
+            self.c.control_host, message, sizeof(message[0]), flags, &descriptor
+        )
+        if descriptor >= 0:
+            self.init_pidfd = descriptor
+        return length
+
     def kill(self) -> None:
         """Ends the whole tree: the init is told; a launch that is still under way is stopped where it is."""
         if not self.started or self.finished:
@@ -362,9 +401,9 @@ cdef class Run:
         if self.c.provided == 0:
             self._set_provided(-1)
         raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
-        if self.c.alone and self.c.warden_lives and self.c.guest > 0 and self.c.step == 0:
+        if self.c.alone and self.c.stage != STAGE_LAUNCHED and self.c.guest > 0 and self.c.step == 0:
             # Before that it would leave its descriptors in our table; it sees `cancelled` by itself. The warden waits
-            # for the guest's exec and has not reaped it, so the number is still the guest's.
+            # for the guest's exec and has not reaped it, so the number is still the guest's. Later the warden listens.
             raw_syscall(SYS_kill, self.c.guest, SIGKILL, 0, 0, 0, 0)
 
     def maps_written(self, int error) -> None:
@@ -414,11 +453,16 @@ cdef class Run:
             if lives == 0:
                 break
             raw_syscall(SYS_futex, <long>&self.c.warden_lives, FUTEX_WAIT, lives, 0, 0, 0)
-        if self.c.warden > 0:
-            while True:
+        while self.c.warden > 0:
+            if self.init_pidfd >= 0:
+                result = raw_syscall(SYS_waitid, P_PIDFD, self.init_pidfd, 0, WEXITED | WALL, 0, 0)
+            else:
                 result = raw_syscall(SYS_wait4, self.c.warden, 0, WALL, 0, 0, 0)
-                if result != -EINTR:
-                    break
+            if result != -EINTR:
+                break
+        if self.init_pidfd >= 0:
+            raw_syscall(SYS_close, self.init_pidfd, 0, 0, 0, 0, 0)
+            self.init_pidfd = -1
 
     def execs(self) -> list:
         """The recorded execs of a finished run, see `_observe.take_records`."""
@@ -446,12 +490,15 @@ cdef class Run:
         return self.lane.counters
 
     def __dealloc__(self):
+        cdef Message unread
         # In a fork of the host the memory is a copy, and the launch, the thread and the init are the host's.
         if self.started and not self.finished and self.c.host_pid == raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0):
             self.c.cancelled = 1
             if self.c.provided == 0:
                 self._set_provided(-1)
             raw_syscall(SYS_shutdown, self.c.control_host, SHUT_WR, 0, 0, 0, 0)
+            while self.take_message(&unread, 0) > 0 and unread.kind != MESSAGE_ENDED and unread.kind != MESSAGE_FAILED:
+                pass
             self.wait_native()
         self.let_go()
         if self.c.control_host >= 0:

@@ -32,8 +32,21 @@ struct watch_poll { int fd; short events; short revents; };
 struct watch_timeval { long sec, usec; };
 struct watch_usage { struct watch_timeval user, system; long maxrss; long rest[13]; };
 
+struct watch_span { const void *at; unsigned long length; };
+struct watch_rights { unsigned long length; int level, type, fd, padding; };   /* struct cmsghdr and its data */
+struct watch_parcel {                                                          /* struct user_msghdr */
+    void *name;
+    long name_length;
+    struct watch_span *spans;
+    unsigned long span_count;
+    struct watch_rights *rights;
+    unsigned long rights_length;
+    long flags;
+};
+
 struct watch {
     int guest, host, scoped;
+    int reapable;       /* a reaper of the host's own can reap us: we executed a program */
     int guest_status, guest_ended;
     int signals;        /* signalfd for WATCH_SIGCHLD */
     long long deadline; /* CLOCK_MONOTONIC ms, or -1 */
@@ -179,6 +192,22 @@ static int wait_for_end(struct watch *run, long long until)
     }
 }
 
+/* With a pidfd of ours where the host needs it: once its own reaper has taken us, our number may belong to another of
+ * its children. On the way, in the socket, it takes no place in the host's table. */
+static void send_report(const struct watch *run, const struct message *message, unsigned long length)
+{
+    struct watch_span span = {message, length};
+    struct watch_rights rights = {20, 1 /* SOL_SOCKET */, 1 /* SCM_RIGHTS */, -1, 0};
+    struct watch_parcel parcel = {0, 0, &span, 1, &rights, sizeof rights, 0};
+    if (run->reapable) {
+        long self = watch_call(__NR_getpid);
+        rights.fd = (int)watch_call(__NR_pidfd_open, self, 0);
+    }
+    if (rights.fd < 0)
+        parcel.rights_length = 0;
+    watch_call(__NR_sendmsg, 0, &parcel, 0x4000 /* MSG_NOSIGNAL */);
+}
+
 static void report(const struct watch *run, int reason, int survivors)
 {
     struct watch_usage usage = {0};
@@ -192,7 +221,7 @@ static void report(const struct watch *run, int reason, int survivors)
     message.survivors = survivors;
     message.user_microseconds = usage.user.sec * 1000000LL + usage.user.usec;
     message.system_microseconds = usage.system.sec * 1000000LL + usage.system.usec;
-    watch_call(__NR_sendto, 0, &message, sizeof message, 0x4000 /* MSG_NOSIGNAL */, 0);
+    send_report(run, &message, sizeof message);
 }
 
 /* Watches for at most `patience` ms (-1: without end). Returns 1 when the tree has ended, which was then reported;

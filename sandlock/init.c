@@ -26,6 +26,7 @@ __attribute__((used)) static int main_(long *stack)
         return 2;
     run.guest = (int)parse(argument[1]);
     run.host = (int)parse(argument[2]);
+    run.reapable = 1;
     run.deadline = parse(argument[3]);
     if (run.deadline >= 0)
         run.deadline += watch_now_ms();
