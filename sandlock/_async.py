@@ -104,7 +104,6 @@ class Running:
             self._finished = True
             self._forget(self)
             self.execution.finish()
-            self.execution.stdio.close()
 
 
 class AsyncProcess:

@@ -6,6 +6,7 @@ The state only moves forward: starting, then running or failed, then ended. Noth
 from __future__ import annotations
 
 import os
+from _thread import RLock
 from time import monotonic
 
 from . import _native
@@ -15,6 +16,8 @@ from .result import ExecRecord, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Literal
+
     from ._command import Command
     from ._plan import Plan
     from ._stdio import Stdio
@@ -84,6 +87,8 @@ class Execution:
         self._ended: tuple[int, ...] | None = None
         self._killed = False
         self._owner = os.getpid()
+        # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
+        self._lock = RLock()
         self.run = _native.Run(
             program,
             new_session=new_session,
@@ -107,9 +112,10 @@ class Execution:
 
     def abandon(self) -> None:
         """Ends a launch that was not provided, and waits for it: well under a millisecond."""
-        self.run.kill()
-        self.run.close()
-        self.stdio.close()
+        with self._lock:
+            self.run.kill()
+            self.run.close()
+            self.stdio.close()
 
     @property
     def control_fd(self) -> int:
@@ -133,41 +139,48 @@ class Execution:
     def advance(self) -> None:
         """Takes the messages that have come. Never waits. Raises SandlockError in a fork of the host."""
         self._check_owner()
-        while not self.ended:
-            message = self.run.receive()
-            if message is None:
-                return
-            if message is False:
-                self._fail(InternalError("the run's init is gone without a word; its tree was told to die"))
-                return
-            kind = message[0]
-            if kind == _native.LAUNCHED:
-                self.launched = True
-                self.pid = message[1]
-                self._let_go()
-            elif kind == _native.FAILED and self._killed:
-                # Stopped before the program was executed: for the caller the same as a moment later.
-                self._ended = (_native.ENDED, 0, 0, 0, -1, SIGKILL, REASONS.index("killed"), 0, 0, 0)
-            elif kind == _native.FAILED:
-                self._fail(self._confinement_error(message))
-            elif kind == _native.MAP_IDS:
-                self.run.maps_written(self._write_maps(message[1]))
-            else:
-                self._ended = message
+        with self._lock:
+            while not self.ended:
+                message = self.run.receive()
+                if message is None:
+                    return
+                self._take(message)
+
+    def _take(self, message: tuple[int, ...] | Literal[False]) -> None:
+        if message is False:
+            self._fail(InternalError("the run's init is gone without a word; its tree was told to die"))
+            return
+        kind = message[0]
+        if kind == _native.LAUNCHED:
+            self.launched = True
+            self.pid = message[1]
+            self._let_go()
+        elif kind == _native.FAILED and self._killed:
+            # Stopped before the program was executed: for the caller the same as a moment later.
+            self._ended = (_native.ENDED, 0, 0, 0, -1, SIGKILL, REASONS.index("killed"), 0, 0, 0)
+        elif kind == _native.FAILED:
+            self._fail(self._confinement_error(message))
+        elif kind == _native.MAP_IDS:
+            self.run.maps_written(self._write_maps(message[1]))
+        else:
+            self._ended = message
 
     def kill(self) -> None:
         """Ends the whole tree. `ended` becomes true shortly after. Raises SandlockError in a fork of the host."""
         self._check_owner()
-        self._killed = True
-        self.run.kill()
+        with self._lock:
+            self._killed = True
+            self.run.kill()
 
     def finish(self) -> None:
-        """Frees what is native of the run. Only after `ended`."""
-        self._let_go()
-        if self._survivors:
-            self.run.abandon()
-        else:
-            self.run.close()
+        """Frees what is native of the run, and closes its streams. Only after `ended`."""
+        with self._lock:
+            self._let_go()
+            self.stdio.close()
+            if self._survivors:
+                self.run.abandon()
+            else:
+                self.run.close()
 
     @property
     def _survivors(self) -> bool:

@@ -303,6 +303,7 @@ cdef class Run:
         self.lane.run = &self.c
         self.lane.ledger.limit = program.c.max_processes
         self.lane.ledger.bound = 1
+        self.lane.ledger.host = self.c.host_pid
         self.lane.ledger.scoped = program.c.signal_scope
 
     def provide(self, *, list executables, list argv, list envp, cwd, stdio, int terminal) -> None:

@@ -9,6 +9,7 @@ cdef struct PendingFork:
 # The live count of the tree (max_processes): an upper bound that is made exact only when it reaches the limit.
 cdef struct Ledger:
     int limit
+    pid_t host               # where the supervisor thread lives: no member, though the scope lets it signal itself
     int scoped               # the signal scope tells members from others
     int bound
     int pending_count

@@ -182,7 +182,7 @@ cdef int is_alive(pid_t pid) noexcept nogil:
 cdef int is_member(const Ledger *ledger, pid_t pid, pid_t init) noexcept nogil:
     """A process of this run, other than its init."""
     cdef int _depth
-    if pid == init:
+    if pid == init or pid == ledger.host:
         return 0
     if ledger.scoped:
         return raw_syscall(SYS_kill, pid, 0, 0, 0, 0, 0) == 0

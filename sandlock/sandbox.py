@@ -390,7 +390,6 @@ class Sandbox:
 
     def _forget(self, execution: Execution) -> None:
         execution.finish()
-        execution.stdio.close()
         with self._lock:
             self._live.discard(execution)
 
