@@ -253,13 +253,22 @@ cdef int recount(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil:
     return 0
 
 
+cdef void note_pending(Ledger *ledger, pid_t caller) noexcept nogil:
+    """A task is in one fork at a time: if it is back, its last one has happened."""
+    cdef int i = 0
+    while i < ledger.pending_count and ledger.pending[i].tid != caller:
+        i += 1
+    if i == ledger.pending_count:
+        ledger.pending_count += 1
+    ledger.pending[i].tid = caller
+    ledger.pending[i].since_ms = now_ms()
+
+
 cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil:
     """Whether one more process fits under the limit: 0, or EAGAIN as fork(2) says it."""
     if ledger.bound >= ledger.limit or ledger.pending_count >= PENDING_ROOM:
         if recount(ledger, init, caller) < 0 or ledger.bound >= ledger.limit or ledger.pending_count >= PENDING_ROOM:
             return EAGAIN
     ledger.bound += 1
-    ledger.pending[ledger.pending_count].tid = caller
-    ledger.pending[ledger.pending_count].since_ms = now_ms()
-    ledger.pending_count += 1
+    note_pending(ledger, caller)
     return 0

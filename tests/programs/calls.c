@@ -5,10 +5,10 @@
 
 static long number;
 
-/* What a syscall answered, as one number: its result, or -errno. */
+/* What a syscall answered, as one number: its result, or -errno. Its argument makes no sense to the kernel. */
 static long call(void)
 {
-    long result = syscall(number, 0, 0, 0, 0, 0, 0);
+    long result = syscall(number, -1L, 0, 0, 0, 0, 0);
     return result < 0 ? -errno : result;
 }
 

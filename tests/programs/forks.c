@@ -191,13 +191,13 @@ static int bomb(int count, char **argument)
         pid_t child = fork();
         if (child < 0) {
             __atomic_sub_fetch(&shared->living, 1, __ATOMIC_SEQ_CST);
-            __atomic_add_fetch(errno == EAGAIN ? &shared->denied : &shared->other, 1, __ATOMIC_SEQ_CST);
-        } else if (child > 0) {
-            __atomic_add_fetch(&shared->made, 1, __ATOMIC_SEQ_CST);
-            if (getpid() != first && shared->made % 3 == 0) { /* make room, so that it goes on */
+            int many = __atomic_add_fetch(errno == EAGAIN ? &shared->denied : &shared->other, 1, __ATOMIC_SEQ_CST);
+            if (getpid() != first && many % 3 == 0) { /* make room, so that it goes on */
                 __atomic_sub_fetch(&shared->living, 1, __ATOMIC_SEQ_CST);
                 _exit(0);
             }
+        } else if (child > 0) {
+            __atomic_add_fetch(&shared->made, 1, __ATOMIC_SEQ_CST);
         }
     }
     if (getpid() != first)
@@ -208,7 +208,7 @@ static int bomb(int count, char **argument)
 
 static void *thread_main(void *unused)
 {
-    stay();
+    linger();
     return unused;
 }
 
