@@ -78,6 +78,11 @@ _READ_INTERFACE = (
 _LEASES = (1024, 1040)  # F_SETLEASE, F_SETDELEG: hold up every open of a file of the user by the host
 
 
+SIGCHLD = 17
+NARROW_TRAPS: dict[str, Answer] = {"rt_sigaction": ((((is_(0, SIGCHLD),), NOTIFY),), ALLOW)}
+"""Of these trapped syscalls, the supervisor sees only the calls with these arguments."""
+
+
 class Network:
     """What the filter must know of the network grants: which steps of a connection go on to Landlock."""
 

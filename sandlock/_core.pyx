@@ -20,10 +20,11 @@ from sandlock._linux cimport (
 )
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
 from sandlock._run cimport (
-    MAX_SYSCALLS, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
+    MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
     RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, Rule, Run,
     STAGE_STARTING,
 )
+from sandlock._signals cimport add_restart
 from sandlock._sockets cimport listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
 
@@ -142,6 +143,9 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         error = count_fork(&lane.ledger, lane.run.warden, <pid_t>notification.pid)
         # Decided from the live count only: no argument was read.
         return continue_unsafely() if error == 0 else errno_action(error)
+    if rule.kind == RULE_ADD_RESTART:
+        add_restart(lane.run, notification)
+        return continue_unsafely()    # changed for the caller's own good, not decided
     if rule.kind == RULE_LISTEN:
         error = listen_on_behalf(lane.run, notification)
         return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)

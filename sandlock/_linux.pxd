@@ -63,6 +63,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_prctl
     const long SYS_prlimit64
     const long SYS_process_vm_readv
+    const long SYS_process_vm_writev
     const long SYS_read
     const long SYS_rt_sigaction
     const long SYS_rt_sigprocmask

@@ -22,7 +22,8 @@ from sandlock._linux cimport (
 )
 from sandlock._observe cimport free_observer, take_records
 from sandlock._run cimport (
-    MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD,
+    MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
+    RULE_ERRNO, RULE_HOLD,
     RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE,
     RuleKind, Ruleset, STAGE_LAUNCHED, STEP_THREAD,
 )
@@ -130,6 +131,7 @@ RULE_KINDS = {
     "listen": RULE_LISTEN,
     "observe_exec": RULE_OBSERVE_EXEC,
     "observe_start": RULE_OBSERVE_START,
+    "add_restart": RULE_ADD_RESTART,
 }
 
 

@@ -298,6 +298,10 @@ def _traps(policy: Policy, arch: str, listen: bool) -> tuple[TrapRule, ...]:
     if policy.max_processes is not None:
         reason = f"max_processes={policy.max_processes}: live processes are counted before there is one more"
         wanted += [(name, "count_fork", reason) for name in ("clone", "fork", "vfork")]
+        reason = (
+            "max_processes: SIGCHLD must not interrupt a fork that is being counted, so its handler gets SA_RESTART"
+        )
+        wanted.append(("rt_sigaction", "add_restart", reason))
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"
         wanted += [(name, "observe_exec", reason) for name in ("execve", "execveat")]
@@ -336,7 +340,7 @@ def _answers(
         elif call.default == "filter":
             answer = by_arguments[call.name]
         elif call.name in trapped:
-            answer = _filter.NOTIFY
+            answer = _arguments.NARROW_TRAPS.get(call.name, _filter.NOTIFY)
         else:
             answer = by_treatment[call.default]
         if call.name in denied and call.default != "enosys":  # ENOSYS denies as well, and programs fall back

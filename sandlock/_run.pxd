@@ -25,6 +25,7 @@ cdef enum RuleKind:
     RULE_LISTEN = 9
     RULE_OBSERVE_EXEC = 10
     RULE_OBSERVE_START = 11
+    RULE_ADD_RESTART = 12
 
 cdef struct Rule:
     RuleKind kind

@@ -39,7 +39,7 @@ DOORS = {
     "_async_streams": {"_async"},
     "_trio_thread": {"_async", "_async_streams"},
 }
-NOBODY = ("_core", "_memory", "_observe", "_sockets", "_tasks", "_exits", "_images")  # by cimport only
+NOBODY = ("_core", "_memory", "_observe", "_signals", "_sockets", "_tasks", "_exits", "_images")  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
     "trio": {"_async", "_async_streams", "_trio_thread"},

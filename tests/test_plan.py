@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import resource
+import signal
 from typing import Any
 
 import bpf
@@ -159,13 +160,14 @@ def test_nothing_is_trapped_unless_the_policy_needs_it() -> None:
 
 def test_counted_forks() -> None:
     box = Box(max_processes=10)
-    assert {rule.syscall: rule.rule for rule in box.plan.rules} == dict.fromkeys(
-        ("clone", "fork", "vfork"), "count_fork"
-    )
+    counted = dict.fromkeys(("clone", "fork", "vfork"), "count_fork")
+    assert {rule.syscall: rule.rule for rule in box.plan.rules} == counted | {"rt_sigaction": "add_restart"}
+    assert box("rt_sigaction", signal.SIGCHLD, 1) == bpf.NOTIFY
+    assert box("rt_sigaction", signal.SIGINT, 1) == Box()("rt_sigaction", signal.SIGCHLD, 1) == bpf.ALLOW
     assert box("fork") == box("vfork") == box("clone", FORK) == box("clone", 17) == box("clone", 0x4111) == bpf.NOTIFY
     assert box("clone", CLONE_THREAD) == bpf.ALLOW
     assert box("clone3", 0x1000, 88) == ENOSYS
-    assert [rule.syscall for rule in Box(arch="aarch64", max_processes=10).plan.rules] == ["clone"]
+    assert [rule.syscall for rule in Box(arch="aarch64", max_processes=10).plan.rules] == ["clone", "rt_sigaction"]
 
 
 def test_recorded_execs() -> None:

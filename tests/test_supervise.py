@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -303,7 +306,7 @@ def test_a_raw_vfork_counts(mark: str) -> None:
     with box(max_processes=LIMIT) as sandbox:
         with sandbox.start([guest("forks"), "until", "raw-vfork", mark], stdin=PIPE) as process:
             assert line(process) == "made 200 0"
-            assert len(alive(mark)) in (3, 5, 7)
+            assert 1 < len(alive(mark)) <= LIMIT
             process.kill()
             process.wait()
 
@@ -370,24 +373,34 @@ SHELL_OUTPUT = ["b", "c", "d", "e", "f", "g", "h", "i", "j", "ba", "0"]
 
 
 @pytest.mark.slow
-def test_ordinary_shells_live_below_a_limit() -> None:
-    with box(max_processes=8) as sandbox:
+@pytest.mark.parametrize("shell", ["bash", "dash"])
+def test_ordinary_shells_live_below_a_limit(shell: str) -> None:
+    """dash handles SIGCHLD without SA_RESTART: on a busy machine, most of its forks would be interrupted."""
+    with box(max_processes=8) as sandbox, busy_machine():
         for _ in range(10):
-            result = sandbox.run(["bash", "-c", SHELL_SCRIPT])
+            result = sandbox.run([shell, "-c", SHELL_SCRIPT], timeout=30)
             assert result.stdout_text.split() == SHELL_OUTPUT, result
 
 
 @pytest.mark.slow
-def test_an_interrupted_fork_fails_cleanly() -> None:
-    """dash handles SIGCHLD without SA_RESTART. Until we have received a notification the kernel lets a signal
-    interrupt its caller, and then even fork says EINTR (docs/how-to/limits-and-output.md): never anything else."""
-    with box(max_processes=8) as sandbox:
-        for _ in range(20):
-            with sandbox.start(["dash", "-c", SHELL_SCRIPT]) as process:
-                assert process.stdout is not None
-                assert process.stderr is not None
-                output, errors = process.stdout.read().decode(), process.stderr.read().decode()
-                result = process.wait()
-                assert statistics(process)["denied"] == 0
-            assert output.split() == SHELL_OUTPUT[: len(output.split())]
-            assert result.ok or errors == "dash: 1: Cannot fork\n"
+def test_an_interrupted_fork_is_what_we_guard_against() -> None:
+    """The same shells, supervised without the rule that adds SA_RESTART: the positive control."""
+    with trapping(None, max_processes=100) as sandbox, busy_machine():
+        plan = sandbox._confinement.plan
+        harmless = [r.__replace__(rule="continue") if r.rule == "add_restart" else r for r in plan.rules]
+        sandbox._confinement._program = _native.Program(
+            plan.__replace__(rules=tuple(harmless)), wait_killable=probe().wait_killable
+        )
+        assert any(not sandbox.run(["dash", "-c", SHELL_SCRIPT], timeout=30).ok for _ in range(100))
+
+
+@contextlib.contextmanager
+def busy_machine() -> Iterator[None]:
+    """More work than CPUs, so that a supervisor that is woken has to wait for its turn."""
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
