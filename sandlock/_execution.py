@@ -49,6 +49,7 @@ FIXES = {
         "EAGAIN": "the user's process limit is reached (RLIMIT_NPROC)",
         "ENOSPC": "the limit of user namespaces is reached",
     },
+    "clone the warden": {"EAGAIN": "the user's process limit is reached (RLIMIT_NPROC)"},
     "set a resource limit": {"EPERM": "above the hard limit of this process"},
     "change to the working directory": {"ENOENT": "it does not exist", "EACCES": "this user may not enter it"},
     "set the CPU affinity": {"EINVAL": "none of these CPUs may be used here"},
@@ -89,12 +90,16 @@ class Execution:
         self._owner = os.getpid()
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
-        self.run = _native.Run(
-            program,
-            new_session=new_session,
-            deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
-            init_image=INIT_IMAGE,
-        )
+        try:
+            self.run = _native.Run(
+                program,
+                new_session=new_session,
+                deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
+                init_image=INIT_IMAGE,
+            )
+        except OSError as error:
+            fix = "raise the limit of open files (ulimit -n), or have fewer runs alive"
+            raise ConfinementError("open the run's control socket", error.errno or 0, fix=fix) from error
         self.started = monotonic()
         self.run.start()
 

@@ -26,6 +26,10 @@ class _ForeignLinkError(Exception):
 def settle(grants: Iterable[Grant]) -> tuple[Grant, ...]:
     """The grants on real paths. An optional one behind a foreign link is left out. Raises PolicyError for others."""
     grants = tuple(grants)
+    if os.geteuid() == 0:
+        for grant in grants:
+            if grant.kind == "write":
+                _refuse_the_machine(grant)
     writable = sorted((grant.path for grant in grants if grant.kind == "write"), key=len)
     if not writable:
         return grants
@@ -48,6 +52,18 @@ def settle(grants: Iterable[Grant]) -> tuple[Grant, ...]:
                     "followed; grant its target"
                 ) from None
     return tuple(settled)
+
+
+def _refuse_the_machine(grant: Grant) -> None:
+    """Root without capabilities still owns sysctls, core_pattern, module parameters and disks: writing there is a way
+    out. Raises PolicyError."""
+    path = os.path.realpath(grant.path)
+    if path in ("/", "/dev") or path.startswith(("/proc/", "/sys/")) or path in ("/proc", "/sys"):
+        raise PolicyError(
+            f"fs_writable: {grant.path} would let root's program change the machine itself; grant the directories that "
+            "it works in, or device files with fs_devices",
+            field="fs_writable",
+        )
 
 
 def _real(path: str, roots: list[str]) -> str:

@@ -6,7 +6,6 @@ Rule: every descriptor made here is close-on-exec, numbered 3 or more, and close
 from __future__ import annotations
 
 import os
-from stat import S_ISSOCK
 
 from .errors import PolicyError
 
@@ -43,29 +42,6 @@ def above_stdio(fd: int) -> int:
     moved = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_FREE)
     os.close(fd)
     return moved
-
-
-def _check_socket(fd: int, name: str) -> None:
-    """Raises PolicyError for a socket that could still be sent anywhere: only the making of sockets is confined."""
-    try:
-        if not S_ISSOCK(os.fstat(fd).st_mode):
-            return
-    except OSError:
-        return  # not open: the launch says so
-    import socket
-
-    kind = "of datagrams"
-    with socket.socket(fileno=os.dup(fd)) as copy:
-        if copy.type in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
-            try:
-                copy.getpeername()
-                return
-            except OSError:
-                kind = "without a peer"
-    raise PolicyError(
-        f"{name}: a socket {kind} would let the program reach any address; use a pipe or a connected stream socket",
-        field=name,
-    )
 
 
 class Stdio:
@@ -109,14 +85,12 @@ class Stdio:
                 raise PolicyError(f"{name}: STDOUT is for stderr only", field=name)
             return self.child[1]
         if stream == INHERIT:
-            _check_socket(index, name)
             return index
         fd = stream if isinstance(stream, int) else stream.fileno() if hasattr(stream, "fileno") else None
         if not isinstance(fd, int) or isinstance(fd, bool) or fd < 0:
             raise PolicyError(
                 f"{name}: {stream!r} is no stream; use PIPE, NULL, INHERIT, a descriptor or an open file", field=name
             )
-        _check_socket(fd, name)
         return fd
 
     def _keep(self, fd: int) -> int:

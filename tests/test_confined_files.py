@@ -76,7 +76,7 @@ def test_a_file_granted_for_reading_cannot_be_changed(arena: Arena, spelling: st
         outside, granted, _ = scene(arena)
         before = snapshot(outside)
         attack = ("open", spelling, intent, f"{outside}/file", granted)
-        policy = {grant: [outside, "/dev/fd"], "fs_writable": [granted, "/proc"]}
+        policy = {grant: [outside, "/dev/fd", "/proc"], "fs_writable": [granted]}
         outcome = arena.confined(*attack, policy=policy)
         assert outcome.word in REFUSED, (intent, outcome)
         assert snapshot(outside) == before

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ordinary
 import pytest
 from attacks.arena import DENIED, Arena, free_port, read, status_of, visible
 
+from sandlock import PolicyError, Sandbox
 from sandlock._values import CAPABILITIES
 
 pytest_plugins = ("attacks.fixtures",)
@@ -265,3 +267,27 @@ def test_no_control_group_is_made_or_joined(arena: Arena) -> None:
             assert os.path.isdir(name)
         finally:
             os.rmdir(name)
+
+
+# ---- writable grants that are the machine itself
+
+
+@pytest.mark.parametrize("path", ["/", "/dev", "/proc", "/proc/sys/kernel", "/sys", "/sys/module"])
+def test_roots_program_cannot_be_given_the_machine(path: str) -> None:
+    if os.geteuid() == 0:
+        with pytest.raises(PolicyError, match=f"fs_writable: {path} would let root's program") as caught:
+            Sandbox(presets=["system"], fs_writable=[path])
+        assert caught.value.field == "fs_writable"
+    else:  # what the user may not write, the user's program may not either
+        with Sandbox(presets=["system"], fs_writable=[path]) as box:
+            assert not box.run(["sh", "-c", "echo core > /proc/sys/kernel/core_pattern"]).ok
+
+
+def test_a_link_to_it_is_no_way_around(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/proc/sys")
+    if os.geteuid() == 0:
+        with pytest.raises(PolicyError, match="change the machine"):
+            Sandbox(presets=["system"], fs_writable=[tmp_path / "link"])
+    else:
+        with Sandbox(presets=["system"], fs_writable=[tmp_path / "link"]) as box:
+            assert not box.run(["sh", "-c", f"echo core > {tmp_path}/link/kernel/core_pattern"]).ok

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import resource
 import socket
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from programs.tools import wait_until
 
-from sandlock import INHERIT, NULL, PIPE, STDOUT, PolicyError, Sandbox
+from sandlock import NULL, PIPE, STDOUT, ConfinementError, PolicyError, Sandbox
 
 pytestmark = pytest.mark.needs(landlock=6)
 
@@ -43,55 +44,6 @@ def test_only_stderr_can_follow_stdout(box: Sandbox) -> None:
 def test_a_file_object_without_a_descriptor(box: Sandbox) -> None:
     with pytest.raises(io.UnsupportedOperation):
         box.run(["true"], stdout=io.BytesIO())  # type: ignore[arg-type]
-
-
-# ---- sockets
-
-SEND = """
-import socket, sys
-with socket.socket(fileno=0) as stdin:
-    stdin.sendto(b"out of the box", ("127.0.0.1", int(sys.argv[1])))
-"""
-CONNECT = """
-import socket, sys
-with socket.socket(fileno=0) as stdin:
-    stdin.connect(("127.0.0.1", int(sys.argv[1])))
-    stdin.send(b"out of the box")
-"""
-
-
-@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
-def test_a_socket_without_a_peer_is_refused(box: Sandbox, kind: socket.SocketKind) -> None:
-    with socket.socket(type=kind) as listener, socket.socket(type=kind) as given:
-        listener.bind(("127.0.0.1", 0))
-        if kind == socket.SOCK_STREAM:
-            listener.listen()
-        listener.settimeout(5)
-        port = str(listener.getsockname()[1])
-        program = ["/usr/bin/python3", "-c", SEND if kind == socket.SOCK_DGRAM else CONNECT, port]
-        for name in STREAMS:
-            with pytest.raises(PolicyError, match="any address") as caught:
-                box.run(program, **{name: given})
-            assert caught.value.field == name
-        # The same program with the same socket, without the sandbox: it reaches the listener.
-        subprocess.run(program, stdin=given, check=True)
-        if kind == socket.SOCK_DGRAM:
-            assert listener.recv(100) == b"out of the box"
-        else:
-            with listener.accept()[0] as accepted:
-                assert accepted.recv(100) == b"out of the box"
-
-
-def test_an_inherited_socket_is_looked_at_too(box: Sandbox) -> None:
-    kept = os.dup(0)
-    try:
-        with socket.socket(type=socket.SOCK_DGRAM) as given:
-            os.dup2(given.fileno(), 0)
-            with pytest.raises(PolicyError, match="any address"):
-                box.run(["true"], stdin=INHERIT)
-    finally:
-        os.dup2(kept, 0)
-        os.close(kept)
 
 
 def test_a_connected_socket_is_a_stream(box: Sandbox) -> None:
@@ -156,3 +108,15 @@ def test_a_terminal_has_its_size_and_says_when_it_changes(box: Sandbox) -> None:
         process.resize(44, 111)
         wait_until(lambda: process.poll() is not None, "the program has seen the new size")
         assert b"44 111" in os.read(process.terminal, 1000)
+
+
+def test_no_descriptors_left_is_said_with_its_step(box: Sandbox) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+    try:
+        with pytest.raises(ConfinementError, match="open the run's control socket: EMFILE; raise the limit") as caught:
+            box.run(["true"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+    assert box.run(["true"]).ok
