@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from programs.tools import alive, marked
+from programs.tools import alive, marked, wait_until
 
 from sandlock import ConfinementError, Sandbox
 
@@ -32,11 +32,16 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def thread_count() -> int:
+    """Our threads. One that was joined may still be on its way out."""
+    return len(os.listdir("/proc/self/task"))
+
+
 def holdings() -> dict[str, object]:
     """What a run could leave behind in the host and around it."""
     return {
         "descriptors": sorted(os.listdir("/proc/self/fd")),
-        "threads": len(os.listdir("/proc/self/task")),
+        "threads": thread_count(),
         "children": [read_children(task) for task in os.listdir("/proc/self/task")],
         "temporary files": sorted(name for name in os.listdir(tempfile.gettempdir()) if "sandlock-init" in name),
         "shared memory": sorted(name for name in os.listdir("/dev/shm") if "sandlock" in name),
@@ -105,9 +110,12 @@ def repeat(runs: list[Callable[[], object]], count: int) -> None:
 
 def test_nothing_is_left_after_two_thousand_runs(mark: str) -> None:
     sandboxes, runs = kinds(mark)
+    threads = thread_count()
     repeat(runs, WARM_UP)
+    wait_until(lambda: thread_count() == threads, "the threads of the warm-up are gone")
     before, memory = holdings(), resident()
     repeat(runs, RUNS)
+    wait_until(lambda: thread_count() == threads, "the threads of the runs are gone")
     assert holdings() == before
     assert alive(mark) == []
     assert resident() - memory < MEMORY

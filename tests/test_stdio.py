@@ -62,8 +62,10 @@ def test_a_connected_socket_is_a_stream(box: Sandbox) -> None:
 def test_exactly_three_descriptors(box: Sandbox, streams: dict[str, Any], tmp_path: Any) -> None:
     with open(tmp_path / "inheritable", "wb") as file:
         os.set_inheritable(file.fileno(), True)
-        with box.start(["sleep", "5"], **streams) as process:
-            assert sorted(os.listdir(f"/proc/{process.pid}/fd")) == ["0", "1", "2"]
+        with box.start(["sh", "-c", "echo ready; exec sleep 5"], **streams) as process:
+            assert process.stdout is None or process.stdout.readline() == b"ready\n"
+            held = f"/proc/{process.pid}/fd"  # the loader has one more for a moment
+            wait_until(lambda: sorted(os.listdir(held)) == ["0", "1", "2"], "three descriptors and no other")
 
 
 def test_order_of_merged_streams(box: Sandbox) -> None:
