@@ -134,7 +134,8 @@ def look_around(scratch: str, scale: float) -> Setting:
             except SideFailedError as error:
                 facts["sandlock"] = f"not measured: {error}"
                 continue
-            facts["sandlock"] = f"{answer['sandlock']}, from {answer['where']}"
+            kind = "an installation" if "site-packages" in answer["where"] else "a checkout"
+            facts["sandlock"] = f"{answer['sandlock']}, from {kind}"
             break
     original = os.path.exists(ORIGINAL_PYTHON)
     if original:
