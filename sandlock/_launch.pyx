@@ -16,7 +16,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from sandlock._linux cimport (
-    MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, PathBeneathAttr,
+    CLONE_CLEAR_SIGHAND, CloneArguments, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, PathBeneathAttr,
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
     SYS_capget,
     SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
@@ -26,7 +26,7 @@ from sandlock._linux cimport (
     SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
     SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4,
     SYS_write,
-    raw_clone, raw_syscall,
+    raw_clone, raw_clone3, raw_syscall,
 )
 from sandlock._run cimport (
     PathRule, Program, ResourceLimit, Ruleset, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING,
@@ -43,6 +43,7 @@ cdef extern from "<errno.h>" nogil:
     const int EINTR
     const int EINVAL
     const int ENOENT
+    const int ENOSYS
     const int ENOTDIR
     const int EPERM
     const int ETIMEDOUT
@@ -352,19 +353,6 @@ cdef int enter_domain(Run *run) noexcept nogil:
 
 # The guest ---------------------------------------------------------------------------------------------------------
 
-cdef void default_signals() noexcept nogil:
-    """Resets what the host handles, so that no handler of it can run on shared memory; ignored stays ignored,
-    except SIGPIPE and SIGXFSZ, which Python ignores for itself."""
-    cdef KernelSigaction action
-    cdef long number
-    for number in range(1, LAST_SIGNAL + 1):
-        if call4(SYS_rt_sigaction, number, 0, <long>&action, 8) < 0:
-            continue
-        if <unsigned long>action.handler > 1 or number == SIGPIPE or number == SIGXFSZ or number == SIGCHLD:
-            memset(&action, 0, sizeof(action))
-            call4(SYS_rt_sigaction, number, <long>&action, 0, 8)
-
-
 cdef int start_session(Run *run) noexcept nogil:
     cdef long result
     if run.new_session:
@@ -530,7 +518,6 @@ cdef int guest_main(void *argument) noexcept nogil:
     """The guest's process up to the exec. Returns only when a step failed."""
     cdef Run *run = <Run *>argument
     run.guest = <int>call0(SYS_getpid)
-    default_signals()
     # The init's death, if somebody else brings it about, takes the program with it.
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     if run.program.map_ids and wait_for_maps(run) < 0:
@@ -646,14 +633,26 @@ cdef int watch_run(Run *run) noexcept nogil:
     return execute_init(run, &watch)
 
 
+cdef void default_signals(int handlers_cleared) noexcept nogil:
+    """Resets what the host handles, so that no handler of it can run on shared memory; ignored stays ignored,
+    except SIGPIPE and SIGXFSZ, which Python ignores for itself, and SIGCHLD: who ignores it cannot wait."""
+    cdef KernelSigaction action
+    cdef long number
+    for number in range(1, LAST_SIGNAL + 1):
+        if number != SIGPIPE and number != SIGXFSZ and number != SIGCHLD:
+            if handlers_cleared:
+                continue
+            if call4(SYS_rt_sigaction, number, 0, <long>&action, 8) < 0 or <unsigned long>action.handler <= 1:
+                continue
+        memset(&action, 0, sizeof(action))
+        call4(SYS_rt_sigaction, number, <long>&action, 0, 8)
+
+
 cdef int warden_main(void *argument) noexcept nogil:
     cdef Run *run = <Run *>argument
-    cdef KernelSigaction action
     cdef unsigned long flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | <unsigned long>SIGCHLD
     cdef long guest
-    # A host that ignores SIGCHLD would make our children vanish unreaped. Everything is blocked here.
-    memset(&action, 0, sizeof(action))
-    call4(SYS_rt_sigaction, SIGCHLD, <long>&action, 0, 8)
+    default_signals(run.handlers_cleared)     # the guest inherits them; everything is blocked until it executes
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-init", 0)
     set_prctl(PR_SET_CHILD_SUBREAPER, 1, 0)
     # A group of our own: whoever kills or stops the host's whole group must not hit what ends the tree after it.
@@ -680,12 +679,20 @@ cdef int warden_main(void *argument) noexcept nogil:
 
 cdef int clone_warden(Run *run) noexcept nogil:
     """Starts the launch from the calling thread; all signals must be blocked. Returns 0, or -1 with run.error set."""
+    cdef CloneArguments arguments
+    cdef unsigned long flags = CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID
     cdef long warden
     run.warden_lives = 1
-    warden = raw_clone(
-        CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, run.launch_stack + run.stack_size, &run.warden_lives,
-        warden_main, run,
-    )
+    run.handlers_cleared = 1
+    memset(&arguments, 0, sizeof(arguments))
+    arguments.flags = flags | CLONE_CLEAR_SIGHAND
+    arguments.child_tid = <unsigned long>&run.warden_lives
+    arguments.stack = <unsigned long>run.launch_stack
+    arguments.stack_size = run.stack_size
+    warden = raw_clone3(&arguments, warden_main, run)
+    if warden == -ENOSYS or warden == -EPERM or warden == -EINVAL:    # before Linux 5.5, or a container's filter
+        run.handlers_cleared = 0
+        warden = raw_clone(flags, run.launch_stack + run.stack_size, &run.warden_lives, warden_main, run)
     if warden < 0:
         run.warden_lives = 0
         return fail(run, STEP_CLONE, warden)

@@ -9,6 +9,13 @@ cdef extern from "_rawsys.h" nogil:
     long raw_clone(
         unsigned long flags, void *stack_top, int *child_tid, int (*function)(void *) noexcept nogil, void *argument
     ) noexcept
+    ctypedef struct CloneArguments "struct raw_clone_arguments":
+        unsigned long long flags
+        unsigned long long child_tid
+        unsigned long long stack
+        unsigned long long stack_size
+    long raw_clone3(CloneArguments *arguments, int (*function)(void *) noexcept nogil, void *argument) noexcept
+    const unsigned long long CLONE_CLEAR_SIGHAND "RAW_CLONE_CLEAR_SIGHAND"
 
 cdef extern from "_message.h" nogil:
     ctypedef struct Message "struct message":

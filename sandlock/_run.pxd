@@ -96,6 +96,7 @@ cdef struct Run:
     char *launch_stack
     char *guest_stack
     size_t stack_size
+    int handlers_cleared             # clone3 has reset the host's signal handlers in the warden
 
     # Written by the launch, read by others.
     int warden                       # pid of the launching task, later of the init
