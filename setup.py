@@ -10,7 +10,19 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ("_launch", "_tasks", "_signals", "_sockets", "_images", "_exits", "_observe", "_core", "_native", "_memory")
+MODULES = (
+    "_domain",
+    "_launch",
+    "_tasks",
+    "_signals",
+    "_sockets",
+    "_images",
+    "_exits",
+    "_observe",
+    "_core",
+    "_native",
+    "_memory",
+)
 SANITIZE = os.environ.get("SANDLOCK_SANITIZE", "")
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 if SANITIZE:

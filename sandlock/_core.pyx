@@ -11,7 +11,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.types cimport pid_t
 
-from sandlock._launch cimport clone_warden, enter_domain, send_failure
+from sandlock._domain cimport enter_domain
+from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
     AddDescriptor, Notification, NotificationSizes, Response, SECCOMP_GET_NOTIF_SIZES, SECCOMP_IOCTL_NOTIF_ADDFD,
     SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS,

@@ -210,7 +210,7 @@ def _spans(ranges: list[tuple[int, int]]) -> list[_Span]:
     at = 0
     while at < len(ranges):
         first, node = ranges[at]
-        exceptions = []
+        exceptions: list[tuple[int, int]] = []
         while len(exceptions) < MAX_EXCEPTIONS and at + 2 < len(ranges):
             (nr, exception), (behind, same) = ranges[at + 1 : at + 3]
             if behind != nr + 1 or same != node:

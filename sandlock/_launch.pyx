@@ -12,34 +12,29 @@ Rules:
 3. Descriptors that live in the host's table for a moment are close-on-exec and closed on every path.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
+from sandlock._domain cimport drop_capabilities, enter_domain, restrict
 from sandlock._linux cimport (
-    CLONE_CLEAR_SIGHAND, CloneArguments, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, PathBeneathAttr,
-    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER,
-    SYS_capget,
-    SYS_capset, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex,
-    SYS_getpgid, SYS_getpid, SYS_ioctl, SYS_kill, SYS_landlock_add_rule, SYS_landlock_create_ruleset,
-    SYS_landlock_restrict_self,
-    SYS_memfd_create, SYS_openat, SYS_openat2, SYS_personality,
-    SYS_ppoll, SYS_prctl, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask,
-    SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4,
-    SYS_write,
-    raw_clone, raw_clone3, raw_syscall,
+    CLONE_CLEAR_SIGHAND, CloneArguments, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message,
+    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER, SYS_chdir,
+    SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex, SYS_getpgid, SYS_getpid,
+    SYS_ioctl, SYS_kill, SYS_memfd_create, SYS_personality, SYS_ppoll, SYS_prlimit64, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask,
+    SYS_unshare, SYS_wait4, SYS_write, call0, call1, call2, call3, call4, call5, raw_clone, raw_clone3, raw_syscall,
+    set_prctl,
 )
 from sandlock._run cimport (
-    PathRule, Program, ResourceLimit, Ruleset, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING,
-    STEP_AFFINITY, STEP_CAPABILITIES, STEP_CLONE, STEP_CLONE_GUEST, STEP_CWD, STEP_DESCRIPTORS, STEP_EXEC,
-    STEP_FILTER, STEP_GUEST_RESTRICT, STEP_GUEST_RULE, STEP_GUEST_RULESET, STEP_HUGE_PAGES, STEP_ID_MAP, STEP_INIT,
-    STEP_NO_NEW_PRIVS, STEP_PERSONALITY, STEP_RLIMIT, STEP_SESSION, STEP_STDIO, STEP_SUPERVISOR_RESTRICT,
-    STEP_SUPERVISOR_RULE, STEP_SUPERVISOR_RULESET, STEP_TERMINAL,
+    Program, ResourceLimit, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING, STEP_AFFINITY, STEP_CAPABILITIES,
+    STEP_CLONE, STEP_CLONE_GUEST, STEP_CWD, STEP_DESCRIPTORS, STEP_EXEC, STEP_FILTER, STEP_GUEST_RESTRICT,
+    STEP_GUEST_RULE, STEP_GUEST_RULESET, STEP_HUGE_PAGES, STEP_ID_MAP, STEP_INIT, STEP_NO_NEW_PRIVS, STEP_PERSONALITY,
+    STEP_RLIMIT, STEP_SESSION, STEP_STDIO, STEP_SUPERVISOR_RESTRICT, STEP_SUPERVISOR_RULE, STEP_SUPERVISOR_RULESET,
+    STEP_TERMINAL, fail,
 )
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
-    const int ELOOP
-    const int EXDEV
     const int EINTR
     const int EINVAL
     const int ENOENT
@@ -49,39 +44,24 @@ cdef extern from "<errno.h>" nogil:
     const int ETIMEDOUT
 
 cdef extern from "<fcntl.h>" nogil:
-    const int AT_FDCWD
     const int F_DUPFD_CLOEXEC
     const int F_SETFD
     const int FD_CLOEXEC
-    const int O_CLOEXEC
 
 cdef extern from * nogil:
     """
     #include <linux/sched.h>
     #include <linux/prctl.h>
-    #include <linux/securebits.h>
     #include <linux/close_range.h>
-    #include <linux/capability.h>
     #include <asm/ioctls.h>
     #include <signal.h>
-    #define SANDLOCK_O_PATH 010000000
     #define SANDLOCK_MFD_EXEC 0x10U
     #define SANDLOCK_MFD_CLOEXEC 1U
-    #define SANDLOCK_CAP_VERSION 0x20080522
-    /* The rights that a file (not a directory) can carry: EXECUTE WRITE_FILE READ_FILE TRUNCATE IOCTL_DEV. */
-    #define SANDLOCK_FILE_RIGHTS ((1ULL << 0) | (1ULL << 1) | (1ULL << 2) | (1ULL << 14) | (1ULL << 15))
-    #define SANDLOCK_SECUREBITS (SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP | \
-        SECBIT_NO_SETUID_FIXUP_LOCKED | SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE | \
-        SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED)
     struct sandlock_kernel_sigaction { void *handler; unsigned long flags; void *restorer; unsigned long long mask; };
     struct sandlock_timespec { long long seconds; long long nanoseconds; };
     """
-    const int O_PATH "SANDLOCK_O_PATH"
     const unsigned int MFD_EXEC "SANDLOCK_MFD_EXEC"
     const unsigned int MFD_CLOEXEC "SANDLOCK_MFD_CLOEXEC"
-    const unsigned int CAP_VERSION "SANDLOCK_CAP_VERSION"
-    const uint64_t FILE_RIGHTS "SANDLOCK_FILE_RIGHTS"
-    const unsigned long SECUREBITS "SANDLOCK_SECUREBITS"
     const int AT_EMPTY_PATH
     const unsigned long CLONE_VM
     const unsigned long CLONE_VFORK
@@ -91,12 +71,7 @@ cdef extern from * nogil:
     const unsigned int CLOSE_RANGE_UNSHARE
     const int PR_SET_CHILD_SUBREAPER
     const int PR_SET_NAME
-    const int PR_SET_NO_NEW_PRIVS
     const int PR_SET_PDEATHSIG
-    const int PR_CAPBSET_DROP
-    const int PR_SET_SECUREBITS
-    const int PR_CAP_AMBIENT
-    const int PR_CAP_AMBIENT_CLEAR_ALL
     const int PR_SET_THP_DISABLE
     const unsigned long TIOCSCTTY
     const int SIGCHLD
@@ -112,14 +87,6 @@ cdef extern from * nogil:
     ctypedef struct Timespec "struct sandlock_timespec":
         long long seconds
         long long nanoseconds
-
-cdef extern from "<linux/openat2.h>" nogil:
-    ctypedef struct OpenHow "struct open_how":
-        unsigned long long flags
-        unsigned long long mode
-        unsigned long long resolve
-    const unsigned long long RESOLVE_BENEATH
-    const unsigned long long RESOLVE_NO_SYMLINKS
 
 cdef extern from "<poll.h>" nogil:
     ctypedef struct PollDescriptor "struct pollfd":
@@ -139,61 +106,13 @@ cdef extern from "_watch.h" nogil:
 cdef enum:
     # Most commands end within this time, and then no init is executed: that costs as much as half a small program.
     # Longer runs get one, with memory of its own, so that a parked task does not show the host's memory as its own.
-    WARDEN_PATIENCE_MS = 20
+    WARDEN_PATIENCE_MS = 100
     FUTEX_WAIT = 0
     FUTEX_WAKE = 1
-    LANDLOCK_RULE_PATH_BENEATH = 1
-    LANDLOCK_RULE_NET_PORT = 2
     MSG_NOSIGNAL = 0x4000
     WALL = 0x40000000
     LAST_SIGNAL = 64
     FIRST_FREE = 3
-
-cdef struct CapabilityHeader:
-    uint32_t version
-    int pid
-
-cdef struct CapabilitySet:
-    uint32_t effective
-    uint32_t permitted
-    uint32_t inheritable
-
-
-cdef inline long call0(long nr) noexcept nogil:
-    return raw_syscall(nr, 0, 0, 0, 0, 0, 0)
-
-
-cdef inline long call1(long nr, long a) noexcept nogil:
-    return raw_syscall(nr, a, 0, 0, 0, 0, 0)
-
-
-cdef inline long call2(long nr, long a, long b) noexcept nogil:
-    return raw_syscall(nr, a, b, 0, 0, 0, 0)
-
-
-cdef inline long call3(long nr, long a, long b, long c) noexcept nogil:
-    return raw_syscall(nr, a, b, c, 0, 0, 0)
-
-
-cdef inline long call4(long nr, long a, long b, long c, long d) noexcept nogil:
-    return raw_syscall(nr, a, b, c, d, 0, 0)
-
-
-cdef inline long call5(long nr, long a, long b, long c, long d, long e) noexcept nogil:
-    return raw_syscall(nr, a, b, c, d, e, 0)
-
-
-cdef inline long set_prctl(long option, long a, long b) noexcept nogil:
-    return call5(SYS_prctl, option, a, b, 0, 0)
-
-
-cdef inline int fail(Run *run, int step, long error, int subject=-1) noexcept nogil:
-    """Records the first failure; answers -1 for the caller to pass on."""
-    if run.step == 0:
-        run.step = step
-        run.error = <int>-error
-        run.subject = subject
-    return -1
 
 
 cdef void set_stage(Run *run, int stage) noexcept nogil:
@@ -216,139 +135,6 @@ cdef void send_failure(Run *run) noexcept nogil:
     """Tells the host that the launch failed, and wakes the supervisor thread if there is one."""
     send_message(run, MESSAGE_FAILED)
     set_stage(run, STAGE_FAILED)
-
-
-# Capabilities and Landlock ---------------------------------------------------------------------------------------
-
-cdef int drop_capabilities(const Program *program) noexcept nogil:
-    """Drops every capability that the policy does not keep, in all sets, for good. Returns 0 or -errno.
-
-    The bounding set and the securebits need CAP_SETPCAP (capabilities(7)). Without it they stay as they are, and
-    no_new_privs keeps an exec from gaining anything: it intersects with the permitted set, which is emptied here.
-    """
-    cdef CapabilityHeader header
-    cdef CapabilitySet sets[2]
-    cdef uint64_t keep = program.keep_capabilities
-    cdef long capability, result
-    for capability in range(64):
-        if not (keep >> capability) & 1:
-            result = set_prctl(PR_CAPBSET_DROP, capability, 0)
-            if result == -EINVAL or result == -EPERM:     # beyond the last capability; without CAP_SETPCAP
-                break
-            if result < 0:
-                return <int>result
-    result = set_prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)
-    if result < 0:
-        return <int>result
-    if keep == 0:
-        result = set_prctl(PR_SET_SECUREBITS, SECUREBITS, 0)
-        if result < 0 and result != -EPERM:
-            return <int>result
-    header.version = CAP_VERSION
-    header.pid = 0
-    result = call2(SYS_capget, <long>&header, <long>sets)
-    if result < 0:
-        return <int>result
-    sets[0].permitted &= <uint32_t>keep
-    sets[1].permitted &= <uint32_t>(keep >> 32)
-    sets[0].effective = sets[0].permitted
-    sets[1].effective = sets[1].permitted
-    sets[0].inheritable = sets[1].inheritable = 0
-    return <int>call2(SYS_capset, <long>&header, <long>sets)
-
-
-cdef inline int is_absent(long error) noexcept nogil:
-    return error == -ENOENT or error == -EACCES or error == -ENOTDIR or error == -ELOOP or error == -EXDEV
-
-
-cdef long open_grant(const PathRule *rule) noexcept nogil:
-    """The granted object, pinned (O_PATH), or -errno."""
-    cdef OpenHow how
-    cdef long root, opened
-    if rule.root == NULL:
-        return call4(SYS_openat, AT_FDCWD, <long>rule.path, O_PATH | O_CLOEXEC, 0)
-    # Below a writable grant an earlier run may have put a link in the path's place: openat2(2) refuses it.
-    root = call4(SYS_openat, AT_FDCWD, <long>rule.root, O_PATH | O_CLOEXEC, 0)
-    if root < 0:
-        return root
-    how.flags = O_PATH | O_CLOEXEC
-    how.mode = 0
-    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
-    opened = call4(SYS_openat2, root, <long>rule.path, <long>&how, sizeof(how))
-    call1(SYS_close, root)
-    return opened
-
-
-cdef int add_paths(const Ruleset *ruleset, int fd, int *subject) noexcept nogil:
-    cdef PathBeneathAttr beneath
-    cdef long opened, result
-    cdef int i
-    for i in range(ruleset.path_count):
-        opened = open_grant(&ruleset.paths[i])
-        if opened < 0:
-            if ruleset.paths[i].optional and is_absent(opened):
-                continue
-            subject[0] = i
-            return <int>opened
-        beneath.parent_fd = <int>opened
-        beneath.allowed_access = ruleset.paths[i].access
-        result = call4(SYS_landlock_add_rule, fd, LANDLOCK_RULE_PATH_BENEATH, <long>&beneath, 0)
-        if result == -EINVAL:         # a file cannot carry the rights of a directory: landlock_add_rule(2)
-            beneath.allowed_access &= FILE_RIGHTS
-            result = call4(SYS_landlock_add_rule, fd, LANDLOCK_RULE_PATH_BENEATH, <long>&beneath, 0)
-        call1(SYS_close, opened)
-        if result < 0:
-            subject[0] = i
-            return <int>result
-    return 0
-
-
-cdef int add_ports(const Ruleset *ruleset, int fd) noexcept nogil:
-    cdef NetPortAttr attr
-    cdef long result
-    cdef int i
-    for i in range(ruleset.port_count):
-        attr.allowed_access = ruleset.ports[i].access
-        attr.port = ruleset.ports[i].port
-        result = call4(SYS_landlock_add_rule, fd, LANDLOCK_RULE_NET_PORT, <long>&attr, 0)
-        if result < 0:
-            return <int>result
-    return 0
-
-
-cdef int restrict(Run *run, const Ruleset *ruleset, int step_create, int step_rule, int step_restrict) noexcept nogil:
-    """Builds the ruleset and puts the calling task into it."""
-    cdef long fd, result
-    cdef int subject = -1
-    if not ruleset.present:
-        return 0
-    fd = call3(SYS_landlock_create_ruleset, <long>&ruleset.attr, sizeof(ruleset.attr), 0)
-    if fd < 0:
-        return fail(run, step_create, fd)
-    result = add_paths(ruleset, <int>fd, &subject)
-    if result == 0:
-        result = add_ports(ruleset, <int>fd)
-    if result < 0:
-        call1(SYS_close, fd)
-        return fail(run, step_rule, result, subject)
-    result = call2(SYS_landlock_restrict_self, fd, 0)
-    call1(SYS_close, fd)
-    if result < 0:
-        return fail(run, step_restrict, result)
-    return 0
-
-
-cdef int enter_domain(Run *run) noexcept nogil:
-    """Puts the calling task, a supervisor thread or the warden, into the run's outer domain (D1), for good."""
-    cdef long result = set_prctl(PR_SET_NO_NEW_PRIVS, 1, 0)
-    if result < 0:
-        return fail(run, STEP_NO_NEW_PRIVS, result)
-    result = drop_capabilities(run.program)
-    if result < 0:
-        return fail(run, STEP_CAPABILITIES, result)
-    return restrict(
-        run, &run.program.supervisor, STEP_SUPERVISOR_RULESET, STEP_SUPERVISOR_RULE, STEP_SUPERVISOR_RESTRICT
-    )
 
 
 # The guest ---------------------------------------------------------------------------------------------------------

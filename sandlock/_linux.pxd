@@ -165,3 +165,31 @@ cdef extern from * nogil:
     const unsigned int SECCOMP_SET_MODE_FILTER
     const unsigned int SECCOMP_GET_NOTIF_SIZES
     const unsigned int SECCOMP_USER_NOTIF_FLAG_CONTINUE
+
+
+cdef inline long call0(long nr) noexcept nogil:
+    return raw_syscall(nr, 0, 0, 0, 0, 0, 0)
+
+
+cdef inline long call1(long nr, long a) noexcept nogil:
+    return raw_syscall(nr, a, 0, 0, 0, 0, 0)
+
+
+cdef inline long call2(long nr, long a, long b) noexcept nogil:
+    return raw_syscall(nr, a, b, 0, 0, 0, 0)
+
+
+cdef inline long call3(long nr, long a, long b, long c) noexcept nogil:
+    return raw_syscall(nr, a, b, c, 0, 0, 0)
+
+
+cdef inline long call4(long nr, long a, long b, long c, long d) noexcept nogil:
+    return raw_syscall(nr, a, b, c, d, 0, 0)
+
+
+cdef inline long call5(long nr, long a, long b, long c, long d, long e) noexcept nogil:
+    return raw_syscall(nr, a, b, c, d, e, 0)
+
+
+cdef inline long set_prctl(long option, long a, long b) noexcept nogil:
+    return call5(SYS_prctl, option, a, b, 0, 0)

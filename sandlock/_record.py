@@ -7,6 +7,8 @@ Type checkers are told that it is a dataclass. Rules: no inheritance, no mutable
 
 from __future__ import annotations
 
+from _operator import attrgetter  # operator itself takes a millisecond to import
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,7 +48,7 @@ def field(*, default: Any = MISSING, repr: bool = True, metadata: Mapping[str, A
     return Field("", default, repr, metadata or {})
 
 
-def _make(cls: type[Any], kw_only: bool) -> type[Any]:
+def _make(cls: Any, kw_only: bool) -> Any:
     if cls.__bases__ != (object,):
         raise TypeError(f"{cls.__name__}: a record does not inherit")
     known = {name: _field_of(name, cls.__dict__.get(name, MISSING)) for name in cls.__annotations__}
@@ -57,7 +59,6 @@ def _make(cls: type[Any], kw_only: bool) -> type[Any]:
         __slots__=tuple(known),
         __match_args__=() if kw_only else tuple(known),
         __record_fields__=known,
-        __init__=_initialiser(known, () if kw_only else tuple(known), "__post_init__" in body),
         __setattr__=_frozen,
         __delattr__=_frozen,
         __eq__=_equal,
@@ -67,7 +68,11 @@ def _make(cls: type[Any], kw_only: bool) -> type[Any]:
         __signature__=_LazySignature(kw_only),
     )
     body.setdefault("__repr__", _show)
-    return type(cls.__name__, (), body)
+    made: Any = type(cls.__name__, (), body)
+    # A new sandbox makes, hashes and compares several records: what can be looked up once is looked up here.
+    made.__init__ = _initialiser(made, () if kw_only else tuple(known), "__post_init__" in body)
+    made.__record_values__ = staticmethod(attrgetter(*known)) if len(known) > 1 else _slots
+    return made
 
 
 def _field_of(name: str, value: object) -> Field:
@@ -78,9 +83,8 @@ def _field_of(name: str, value: object) -> Field:
     return Field(name, value, True, {})
 
 
-def _initialiser(known: dict[str, Field], positional: tuple[str, ...], post: bool) -> Callable[..., None]:
-    defaults = {name: each.default for name, each in known.items()}
-    put = object.__setattr__
+def _initialiser(cls: Any, positional: tuple[str, ...], post: bool) -> Callable[..., None]:
+    members = [(name, each.default, getattr(cls, name).__set__) for name, each in cls.__record_fields__.items()]
 
     def __init__(self: Any, *arguments: Any, **values: Any) -> None:  # noqa: N807  # it is one
         if arguments:
@@ -90,11 +94,11 @@ def _initialiser(known: dict[str, Field], positional: tuple[str, ...], post: boo
                 if name in values:
                     raise TypeError(f"{type(self).__name__}() got multiple values for argument {name!r}")
                 values[name] = value
-        for name, default in defaults.items():
-            value = values.pop(name, default)
+        for name, default, put in members:
+            value = values.pop(name, default) if values else default
             if value is MISSING:
                 raise TypeError(f"{type(self).__name__}() missing required argument: {name!r}")
-            put(self, name, value)
+            put(self, value)
         for name in values:
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
         if post:
@@ -103,7 +107,7 @@ def _initialiser(known: dict[str, Field], positional: tuple[str, ...], post: boo
     return __init__
 
 
-def _values(self: Any) -> tuple[Any, ...]:
+def _slots(self: Any) -> tuple[Any, ...]:
     return tuple([getattr(self, name) for name in self.__slots__])
 
 
@@ -111,12 +115,14 @@ def _frozen(self: Any, name: str, value: object = None) -> None:
     raise AttributeError(f"{type(self).__name__}.{name}: records cannot be changed; make another with replace()")
 
 
-def _equal(self: Any, other: object) -> Any:
-    return _values(self) == _values(other) if type(other) is type(self) else NotImplemented
+def _equal(self: Any, other: Any) -> Any:
+    return (
+        self.__record_values__(self) == self.__record_values__(other) if type(other) is type(self) else NotImplemented
+    )
 
 
 def _hash(self: Any) -> int:
-    return hash(_values(self))
+    return hash(self.__record_values__(self))
 
 
 def _show(self: Any) -> str:
@@ -125,7 +131,7 @@ def _show(self: Any) -> str:
 
 
 def _reduce(self: Any) -> tuple[object, ...]:
-    return _restore, (type(self), dict(zip(self.__slots__, _values(self), strict=True)))
+    return _restore, (type(self), dict(zip(self.__slots__, _slots(self), strict=True)))
 
 
 def _restore(cls: type[Any], values: dict[str, Any]) -> Any:

@@ -144,3 +144,12 @@ cdef enum Step:
     STEP_EXEC = 22
     STEP_INIT = 23
     STEP_CLONE = 24
+
+
+cdef inline int fail(Run *run, int step, long error, int subject=-1) noexcept nogil:
+    """Records the first failure; answers -1 for the caller to pass on."""
+    if run.step == 0:
+        run.step = step
+        run.error = <int>-error
+        run.subject = subject
+    return -1
