@@ -78,6 +78,8 @@ _READ_INTERFACE = (
 _LEASES = (1024, 1040)  # F_SETLEASE, F_SETDELEG: hold up every open of a file of the user by the host
 
 
+EVERYBODY = 0xFFFF_FFFF  # kill(-1): every process that the caller may signal
+
 SIGCHLD = 17
 NARROW_TRAPS: dict[str, Answer] = {"rt_sigaction": ((((is_(0, SIGCHLD),), NOTIFY),), ALLOW)}
 """Of these trapped syscalls, the supervisor sees only the calls with these arguments."""
@@ -163,7 +165,7 @@ def _send(flags: int, network: Network) -> Answer:
     return (((any_bit(flags, MSG_FASTOPEN),), EACCES),), ALLOW
 
 
-def answers(network: Network, *, listener: bool, count_forks: bool) -> dict[str, Answer]:
+def answers(network: Network, *, listener: bool, count_forks: bool, signal_scope: bool) -> dict[str, Answer]:
     """What each syscall that is decided by its arguments answers, by name."""
     own_task = _allow_only((is_(0, 0),))
     table: dict[str, Answer] = dict.fromkeys(
@@ -182,6 +184,7 @@ def answers(network: Network, *, listener: bool, count_forks: bool) -> dict[str,
         "personality": _allow_only((is_(0, 0xFFFF_FFFF),), (is_(0, 0),)),  # ask, and the ordinary one
         "ioctl": _ioctl(network.connect or network.bind),
         "fcntl": (_one_of(1, _LEASES, EPERM), ALLOW),
+        "kill": ALLOW if signal_scope else (_one_of(0, (EVERYBODY,), EPERM), ALLOW),
         "seccomp": ((((any_bit(1, 1 << 3),), EPERM),), ALLOW),  # SECCOMP_FILTER_FLAG_NEW_LISTENER
         "socket": _socket(network),
         "socketpair": _socketpair(),

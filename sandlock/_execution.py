@@ -212,6 +212,7 @@ class Execution:
             duration=monotonic() - self.started,
             truncated=truncated,
             execs=self._records() if self.policy.record_execs else None,
+            dropped_execs=self.run.dropped_execs,
             argv=self.command.text,
             waived=self._plan.waived,
             survivors=self._survivors,

@@ -20,7 +20,7 @@ from sandlock._linux cimport (
     SYS_rt_sigprocmask,
     SYS_shutdown, SYS_wait4, SYS_waitid, raw_syscall,
 )
-from sandlock._observe cimport free_observer, take_records
+from sandlock._observe cimport dropped_records, free_observer, take_records
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HOLD,
@@ -472,6 +472,11 @@ cdef class Run:
         if self.lane.observer == NULL:
             return []
         return take_records(self.lane.observer)
+
+    @property
+    def dropped_execs(self) -> int:
+        """How many programs of a finished run ran (or may have run) without a record, for want of room."""
+        return dropped_records(self.lane.observer)
 
     @property
     def guest_pid(self) -> int:

@@ -142,7 +142,7 @@ def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> P
             missing=frozenset({"seccomp-user-notification"}),
         )
     network = _network(connect, bind, waived)
-    answers, risks = _answers(policy, host.arch, network, rules)
+    answers, risks = _answers(policy, host.arch, network, rules, waived)
     guest = _guest_ruleset((expansion or policy.expand()).grants, connect, bind, host.landlock_abi, waived)
     return Plan(
         arch=host.arch,
@@ -192,6 +192,7 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
 
 def _no_landlock(error: int) -> str:
     why = {
+        0: "SANDLOCK_LANDLOCK_ABI says so: unset it",
         1: "a container's seccomp profile forbids it: allow the landlock_* syscalls there",  # EPERM
         38: "it is not built in (CONFIG_SECURITY_LANDLOCK), or a container hides it",  # ENOSYS
         95: "it is not enabled: add landlock to lsm= on the kernel's command line",  # EOPNOTSUPP
@@ -317,11 +318,13 @@ def _traps(policy: Policy, arch: str, listen: bool) -> tuple[TrapRule, ...]:
 
 
 def _answers(
-    policy: Policy, arch: str, network: _arguments.Network, rules: tuple[TrapRule, ...]
+    policy: Policy, arch: str, network: _arguments.Network, rules: tuple[TrapRule, ...], waived: frozenset[str]
 ) -> tuple[dict[str, Answer], tuple[str, ...]]:
     """What each syscall gets, and what the policy's own grants risk."""
     trapped = {rule.syscall for rule in rules}
-    by_arguments = _arguments.answers(network, listener=bool(rules), count_forks="clone" in trapped)
+    by_arguments = _arguments.answers(
+        network, listener=bool(rules), count_forks="clone" in trapped, signal_scope="signal-scope" not in waived
+    )
     by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
     allowed, risks = _extra_allowed(policy.extra_allow_syscalls)
     denied = _extra_denied(policy.extra_deny_syscalls, trapped)

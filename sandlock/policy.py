@@ -327,7 +327,9 @@ class Policy:
         ]
         if not self.presets:
             return _presets.Expansion(tuple(grants))
-        expansion = _presets.expand(self.presets, surroundings=_presets.look_around(self.cwd))
+        expansion = _presets.expand(
+            self.presets, surroundings=_presets.look_around(self.cwd), writable=self.fs_writable
+        )
         return _presets.Expansion((*grants, *expansion.grants), expansion.env)
 
     def changes(self) -> dict[str, object]:

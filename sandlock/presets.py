@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-from ._record import record
+from ._record import record, replace
 from ._values import did_you_mean
 from .errors import PolicyError
 
@@ -147,14 +147,21 @@ PRESETS: dict[str, Preset] = {
 """Every preset by name."""
 
 
-def expand(names: Iterable[str], *, surroundings: Surroundings | None = None) -> Expansion:
+def expand(
+    names: Iterable[str], *, surroundings: Surroundings | None = None, writable: Iterable[str] = ()
+) -> Expansion:
     """The grants and environment of these presets, each path once.
 
-    Raises PolicyError for an unknown name, and for "workspace" in / or the home directory.
+    `writable`: paths that the policy itself grants for writing. What a program could have put into PATH there does
+    not choose what is granted. Raises PolicyError for an unknown name, and for "workspace" in / or the home directory.
     """
     here = surroundings if surroundings is not None else look_around()
     grants: dict[tuple[str, str], Grant] = {}
     env: dict[str, str] = {}
+    roots = [os.path.realpath(path) for path in writable]
+    if "workspace" in names:
+        roots.append(os.path.realpath(here.cwd))
+    here = replace(here, path=":".join(entry for entry in here.path.split(":") if not _is_below(entry, roots)))
     for name in closure(names):
         preset = PRESETS[name]
         for grant in _grants(name, here):
@@ -266,6 +273,11 @@ def _python(here: Surroundings) -> list[Grant]:
 
 def _node(here: Surroundings) -> list[Grant]:
     return _prefix_grants(_installations("node", here), here)
+
+
+def _is_below(path: str, roots: Iterable[str]) -> bool:
+    real = os.path.realpath(path) + "/"
+    return any(real.startswith(root.rstrip("/") + "/") for root in roots)
 
 
 def _installations(program: str, here: Surroundings) -> list[str]:

@@ -59,7 +59,8 @@ class Result:
 
     `exit_code` is 128+n when signal n ended the program; `reason` is one of REASONS. `stdout` and
     `stderr` are what was captured, empty for a stream that was not; `truncated` names those that exceeded
-    `max_output`. `duration` is in seconds. `execs` is None unless the policy says `record_execs`.
+    `max_output`. `duration` is in seconds. `execs` is None unless the policy says `record_execs`;
+    beyond 10,000 records or 8 MiB of them, programs are only counted, in `dropped_execs`.
     `waived` names the protections that were asked to be, and were, left out.
     `survivors`: a task in uninterruptible sleep could not be killed within 5 s.
     """
@@ -73,6 +74,7 @@ class Result:
     duration: float = 0.0
     truncated: frozenset[str] = frozenset()
     execs: tuple[ExecRecord, ...] | None = None
+    dropped_execs: int = 0
     argv: tuple[str, ...] = ()
     waived: frozenset[str] = frozenset()
     survivors: bool = False
@@ -114,6 +116,8 @@ class Result:
         if self.execs is not None:
             lines.append(f"  programs executed: {len(self.execs)}")
             lines += exec_tree(self.execs)
+        if self.dropped_execs:
+            lines.append(f"  programs without a record, for want of room: {self.dropped_execs}")
         lines += [f"  hint: {hint}" for hint in self._hints()]
         return "\n".join(lines)
 
@@ -132,6 +136,7 @@ class Result:
             "waived": sorted(self.waived),
             "survivors": self.survivors,
             "execs": None if self.execs is None else [each.to_dict() for each in self.execs],
+            "dropped_execs": self.dropped_execs,
         }
         if output:
             report["stdout"] = self.stdout_text

@@ -81,9 +81,12 @@ getcpu 309 168, arch_prctl 158 -, restart_syscall 219 128, uretprobe 335 -, upro
 
 [signals] allow: reaches the sandbox only (Landlock's signal scope)
 rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136,
-rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -, kill 62 129 pid,
+rt_sigtimedwait 128 137, rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -,
 tkill 200 130 pid, tgkill 234 131 pid, rt_sigqueueinfo 129 138 pid, rt_tgsigqueueinfo 297 240 pid,
 pidfd_open 434 434 pid, pidfd_send_signal 424 424 pid
+
+[signals_to_many] filter: kill(-1) ends all of the user's processes where Landlock's signal scope is waived
+kill 62 129 pid
 
 [processes] allow: starts, ends and waits for processes of the sandbox
 fork 57 -, vfork 58 -, execve 59 221 path, execveat 322 281 path, exit 60 93, exit_group 231 94,

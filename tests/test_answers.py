@@ -87,7 +87,7 @@ def test_untouched_syscalls_are_answered_from_the_kernels_bitmap(arch: str) -> N
     box = Box(arch=arch)
     for call in syscalls.TABLE.values():
         if call.number(arch) is not None:
-            assert box.always_allows(call.name) == (call.default == "allow"), call.name
+            assert box.always_allows(call.name) == (call.default == "allow" or call.name == "kill"), call.name
 
 
 @pytest.mark.parametrize(("arch", "foreign"), [("x86_64", "i386"), ("x86_64", "aarch64"), ("aarch64", "arm")])
@@ -249,6 +249,16 @@ def test_leases() -> None:
 
 
 PR_SET_DUMPABLE = 4
+
+
+def test_a_signal_to_everybody_needs_the_signal_scope() -> None:
+    everybody = (ALL, 0xFFFF_FFFF, 0xFFFF_FFFF | 7 << 32)
+    for pid in everybody:
+        assert Box()("kill", pid, 9) == bpf.ALLOW
+        assert Box(disable=["signal-scope"])("kill", pid, 9) == EPERM
+        assert Box(abi=5, allow_degraded=["signal-scope", "abstract-unix-socket-scope"])("kill", pid, 9) == EPERM
+    for pid in (0, 1, 4711, ALL - 1):
+        assert Box(disable=["signal-scope"])("kill", pid, 9) == bpf.ALLOW
 
 
 def test_prctl() -> None:

@@ -26,7 +26,6 @@ from programs.tools import (
     wait_until,
 )
 
-import sandlock
 from sandlock import Sandbox, SandlockError
 
 pytestmark = pytest.mark.needs(landlock=6)
@@ -61,10 +60,14 @@ PRELUDE = """
 program, mark = sys.argv[1], os.environ['MARK']
 fields = {"presets": ["system"], "fs_readable": [os.path.dirname(program)]}
 argv = [program, "everything", mark]
+def children(thread):
+    try:
+        return open(f"/proc/self/task/{thread}/children").read().split()
+    except FileNotFoundError:  # the thread has just ended
+        return []
 def holds():
     threads = os.listdir("/proc/self/task")
-    children = " ".join(open(f"/proc/self/task/{thread}/children").read() for thread in threads).split()
-    return len(os.listdir("/proc/self/fd")), len(threads), len(children)
+    return len(os.listdir("/proc/self/fd")), len(threads), sum(len(children(thread)) for thread in threads)
 def told(result):
     say(result.reason, "timed out" if result.timed_out else "in time", "ok" if result.ok else "not ok")
 def compare(before):
@@ -208,36 +211,6 @@ def test_an_ended_process_can_be_asked_and_killed_again() -> None:
         process.close()
         sandbox.close()
         assert sandbox.run([guest("life"), "end", "-6"]).exit_code == 6
-
-
-@pytest.mark.slow
-def test_time_limits_keep_their_time() -> None:
-    with box() as sandbox:
-        for limit in (0.0, 0.005, 0.03, 0.3):
-            start = time.monotonic()
-            result = sandbox.run([guest("life"), "wait"], timeout=limit)
-            assert result.timed_out
-            assert result.reason == "timeout"
-            assert limit <= time.monotonic() - start < limit + 0.25
-            assert limit <= result.duration < limit + 0.25
-
-
-@pytest.mark.parametrize("limit", [86400 * 30, 3e6, 999_999_999])
-def test_long_time_limits(limit: float) -> None:
-    with box() as sandbox:
-        assert sandbox.run([guest("life"), "end", "-1"], timeout=limit).exit_code == 1
-        with sandbox.start([guest("life"), "end", "-2"], timeout=limit) as process:
-            assert process.wait(timeout=limit).exit_code == 2
-
-
-def test_waiting_is_bounded_and_the_run_goes_on() -> None:
-    with box() as sandbox, sandbox.start([guest("life"), "wait"]) as process:
-        start = time.monotonic()
-        with pytest.raises(sandlock.SandlockTimeout):
-            process.wait(timeout=0.05)
-        assert 0.05 <= time.monotonic() - start < 0.5
-        assert process.poll() is None
-        assert state(process.pid) == "S"
 
 
 # ---- the end of the host

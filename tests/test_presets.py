@@ -194,6 +194,22 @@ def test_node_grants_the_installation_that_path_finds(tmp_path: pathlib.Path) ->
     assert {str(tmp_path / "nvm/v22"), str(tmp_path / "shims")} <= granted
 
 
+def test_what_a_program_may_have_put_into_path_chooses_no_grant(tmp_path: pathlib.Path) -> None:
+    work, trusted = tmp_path / "work", installed(tmp_path, "trusted", "node")
+    secret = tmp_path / "secret"
+    installed(tmp_path, "secret", "node")
+    (work / "bin").mkdir(parents=True)
+    (work / "bin" / "node").symlink_to(secret / "bin" / "node")
+    path = f"{work}/bin:{trusted}"
+    assert str(secret) in paths("node", path=path), "without a writable grant PATH is the host's word"
+    for writable in (str(work), f"{work}/../work/", str(tmp_path / "work/bin")):
+        grants = expand(["node"], surroundings=here(path=path), writable=[writable]).grants
+        assert not any(grant.path.startswith((str(secret), str(work))) for grant in grants)
+        assert Grant(str(tmp_path / "trusted"), "read", True) in grants
+    both = expand(["workspace", "node"], surroundings=here(path=path, cwd=str(work))).grants
+    assert not any(grant.path.startswith(str(secret)) for grant in both)
+
+
 def test_a_program_in_the_home_directory_does_not_open_it(tmp_path: pathlib.Path) -> None:
     directory = installed(tmp_path, "home", "node")
     home = str(tmp_path / "home")

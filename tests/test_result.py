@@ -104,6 +104,7 @@ def test_reports_are_json_with_stable_keys() -> None:
             "survivors",
         ),
         "execs",
+        "dropped_execs",
     ]
     json.dumps(report).encode("utf-8")
     assert report["argv"] == ["/bin/\\udcff"]
