@@ -56,6 +56,8 @@ class Surroundings:
     home: str | None
     cwd: str
     path: str
+    writable: tuple[str, ...] = ()
+    """What the policy grants for writing: entries of `path` below it are not trusted."""
 
 
 KINDS = ("read", "data", "write", "device")
@@ -158,10 +160,9 @@ def expand(
     here = surroundings if surroundings is not None else look_around()
     grants: dict[tuple[str, str], Grant] = {}
     env: dict[str, str] = {}
-    roots = [os.path.realpath(path) for path in writable]
-    if "workspace" in names:
-        roots.append(os.path.realpath(here.cwd))
-    here = replace(here, path=":".join(entry for entry in here.path.split(":") if not _is_below(entry, roots)))
+    own = (*writable, here.cwd) if "workspace" in names else tuple(writable)
+    if own:
+        here = replace(here, writable=own)
     for name in closure(names):
         preset = PRESETS[name]
         for grant in _grants(name, here):
@@ -275,16 +276,16 @@ def _node(here: Surroundings) -> list[Grant]:
     return _prefix_grants(_installations("node", here), here)
 
 
-def _is_below(path: str, roots: Iterable[str]) -> bool:
+def _is_below(path: str, directories: Iterable[str]) -> bool:
     real = os.path.realpath(path) + "/"
-    return any(real.startswith(root.rstrip("/") + "/") for root in roots)
+    return any(real.startswith(os.path.realpath(directory).rstrip("/") + "/") for directory in directories)
 
 
 def _installations(program: str, here: Surroundings) -> list[str]:
     """PREFIX of the PREFIX/bin/program that PATH finds, both as spelled and with links resolved."""
     for directory in here.path.split(":"):
         found = f"{directory}/{program}"
-        if directory.startswith("/") and os.access(found, os.X_OK):
+        if directory.startswith("/") and os.access(found, os.X_OK) and not _is_below(directory, here.writable):
             homes = [os.path.dirname(place) for place in (found, os.path.realpath(found))]
             return [os.path.dirname(home) for home in homes if home.endswith("/bin")]
     return []
