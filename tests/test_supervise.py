@@ -342,18 +342,21 @@ def test_clone3_is_not_there(fields: dict[str, int]) -> None:
 @pytest.mark.slow
 def test_a_fork_bomb_is_capped(mark: str) -> None:
     limit = 16
-    most = 0
+    most = seen = 0
     with box(max_processes=limit) as sandbox:
         with sandbox.start([guest("forks"), "bomb", mark, "1.5"], timeout=10) as process:
             while process.poll() is None:
-                most = max(most, len([pid for pid in alive(mark) if state(pid) not in "ZX"]))
+                there = alive(mark)
+                seen = max(seen, len(there))  # some may have ended while the others were looked for
+                most = max(most, len([pid for pid in there if state(pid) not in "ZX"]))
             assert process.stdout is not None
             words = process.stdout.read().decode().split()
     assert words[0] == "made"
     assert words[-2:] == ["other", "0"]
     assert int(words[3]) > 20, "it was never denied"
     assert int(words[1]) > 3 * limit, "it did not go on"
-    assert limit // 2 <= most <= limit
+    assert seen >= limit // 2
+    assert most <= limit
 
 
 @pytest.mark.slow
