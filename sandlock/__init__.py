@@ -18,6 +18,7 @@ from .errors import (
     SandlockTimeout,
     Unsupported,
 )
+from .events import Allow, Denial, Deny, Exec, Kill
 from .policy import Policy
 from .result import ExecRecord, Result
 from .sandbox import Process, Sandbox, run
@@ -32,12 +33,17 @@ __all__ = [
     "NULL",
     "PIPE",
     "STDOUT",
+    "Allow",
     "AsyncProcess",
     "AsyncSandbox",
     "ConfinementError",
+    "Denial",
+    "Deny",
+    "Exec",
     "ExecRecord",
     "GuestError",
     "InternalError",
+    "Kill",
     "Policy",
     "PolicyError",
     "Process",

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._answers import Answers, asker
 from ._async_streams import Pipes, ProcessInput, ProcessOutput, ProcessTerminal, close_all
 from ._capture import GRACE
 from ._stdio import PIPE, Stdio
 from ._trio_thread import check_owner, in_trio
 from .errors import InternalError, PolicyError, SandlockError
+from .events import Deny, read_on_timeout
 from .policy import Policy
 from .sandbox import Confinement
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from ._answers import Ask
     from ._command import Text
     from ._execution import Execution
     from ._plan import Plan
@@ -49,12 +52,15 @@ protected = trio.lowlevel.enable_ki_protection
 class Running:
     """One run as trio sees it. Any number of tasks may wait; one of them at a time takes the messages."""
 
-    def __init__(self, execution: Execution, forget: Callable[[Running], None]) -> None:
+    def __init__(self, execution: Execution, forget: Callable[[Running], None], ask: Ask | None = None) -> None:
         self.execution = execution
         self._forget = forget
         self._owner = os.getpid()
         self._turn = trio.Lock()
         self._finished = False
+        self._answers = None if ask is None else Answers(execution, ask)
+        if self._answers is not None:
+            self._answers.start()
 
     async def launched(self) -> None:
         """Waits until the program is executed, or never will be."""
@@ -82,6 +88,7 @@ class Running:
                 await self._finish()
         finally:
             if not self._finished:
+                await self._stop_answers()
                 self._finished = True
                 self._forget(self)
                 trio.lowlevel.start_thread_soon(self.execution.finish, lambda _: None)
@@ -101,9 +108,15 @@ class Running:
             pidfd = open_pidfd(self.execution.run.init_pid)
             if pidfd >= 0:  # the last word comes shortly before the end: not for the whole loop to wait
                 await wait_and_close(pidfd)
+            await self._stop_answers()
             self._finished = True
             self._forget(self)
             self.execution.finish()
+
+    async def _stop_answers(self) -> None:
+        if self._answers is not None:
+            await self._answers.stop()
+            self._answers = None
 
 
 class AsyncProcess:
@@ -166,13 +179,36 @@ class AsyncSandbox:
     AsyncSandbox(policy) or AsyncSandbox(presets=["system"], fs_writable=[...], ...): the fields of Policy.
     Leaving the `async with` block ends everything it started. Raises PolicyError, Unsupported (this kernel
     cannot enforce the policy).
+
+    `policy_fn(event, box)`, an `async def` or a plain function, is asked about every exec of the tree, also the first
+    one, and answers Allow(), Deny(reason), Kill(reason) or None, which denies. An async one runs where the caller of
+    `run` does (trio, or that asyncio loop), a plain one in a worker thread; while it thinks, only the program that
+    asks waits. `policy_timeout` in seconds (None: for ever) ends a question with `on_timeout`, a verdict.
     """
 
-    def __init__(self, policy: Policy | None = None, **fields: Unpack[Fields]) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        policy_fn: Callable[..., object] | None = None,
+        policy_timeout: float | None = 60.0,
+        on_timeout: object = None,
+        **fields: Unpack[Fields],
+    ) -> None:
         if policy is not None and not isinstance(policy, Policy):
             raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
         merged = Policy.of(**fields) if policy is None else policy.but(**fields) if fields else policy
-        self._confinement = Confinement(merged)
+        if policy_fn is not None and not callable(policy_fn):
+            raise PolicyError(f"policy_fn: {policy_fn!r} cannot be called; give a function", field="policy_fn")
+        if policy_timeout is not None and not 0 < policy_timeout < 1e9:
+            raise PolicyError(
+                f"policy_timeout: {policy_timeout!r} is no time limit; give seconds, or None", field="policy_timeout"
+            )
+        self._policy_fn = policy_fn
+        act, error = read_on_timeout(Deny() if on_timeout is None else on_timeout)
+        limit = None if policy_timeout is None else int(policy_timeout * 1000) + 1
+        self._questions = None if policy_fn is None else (limit, act, error)
+        self._confinement = Confinement(merged, vet=policy_fn is not None)
         self._owner = os.getpid()
         self._lock = allocate_lock()
         self._live: set[Running] = set()
@@ -215,9 +251,11 @@ class AsyncSandbox:
         if data is not None and stdin is not None:
             raise PolicyError("input: give either input or stdin", field="input")
 
+        ask = None if self._policy_fn is None else asker(self._policy_fn, self)
+
         def launch() -> Running:
             streams = (PIPE if data is not None else stdin, stdout, stderr)
-            return self._launch(argv, streams=streams, pty=None, timeout=timeout, env=env, cwd=cwd)
+            return self._launch(argv, streams=streams, pty=None, timeout=timeout, env=env, cwd=cwd, ask=ask)
 
         result = await in_trio(self._owner, _run, launch, data or b"")
         return result.check() if check else result
@@ -244,9 +282,11 @@ class AsyncSandbox:
         size = ((24, 80) if pty is True else pty) or None
         opened: list[AsyncProcess] = []
 
+        ask = None if self._policy_fn is None else asker(self._policy_fn, self)
+
         def launch() -> Running:
             streams = (stdin, stdout, stderr)
-            return self._launch(argv, streams=streams, pty=size, timeout=timeout, env=env, cwd=cwd)
+            return self._launch(argv, streams=streams, pty=size, timeout=timeout, env=env, cwd=cwd, ask=ask)
 
         try:
             yield await in_trio(self._owner, _open, launch, opened, self._owner)
@@ -277,6 +317,7 @@ class AsyncSandbox:
         timeout: float | None,
         env: Mapping[str, str] | None,
         cwd: Text | None,
+        ask: Ask | None,
     ) -> Running:
         stdio = Stdio()
         if pty is not None:
@@ -289,8 +330,9 @@ class AsyncSandbox:
             env=env,
             cwd=cwd,
             new_session=True,
+            questions=self._questions,
         )
-        running = Running(execution, self._forget)
+        running = Running(execution, self._forget, ask)
         with self._lock:
             self._live.add(running)
         return running

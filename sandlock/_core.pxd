@@ -1,7 +1,9 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from sandlock._run cimport Run
+from sandlock._slots cimport Table
 from sandlock._tasks cimport Ledger
+from sandlock._workers cimport Crew
 
 cdef struct Counters:
     uint64_t received
@@ -19,5 +21,7 @@ cdef struct Lane:
     Ledger ledger
     int64_t last_injected    # the descriptor number that the guest was given last
     void *observer           # records execs, or NULL
+    Table *table             # calls that wait for a verdict, or NULL
+    Crew crew
 
 cdef void *lane_main(void *argument) noexcept nogil

@@ -12,6 +12,7 @@ from libc.string cimport memset
 from posix.types cimport pid_t
 
 from sandlock._domain cimport enter_domain
+from sandlock._exec cimport vet_exec
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
     AddDescriptor, Notification, NotificationSizes, Response, SECCOMP_GET_NOTIF_SIZES, SECCOMP_IOCTL_NOTIF_ADDFD,
@@ -22,12 +23,13 @@ from sandlock._linux cimport (
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, Rule, Run,
-    STAGE_STARTING,
+    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC,
+    Rule, Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
 from sandlock._sockets cimport listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
+from sandlock._workers cimport start_worker, stop_workers
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -150,6 +152,10 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if rule.kind == RULE_LISTEN:
         error = listen_on_behalf(lane.run, notification)
         return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)
+    if rule.kind == RULE_VET_EXEC:
+        observe_exec(lane.observer, notification)
+        error = vet_exec(lane.table, &lane.crew, notification)
+        return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
     if rule.kind == RULE_OBSERVE_EXEC:
         observe_exec(lane.observer, notification)
         return continue_unsafely()    # observed, not decided
@@ -222,7 +228,7 @@ cdef void respond(Lane *lane, const Notification *notification, Action action) n
     elif action.kind == ACTION_INJECT:
         result = inject(lane, notification.id, <int>action.value)
     elif action.kind == ACTION_HOLD:
-        return                # answered by nobody: the caller waits until the tree ends
+        return                # answered later, by a worker; or by nobody, then the caller waits until the tree ends
     elif action.kind == ACTION_KILL_TASK:
         result = kill_task(<pid_t>notification.pid)
     else:
@@ -287,7 +293,13 @@ cdef void *lane_main(void *argument) noexcept nogil:
     if run.listener >= 0:
         if run.program.record_execs:
             lane.observer = open_observer(run)
+        if lane.table != NULL:
+            lane.crew.table = lane.table
+            lane.crew.ledger = &lane.ledger
+            start_worker(&lane.crew)
         supervise(lane)
+        if lane.table != NULL:
+            stop_workers(&lane.crew)
         stop_observer(lane.observer)
         raw_syscall(SYS_close, run.listener, 0, 0, 0, 0, 0)
         run.listener = -1

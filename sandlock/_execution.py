@@ -9,21 +9,25 @@ import os
 from _thread import RLock
 from time import monotonic
 
-from . import _native
+from . import _native, syscalls
 from ._launch import STEPS
 from .errors import ConfinementError, InternalError, SandlockError
+from .events import CAUSES, Denial, Exec, read_verdict
 from .result import ExecRecord, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    QuestionLimits = tuple[int | None, int, int]
+    """Milliseconds that a question may wait (None: for ever), then the act and errno of what follows."""
+
     from ._command import Command
     from ._plan import Plan
     from ._stdio import Stdio
     from .policy import Policy
 
-REASONS = ("exited", "killed", "timeout", "host-gone")
+REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
 FIXES = {
     "execute the program": {
@@ -76,6 +80,7 @@ class Execution:
         *,
         timeout: float | None,
         new_session: bool,
+        questions: QuestionLimits | None = None,
     ) -> None:
         self.policy = policy
         self.command: Command
@@ -87,6 +92,8 @@ class Execution:
         self._plan = plan
         self._ended: tuple[int, ...] | None = None
         self._killed = False
+        self._denials: list[Denial] = []
+        self._last_denied: tuple[int, str, tuple[str, ...], object] | None = None
         self._owner = os.getpid()
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
@@ -97,6 +104,9 @@ class Execution:
                 deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
                 init_image=INIT_IMAGE,
             )
+            if questions is not None:
+                wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self.run.listen(wake_fd, *questions)
         except OSError as error:
             fix = "raise the limit of open files (ulimit -n), or have fewer runs alive"
             raise ConfinementError("open the run's control socket", error.errno or 0, fix=fix) from error
@@ -163,12 +173,54 @@ class Execution:
         elif kind == _native.FAILED and self._killed:
             # Stopped before the program was executed: for the caller the same as a moment later.
             self._ended = (_native.ENDED, 0, 0, 0, -1, SIGKILL, REASONS.index("killed"), 0, 0, 0)
+        elif kind == _native.FAILED and STEPS.get(message[2]) == "execute the program" and self.denials:
+            # A denial is data, also that of the program itself. 126: what shells say of what cannot be executed.
+            self._ended = (_native.ENDED, 0, 0, 0, -1, 126 << 8, REASONS.index("denied"), 0, 0, 0)
         elif kind == _native.FAILED:
             self._fail(self._confinement_error(message))
         elif kind == _native.MAP_IDS:
             self.run.maps_written(self._write_maps(message[1]))
         else:
             self._ended = message
+
+    def questions(self) -> tuple[list[tuple[int, Exec]], list[int]]:
+        """The new questions, and those that need no answer any more."""
+        new, gone = self.run.take_questions()
+        return [(values[0], _event(self._plan.arch, *values[1:])) for values in new], gone
+
+    def settle(self, question: int, event: Exec, answer: object) -> None:
+        """Carries out a callback's answer, and writes down a denial. Too late, it does nothing."""
+        verdict = read_verdict(answer)
+        denial = None
+        self._last_denied = (event.tid, event.exe, event.argv, answer) if verdict.cause else None
+        if verdict.cause:
+            denial = Denial(
+                kind="exec",
+                target=event.exe,
+                argv=event.argv,
+                cause=verdict.cause,
+                reason=verdict.reason,
+                errno=verdict.errno,
+                pid=event.pid,
+            )
+            self._denials.append(denial)  # first: who gets the answer may be the first to look
+        if not self.run.verdict(question, verdict.act, verdict.errno) and denial is not None:
+            self._denials.remove(denial)
+
+    def repeats(self, question: int, event: Exec) -> bool:
+        """Whether this is what was denied to the same thread just now: a search through PATH finds one file by several
+        names. It is denied again, without asking or writing it down once more."""
+        last = self._last_denied
+        if last is None or last[:3] != (event.tid, event.exe, event.argv):
+            return False
+        verdict = read_verdict(last[3])
+        self.run.verdict(question, verdict.act, verdict.errno)
+        return True
+
+    @property
+    def denials(self) -> tuple[Denial, ...]:
+        """What was denied so far: by verdict, then without one."""
+        return (*self._denials, *(_denial(*values) for values in self.run.denials()))
 
     def kill(self) -> None:
         """Ends the whole tree. `ended` becomes true shortly after. Raises SandlockError in a fork of the host."""
@@ -216,6 +268,8 @@ class Execution:
             argv=self.command.text,
             waived=self._plan.waived,
             survivors=self._survivors,
+            denials=self.denials,
+            dropped_denials=self.run.dropped_denials,
         )
 
     def _records(self) -> tuple[ExecRecord, ...]:
@@ -275,3 +329,43 @@ class Execution:
         except OSError as error:
             return error.errno or 1
         return 0
+
+
+def _event(
+    arch: str,
+    number: int,
+    tid: int,
+    tgid: int,
+    path: bytes,
+    exe: bytes,
+    cwd: bytes,
+    interpreter: list[bytes],
+    argv: list[bytes],
+) -> Exec:
+    return Exec(
+        argv=tuple(map(os.fsdecode, argv)),
+        exe=os.fsdecode(exe),
+        path=os.fsdecode(path),
+        interpreter=tuple(map(os.fsdecode, interpreter)),
+        cwd=os.fsdecode(cwd),
+        pid=tgid,
+        tid=tid,
+        syscall=syscalls.name(number, arch) or str(number),
+        argv_bytes=tuple(argv),
+    )
+
+
+def _denial(cause: int, error: int, number: int, pid: int, text: bytes) -> Denial:
+    target, *argv = text.split(b"\0")
+    if argv and not argv[-1]:
+        argv.pop()
+    name, meaning = CAUSES[cause]
+    return Denial(
+        kind="exec",
+        target=os.fsdecode(target),
+        argv=tuple(map(os.fsdecode, argv)),
+        cause=name,
+        reason=meaning,
+        errno=error,
+        pid=pid,
+    )

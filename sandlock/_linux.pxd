@@ -66,15 +66,18 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_pidfd_getfd
     const long SYS_pidfd_open
     const long SYS_pidfd_send_signal
+    const long SYS_nanosleep
     const long SYS_ppoll
     const long SYS_prctl
     const long SYS_prlimit64
     const long SYS_process_vm_readv
     const long SYS_process_vm_writev
+    const long SYS_ptrace
     const long SYS_read
     const long SYS_rt_sigaction
     const long SYS_rt_sigprocmask
     const long SYS_sched_setaffinity
+    const long SYS_sched_yield
     const long SYS_seccomp
     const long SYS_sendto
     const long SYS_setpgid

@@ -25,10 +25,13 @@ from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HOLD,
     RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE,
-    RuleKind, Ruleset, STAGE_LAUNCHED, STEP_THREAD,
+    RULE_VET_EXEC, RuleKind, Ruleset, STAGE_LAUNCHED, STEP_THREAD,
 )
 from sandlock._run cimport Program as ProgramStruct
 from sandlock._run cimport Run as RunStruct
+from sandlock._slots cimport (
+    Table, free_table, load_int, settle_question, stop_listening, take_denials, take_questions,
+)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -132,6 +135,7 @@ RULE_KINDS = {
     "observe_exec": RULE_OBSERVE_EXEC,
     "observe_start": RULE_OBSERVE_START,
     "add_restart": RULE_ADD_RESTART,
+    "vet_exec": RULE_VET_EXEC,
 }
 
 
@@ -204,8 +208,10 @@ cdef class Program:
             self.c.rules[used].value = rule.value
             self.c.rule_of[rule.nr] = <uint8_t>used
             used += 1
-            if rule.rule == "observe_exec":
+            if rule.rule == "observe_start":
                 self.c.record_execs = 1
+            if rule.rule == "vet_exec":
+                self.c.vets = 1
 
     cdef _set_launch(self, launch):
         cdef int cpu
@@ -273,6 +279,7 @@ cdef class Run:
     cdef bint threaded
     cdef bint started
     cdef bint finished
+    cdef bint abandoned
     cdef int init_pidfd       # came with the init's last word: its number may be another process's by then
     cdef list _alive
 
@@ -307,6 +314,49 @@ cdef class Run:
         self.lane.ledger.bound = 1
         self.lane.ledger.host = self.c.host_pid
         self.lane.ledger.scoped = program.c.signal_scope
+        if program.c.vets:
+            self.lane.table = <Table *>calloc(1, sizeof(Table))
+            if self.lane.table == NULL:
+                raise MemoryError
+            self.lane.table.run = &self.c
+            self.lane.table.wake_fd = -1
+
+    def listen(self, int wake_fd, timeout_ms, int on_timeout, int error) -> None:
+        """Questions will be answered; to be called before `start`. `wake_fd`: an eventfd, ours from now on, that is
+        written when `take_questions` has something. `timeout_ms` of a question, None for no limit."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("only a run that vets listens, and before it starts")
+        self.lane.table.wake_fd = wake_fd
+        self.lane.table.timeout_ms = 0 if timeout_ms is None else max(1, timeout_ms)
+        self.lane.table.on_timeout = on_timeout
+        self.lane.table.on_timeout_error = error
+        self.lane.table.listens = 1
+
+    @property
+    def wake_fd(self) -> int:
+        """Readable when there are questions, or questions that need no answer any more."""
+        return -1 if self.lane.table == NULL else self.lane.table.wake_fd
+
+    def take_questions(self):
+        """The new questions, and the ids of those that are over, see `_slots.take_questions`."""
+        return take_questions(self.lane.table)
+
+    def verdict(self, unsigned long long question, int act, int error) -> bool:
+        """Answers a question. False when it is over already."""
+        return settle_question(self.lane.table, question, act, error)
+
+    def stop_listening(self) -> None:
+        """Denies what is asked, and what will be."""
+        stop_listening(self.lane.table)
+
+    def denials(self) -> list:
+        """What was denied without a verdict of Python's, see `_slots.take_denials`."""
+        return take_denials(self.lane.table)
+
+    @property
+    def dropped_denials(self) -> int:
+        """How many more there were than are kept."""
+        return 0 if self.lane.table == NULL else load_int(&self.lane.table.denials_dropped)
 
     def provide(self, *, list executables, list argv, list envp, cwd, stdio, int terminal) -> None:
         """What to execute, and on which descriptors. The launch, under way since `start`, waits for it."""
@@ -429,6 +479,7 @@ cdef class Run:
         if self.threaded:
             pthread_detach(self.thread)
             self.threaded = False
+            self.abandoned = True
             Py_INCREF(self)
         self.close()
 
@@ -436,6 +487,9 @@ cdef class Run:
         """Finishes and gives the control socket back."""
         self.let_go()
         self.finish()
+        if self.lane.table != NULL and self.lane.table.wake_fd >= 0 and not self.abandoned:
+            raw_syscall(SYS_close, self.lane.table.wake_fd, 0, 0, 0, 0, 0)
+            self.lane.table.wake_fd = -1
         if self.c.control_host >= 0:
             raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
             self.c.control_host = -1
@@ -512,6 +566,7 @@ cdef class Run:
         if self.c.control_host >= 0:
             raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
         free_observer(self.lane.observer)
+        free_table(self.lane.table)
         free(<void *>self.c.executables)
         free(<void *>self.c.argv)
         free(<void *>self.c.envp)

@@ -126,8 +126,9 @@ class Plan:
         return describe(self)
 
 
-def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> Plan:
+def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None, vet: bool = False) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
+    `vet`: a callback decides about every exec.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
@@ -135,11 +136,16 @@ def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None) -> P
     waived = _waived(policy, host)
     connect, bind = _connect_ports(policy.net_allow), _bind_ports(policy.net_allow_bind)
     _refuse_denials(policy)
-    rules = _traps(policy, host.arch, _listen_needs_a_look(bind, waived))
+    rules = _traps(policy, host.arch, _listen_needs_a_look(bind, waived), vet)
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
+        )
+    if vet and not host.wait_killable:
+        raise Unsupported(
+            "policy_fn: an exec can only be attested where its caller waits uninterrupted (Linux 5.19)",
+            missing=frozenset({"seccomp-wait-killable"}),
         )
     network = _network(connect, bind, waived)
     answers, risks = _answers(policy, host.arch, network, rules, waived)
@@ -293,7 +299,7 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
     return [(call.name, nr) for call in syscalls.TABLE.values() if (nr := call.number(arch)) is not None]
 
 
-def _traps(policy: Policy, arch: str, listen: bool) -> tuple[TrapRule, ...]:
+def _traps(policy: Policy, arch: str, listen: bool, vet: bool) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
     if policy.max_processes is not None:
@@ -303,9 +309,13 @@ def _traps(policy: Policy, arch: str, listen: bool) -> tuple[TrapRule, ...]:
             "max_processes: SIGCHLD must not interrupt a fork that is being counted, so its handler gets SA_RESTART"
         )
         wanted.append(("rt_sigaction", "add_restart", reason))
+    if vet:
+        reason = "policy_fn: each exec is asked about, and attested"
+        wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"
-        wanted += [(name, "observe_exec", reason) for name in ("execve", "execveat")]
+        if not vet:
+            wanted += [(name, "observe_exec", reason) for name in ("execve", "execveat")]
         reason = "record_execs: the first call of a program that started says that its exec succeeded"
         wanted.append(("set_tid_address", "observe_start", reason))
     if listen:

@@ -26,6 +26,7 @@ cdef enum RuleKind:
     RULE_OBSERVE_EXEC = 10
     RULE_OBSERVE_START = 11
     RULE_ADD_RESTART = 12
+    RULE_VET_EXEC = 13
 
 cdef struct Rule:
     RuleKind kind
@@ -72,6 +73,7 @@ cdef struct Program:
     int map_ids              # a user namespace with one user and one group
     int max_processes        # 0: not counted
     int record_execs
+    int vets                 # some calls wait for a verdict
     uint8_t rule_of[MAX_SYSCALLS]
     Rule rules[MAX_RULES]
 

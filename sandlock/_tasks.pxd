@@ -14,6 +14,7 @@ cdef struct Ledger:
     int bound
     int pending_count
     PendingFork pending[256]
+    pid_t helpers[8]         # the supervisor's own workers: in the domain, and no members either
 
 cdef int kill_task(pid_t tid) noexcept nogil
 cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil
@@ -22,3 +23,4 @@ cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogi
 cdef pid_t parent_of(pid_t pid) noexcept nogil
 cdef pid_t thread_group_of(pid_t tid) noexcept nogil
 cdef int64_t now_ms() noexcept nogil
+cdef int list_tasks(pid_t pid, pid_t *into, int limit) noexcept nogil

@@ -184,6 +184,9 @@ cdef int is_member(const Ledger *ledger, pid_t pid, pid_t init) noexcept nogil:
     cdef int _depth
     if pid == init or pid == ledger.host:
         return 0
+    for _depth in range(8):
+        if pid == ledger.helpers[_depth]:
+            return 0
     if ledger.scoped:
         return raw_syscall(SYS_kill, pid, 0, 0, 0, 0, 0) == 0
     for _depth in range(MAX_DEPTH):
@@ -218,6 +221,34 @@ cdef int count_processes(const Ledger *ledger, pid_t init) noexcept nogil:
                 count += 1
     raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0)
     return count if length == 0 else <int>length
+
+
+cdef int list_tasks(pid_t pid, pid_t *into, int limit) noexcept nogil:
+    """The tasks of a process, at most `limit` of them. Returns how many, or -errno."""
+    cdef char entries[LIST_SIZE]
+    cdef char path[64]
+    cdef DirectoryEntry *entry
+    cdef long fd, length, at
+    cdef pid_t tid
+    cdef int count = 0
+    format_proc_path(path, pid, b"task")
+    fd = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_DIRECTORY | O_CLOEXEC, 0, 0, 0)
+    if fd < 0:
+        return <int>fd
+    while count < limit:
+        length = raw_syscall(SYS_getdents64, fd, <long>entries, LIST_SIZE, 0, 0, 0)
+        if length <= 0:
+            break
+        at = 0
+        while at < length and count < limit:
+            entry = <DirectoryEntry *>(entries + at)
+            at += entry.length
+            tid = <pid_t>parse_number(entry.name)
+            if tid > 0:
+                into[count] = tid
+                count += 1
+    raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0)
+    return count
 
 
 cdef int may_still_fork(const PendingFork *pending, int64_t now) noexcept nogil:

@@ -13,9 +13,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+    from .events import Denial
+
 SCHEMA = 1
 """Version of `to_dict`. Keys are only ever added within one version."""
-REASONS = ("exited", "signaled", "timeout", "killed", "host-gone")
+REASONS = ("exited", "signaled", "timeout", "killed", "host-gone", "denied")
 
 
 @record
@@ -62,6 +64,8 @@ class Result:
     `max_output`. `duration` is in seconds. `execs` is None unless the policy says `record_execs`;
     beyond 10,000 records or 8 MiB of them, programs are only counted, in `dropped_execs`.
     `waived` names the protections that were asked to be, and were, left out.
+    `denials`: the execs that a `policy_fn` denied, or that were denied because it did not answer; more than are
+    kept are counted in `dropped_denials`. Where it denied the program itself, `exit_code` is 126, `reason` "denied".
     `survivors`: a task in uninterruptible sleep could not be killed within 5 s.
     """
 
@@ -77,6 +81,8 @@ class Result:
     dropped_execs: int = 0
     argv: tuple[str, ...] = ()
     waived: frozenset[str] = frozenset()
+    denials: tuple[Denial, ...] = ()
+    dropped_denials: int = 0
     survivors: bool = False
 
     @property
@@ -118,6 +124,11 @@ class Result:
             lines += exec_tree(self.execs)
         if self.dropped_execs:
             lines.append(f"  programs without a record, for want of room: {self.dropped_execs}")
+        for denial in self.denials:
+            words = " ".join(map(_jsonable, denial.argv))[:200]
+            lines.append(f"  denied: {denial.kind} {_jsonable(denial.target)} ({words!r}): {denial.reason}")
+        if self.dropped_denials:
+            lines.append(f"  denials without a record, for want of room: {self.dropped_denials}")
         lines += [f"  hint: {hint}" for hint in self._hints()]
         return "\n".join(lines)
 

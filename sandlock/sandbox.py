@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO, Self, Unpack
 
     from ._command import Text
+    from ._execution import QuestionLimits
     from ._host import Host
     from ._plan import Plan
     from ._stdio import Stream
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 class Confinement:
     """A policy made ready for this host: what sync and async sandboxes share."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, vet: bool = False) -> None:
         if policy.is_empty():
             raise PolicyError(
                 "nothing is granted, so no program could start: grant the system with presets=['system'] "
@@ -51,7 +52,7 @@ class Confinement:
         expansion = expansion.__class__(settle(expansion.grants), expansion.env)
         self.policy = policy
         self.preset_env = expansion.env
-        self.plan, self._program = compiled(policy, probe(), expansion)
+        self.plan, self._program = compiled(policy, probe(), expansion, vet)
         self._owner = os.getpid()
 
     @property
@@ -69,6 +70,7 @@ class Confinement:
         env: Mapping[str, str] | None,
         cwd: Text | None,
         new_session: bool,
+        questions: QuestionLimits | None = None,
     ) -> Execution:
         """Starts a command on `stdio`, in which `streams` are opened first. On failure it is closed.
 
@@ -78,7 +80,15 @@ class Confinement:
             if not self.is_ours:
                 raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
             limit = self.policy.timeout if timeout is None else _seconds(timeout)
-            execution = Execution(self._program, self.policy, self.plan, stdio, timeout=limit, new_session=new_session)
+            execution = Execution(
+                self._program,
+                self.policy,
+                self.plan,
+                stdio,
+                timeout=limit,
+                new_session=new_session,
+                questions=questions,
+            )
         except BaseException:
             stdio.close()
             raise
@@ -95,16 +105,16 @@ class Confinement:
 CLOSE_LOOK = 0.05
 """Seconds between two looks at a run that another thread may be waiting for too."""
 
-_kept: dict[tuple[Policy, Host, Expansion], tuple[Plan, _native.Program]] = {}
+_kept: dict[tuple[Policy, Host, Expansion, bool], tuple[Plan, _native.Program]] = {}
 # A memo of values, not state (functools costs 6 ms to import).
 
 
-def compiled(policy: Policy, host: Host, expansion: Expansion) -> tuple[Plan, _native.Program]:
+def compiled(policy: Policy, host: Host, expansion: Expansion, vet: bool = False) -> tuple[Plan, _native.Program]:
     """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
-    key = (policy, host, expansion)
+    key = (policy, host, expansion, vet)
     made = _kept.get(key)
     if made is None:
-        plan = make_plan(policy, host, expansion=expansion)
+        plan = make_plan(policy, host, expansion=expansion, vet=vet)
         made = (plan, _native.Program(plan, wait_killable=host.wait_killable))
         if len(_kept) >= 64:
             _kept.clear()

@@ -16,7 +16,10 @@ from html import unescape
 import pytest
 
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sandlock")
-NATIVE = ("_core", "_domain", "_exits", "_images", "_launch", "_memory", "_observe", "_signals", "_sockets", "_tasks")
+NATIVE = (
+    "_attest", "_core", "_domain", "_exec", "_exits", "_images", "_launch", "_memory", "_observe", "_programs",
+    "_signals", "_slots", "_sockets", "_tasks", "_workers",
+)  # fmt: skip
 """Modules whose work is done without an interpreter; `_native` is their Python face."""
 
 SCORED = re.compile(r'<pre class="cython line score-(\d+)"[^>]*>[^<]*<span class="">(\d+)</span>: (.*?)</pre>')

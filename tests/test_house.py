@@ -25,8 +25,8 @@ LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
-    "_arguments", "_describe", "_filter", "_landlock", "_plan", "_record", "_values", "errors", "policy", "presets",
-    "result", "syscalls",
+    "_arguments", "_describe", "_filter", "_landlock", "_plan", "_record", "_values", "errors", "events", "policy",
+    "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
 DOORS = {
@@ -36,6 +36,7 @@ DOORS = {
     "_execution": {"_capture", "sandbox"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
+    "_answers": {"_async"},
     "_async_streams": {"_async"},
     "_trio_thread": {"_async", "_async_streams"},
 }
@@ -47,15 +48,20 @@ NOBODY = (
     "_signals",
     "_sockets",
     "_tasks",
+    "_attest",
+    "_exec",
+    "_programs",
+    "_slots",
+    "_workers",
     "_exits",
     "_images",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
-    "trio": {"_async", "_async_streams", "_trio_thread"},
+    "trio": {"_answers", "_async", "_async_streams", "_trio_thread"},
     "outcome": {"_trio_thread"},
     "sniffio": {"_trio_thread"},
-    "asyncio": {"_trio_thread"},
+    "asyncio": {"_answers", "_trio_thread"},
     "typer": {"cli/main"},
     "cffi": {"_sys_build"},
     "ctypes": set(),

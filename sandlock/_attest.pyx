@@ -1,0 +1,346 @@
+"""An approved exec: freeze who could rewrite it, let the kernel do it, and attest that it did what was approved.
+
+The kernel reads path and arguments again after the answer, so the answer alone decides nothing (law 2). The caller is
+seized first; its exec stops before the first instruction of the new program, and there what was really loaded is
+compared with what was approved. A mismatch is killed where it stands. Attestation is what the decision rests on;
+freezing the caller's threads turns most races into a plain denial, before anything has happened.
+
+Rules:
+1. Raw system calls on the caller's stack only: a worker shares the memory of a live host.
+2. Whatever fails, nobody stays frozen. What cannot be released here is released by the kernel when this task, the
+   tracer, ends: then `run_attested` says so.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp, strlen
+from posix.types cimport pid_t
+
+from sandlock._linux cimport (
+    SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_openat, SYS_ptrace, SYS_wait4,
+    raw_syscall,
+)
+from sandlock._memory cimport read_memory
+from sandlock._programs cimport identify, open_named, same_file
+from sandlock._slots cimport (
+    CAUSE_ATTEST, CAUSE_CHANGED, CAUSE_NO_TRACE, CAUSE_NONE, CAUSE_VERDICT, FileIdentity, answer, argv_of, finish,
+    note_slot,
+)
+from sandlock._tasks cimport format_proc_path, kill_task, list_tasks
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EINTR
+    const int ENOENT
+    const int ESRCH
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
+    const int O_CLOEXEC
+
+cdef extern from "<signal.h>" nogil:
+    const int SIGKILL
+
+cdef enum:
+    PTRACE_DETACH = 17
+    PTRACE_GETREGSET = 0x4204
+    PTRACE_SEIZE = 0x4206
+    PTRACE_INTERRUPT = 0x4207
+    PTRACE_O_TRACEEXEC = 0x10
+    PTRACE_O_EXITKILL = 0x100000
+    PTRACE_EVENT_EXEC = 4
+    NT_PRSTATUS = 1
+    O_PATH = 0o10000000
+    WNOHANG = 1
+    WALL = 0x40000000
+    WNOTHREAD = 0x20000000
+    BLOCK = 4096
+    POINTERS = 64
+    REGISTERS = 64
+    MAX_FROZEN = 256
+    FREEZE_LOOKS = 40        # of 50 us: threads that sleep in the kernel longer than that write no memory of their own
+    LOOK_NS = 50000
+
+cdef extern from * nogil:
+    """
+    #if defined(__x86_64__)
+    #define SANDLOCK_STACK_POINTER 19          /* rsp in struct user_regs_struct */
+    #elif defined(__aarch64__)
+    #define SANDLOCK_STACK_POINTER 31          /* sp in struct user_pt_regs */
+    #else
+    #error "sandlock knows x86-64 and aarch64"
+    #endif
+    struct sandlock_pause { long long seconds; long long nanoseconds; };
+    struct sandlock_registers { void *at; unsigned long size; };
+    """
+    const int STACK_POINTER "SANDLOCK_STACK_POINTER"
+    ctypedef struct Pause "struct sandlock_pause":
+        long long seconds
+        long long nanoseconds
+    ctypedef struct Registers "struct sandlock_registers":
+        void *at
+        unsigned long size
+
+cdef struct Frozen:
+    int count
+    pid_t tids[MAX_FROZEN]
+    int stopped[MAX_FROZEN]
+
+
+cdef inline long trace(long request, pid_t tid, long data) noexcept nogil:
+    return raw_syscall(SYS_ptrace, request, tid, 0, data, 0, 0)
+
+
+cdef void refuse(Table *table, Slot *slot, int cause, int error) noexcept nogil:
+    """Denies the call, says why, and gives the slot back."""
+    # Written down first: who gets the answer may be the first to look. Python keeps its own verdicts, with reasons.
+    if cause != CAUSE_VERDICT and cause != CAUSE_NONE:
+        note_slot(table, slot, cause, error)
+    answer(table, slot, error, 0)
+    finish(table, slot)
+
+
+# Freezing ------------------------------------------------------------------------------------------------------------
+
+cdef int place_of(const Frozen *frozen, pid_t tid) noexcept nogil:
+    cdef int i
+    for i in range(frozen.count):
+        if frozen.tids[i] == tid:
+            return i
+    return -1
+
+
+cdef int seize_siblings(const Slot *slot, Frozen *frozen) noexcept nogil:
+    """Seizes the threads of the caller's process that are not seized yet. Returns how many there were."""
+    cdef pid_t tids[MAX_FROZEN]
+    cdef int count = list_tasks(slot.tgid, tids, MAX_FROZEN)
+    cdef int new = 0, i
+    for i in range(count):
+        if tids[i] == slot.tid or frozen.count == MAX_FROZEN or place_of(frozen, tids[i]) >= 0:
+            continue
+        if trace(PTRACE_SEIZE, tids[i], 0) < 0:
+            continue
+        trace(PTRACE_INTERRUPT, tids[i], 0)
+        frozen.tids[frozen.count] = tids[i]
+        frozen.stopped[frozen.count] = 0
+        frozen.count += 1
+        new += 1
+    return new
+
+
+cdef int wait_until_stopped(Frozen *frozen) noexcept nogil:
+    """Waits a moment for the seized threads to stop. Returns how many did not."""
+    cdef Pause pause
+    cdef int status = 0, running = 0, _look, i
+    cdef long tid
+    pause.seconds = 0
+    pause.nanoseconds = LOOK_NS
+    for _look in range(FREEZE_LOOKS):
+        while True:
+            tid = raw_syscall(SYS_wait4, -1, <long>&status, WNOHANG | WALL | WNOTHREAD, 0, 0, 0)
+            if tid <= 0:
+                break
+            i = place_of(frozen, <pid_t>tid)
+            if i >= 0:
+                take_stop(frozen, i, status)
+        running = 0
+        for i in range(frozen.count):
+            running += not frozen.stopped[i]
+        if running == 0:
+            break
+        raw_syscall(SYS_nanosleep, <long>&pause, 0, 0, 0, 0, 0)
+    return running
+
+
+cdef void take_stop(Frozen *frozen, int i, int status) noexcept nogil:
+    """A seized thread has stopped, or ended."""
+    if (status & 0xFF) == 0x7F:
+        frozen.stopped[i] = 1
+    else:
+        frozen.count -= 1
+        frozen.tids[i] = frozen.tids[frozen.count]
+        frozen.stopped[i] = frozen.stopped[frozen.count]
+
+
+cdef void freeze_siblings(const Slot *slot, Frozen *frozen) noexcept nogil:
+    cdef int _round
+    frozen.count = 0
+    for _round in range(3):      # a thread may have started another one before it stopped
+        if seize_siblings(slot, frozen) == 0:
+            return
+        wait_until_stopped(frozen)
+
+
+cdef int release(Frozen *frozen) noexcept nogil:
+    """Lets the frozen threads go on. Returns how many could not be let go: the end of this task does that."""
+    cdef int stuck = 0, i
+    for i in range(frozen.count):
+        if trace(PTRACE_DETACH, frozen.tids[i], 0) < 0:
+            stuck += 1
+    return stuck
+
+
+# Comparing -----------------------------------------------------------------------------------------------------------
+
+cdef int reads_as(pid_t tid, uint64_t address, const char *expected, size_t length) noexcept nogil:
+    """Whether a task's memory holds exactly these bytes."""
+    cdef char block[BLOCK]
+    cdef size_t done = 0, room
+    while done < length:
+        room = length - done
+        if room > BLOCK:
+            room = BLOCK
+        if read_memory(tid, address + done, block, room) < 0 or memcmp(block, expected + done, room) != 0:
+            return 0
+        done += room
+    return 1
+
+
+cdef int array_reads_as(pid_t tid, uint64_t array, const char *expected, int count) noexcept nogil:
+    """Whether an argv of a task holds exactly these words, each with its NUL."""
+    cdef uint64_t pointer = 0
+    cdef size_t length
+    cdef int i
+    for i in range(count):
+        length = strlen(expected) + 1
+        if read_memory(tid, array + <uint64_t>i * 8, &pointer, 8) < 0 or pointer == 0:
+            return 0
+        if not reads_as(tid, pointer, expected, length):
+            return 0
+        expected += length
+    return read_memory(tid, array + <uint64_t>count * 8, &pointer, 8) == 8 and pointer == 0
+
+
+cdef int names_the_same(const Slot *slot, pid_t tid) noexcept nogil:
+    """Whether the path still leads to the file that was approved."""
+    cdef FileIdentity now
+    cdef int mode
+    cdef long opened = open_named(tid, slot.tgid, slot.directory, slot.data, slot.flags)
+    if opened < 0:
+        return 0
+    mode = identify(opened, &now)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    return mode >= 0 and same_file(&now, &slot.named)
+
+
+cdef int is_unchanged(const Slot *slot) noexcept nogil:
+    """Whether the call still says what was approved. Worth asking when time has passed, or now that all is frozen."""
+    if slot.argv_address != 0 and not slot.argv_empty:
+        if not array_reads_as(slot.tid, slot.argv_address, argv_of(slot), slot.argv_count):
+            return 0
+    return reads_as(slot.tid, slot.path_address, slot.data, slot.path_length) and names_the_same(slot, slot.tid)
+
+
+cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
+    """At the exec stop: whether the kernel loaded the approved file with the approved words. execve(2), the new
+    stack: argc at its top, then the pointers; the strings lie one after the other."""
+    cdef uint64_t registers[REGISTERS]
+    cdef uint64_t head[2]
+    cdef Registers span
+    cdef char path[64]
+    cdef FileIdentity now
+    cdef const char *words = argv_of(slot)
+    cdef size_t length = slot.argv_length
+    cdef uint64_t count = <uint64_t>slot.argv_count
+    cdef size_t skipped
+    cdef long opened
+    cdef int mode
+    format_proc_path(path, pid, b"exe")
+    opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_PATH | O_CLOEXEC, 0, 0, 0)
+    if opened < 0:
+        return 0
+    mode = identify(opened, &now)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    if mode < 0 or not same_file(&now, &slot.loaded):
+        return 0
+    span.at = registers
+    span.size = sizeof(registers)
+    if raw_syscall(SYS_ptrace, PTRACE_GETREGSET, pid, NT_PRSTATUS, <long>&span, 0, 0) < 0:
+        return 0
+    if span.size <= STACK_POINTER * 8:      # another word size
+        return 0
+    if read_memory(pid, registers[STACK_POINTER], head, sizeof(head)) < 0:
+        return 0
+    if slot.prefix_count > 0:
+        if not names_the_same(slot, pid):   # which script the interpreter was started for
+            return 0
+        if not reads_as(pid, head[1], words - slot.prefix_length, slot.prefix_length):
+            return 0
+        skipped = strlen(words) + 1
+        words += skipped
+        length -= skipped
+        count += <uint64_t>slot.prefix_count - 1
+        head[1] += slot.prefix_length
+    return head[0] == count and reads_as(pid, head[1], words, length)
+
+
+# The exec ------------------------------------------------------------------------------------------------------------
+
+cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid) noexcept nogil:
+    """Another program than the approved one stands at its first instruction: it does not execute it."""
+    cdef int status = 0
+    cdef long result
+    note_slot(table, slot, CAUSE_ATTEST, 0)
+    raw_syscall(SYS_kill, pid, SIGKILL, 0, 0, 0, 0)
+    while True:
+        result = raw_syscall(SYS_wait4, pid, <long>&status, WALL | WNOTHREAD, 0, 0, 0)
+        if (result < 0 and result != -EINTR) or (result == pid and (status & 0xFF) != 0x7F):
+            return
+
+
+cdef void follow(Table *table, const Slot *slot, Frozen *frozen) noexcept nogil:
+    """Waits until the caller has executed, failed to, or ended; siblings that die for the exec are reaped, or it
+    would wait for ever (ptrace(2), execve under ptrace)."""
+    cdef int status = 0, i
+    cdef long tid
+    while True:
+        tid = raw_syscall(SYS_wait4, -1, <long>&status, WALL | WNOTHREAD, 0, 0, 0)
+        if tid == -EINTR:
+            continue
+        if tid < 0:
+            return
+        if (status & 0xFF) == 0x7F and status >> 16 == PTRACE_EVENT_EXEC:
+            # All other threads are gone, and the caller has the number of its process.
+            frozen.count = 0
+            if loaded_as_approved(slot, <pid_t>tid):
+                trace(PTRACE_DETACH, <pid_t>tid, 0)
+            else:
+                kill_loaded(table, slot, <pid_t>tid)
+            return
+        if tid == slot.tid:
+            if (status & 0xFF) == 0x7F:
+                trace(PTRACE_DETACH, <pid_t>tid, 0)    # the exec failed, and the caller is back
+            return
+        i = place_of(frozen, <pid_t>tid)
+        if i >= 0:
+            take_stop(frozen, i, status)
+
+
+cdef int seize_caller(const Slot *slot) noexcept nogil:
+    """Returns 0, or -errno. The stop that is asked for here comes after the exec, should that fail."""
+    cdef long result = trace(PTRACE_SEIZE, slot.tid, PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)
+    if result < 0:
+        return <int>result
+    return <int>trace(PTRACE_INTERRUPT, slot.tid, 0)
+
+
+cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
+    """Carries out an approved exec and gives the slot back. Returns 0; or 1 when this task must end, for it holds
+    threads that it cannot let go."""
+    cdef Frozen frozen
+    cdef int result
+    freeze_siblings(slot, &frozen)
+    if (slot.asked or frozen.count > 0) and not is_unchanged(slot):
+        refuse(table, slot, CAUSE_CHANGED, EACCES)
+        return release(&frozen) > 0
+    result = seize_caller(slot)
+    if result < 0:
+        # Gone, or ptrace is refused. Should it be seized all the same, the end of this task kills it.
+        refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)
+        return 1
+    result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+    if result < 0 and result != -ENOENT:
+        kill_task(slot.tid)
+    follow(table, slot, &frozen)
+    result = release(&frozen) > 0
+    finish(table, slot)
+    return result

@@ -1,0 +1,188 @@
+"""The fast lane's part of an exec: read what it asks for, find the file, and put it where it is decided.
+
+Every errno that the exec would end with anyway is answered here, without a question: execvp(3) tries each entry of a
+PATH. What is put into a slot was read once; every later step looks at that copy.
+"""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+from posix.types cimport pid_t
+
+from sandlock._linux cimport SYS_execveat, raw_syscall
+from sandlock._memory cimport read_string, read_strings
+from sandlock._programs cimport MAX_PATH, Prefix, resolve_program
+from sandlock._slots cimport (
+    ACT_DENY, ASKED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_UNREADABLE, DONE, MAX_ALL_FACTS, MAX_FACTS, READY, Slot, load_int,
+    move, note_denial, offer, still_waits, store_word, take_slot, with_state,
+)
+from sandlock._tasks cimport format_proc_path, now_ms, thread_group_of
+from sandlock._workers cimport start_worker
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EAGAIN
+    const int ENOMEM
+    const int ESRCH
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
+
+cdef extern from * nogil:
+    """
+    #include <sys/syscall.h>
+    """
+    const long SYS_readlinkat
+
+cdef enum:
+    MAX_WORDS = 0x7FFFFFFF   # MAX_ARG_STRINGS of linux/binfmts.h; the bytes are what limits them
+
+
+cdef void read_call(const Notification *notification, Slot *slot) noexcept nogil:
+    """The arguments, from registers: these cannot change while the caller waits."""
+    cdef const unsigned long long *args = <const unsigned long long *>notification.data.args
+    slot.id = notification.id
+    slot.tid = <pid_t>notification.pid
+    slot.number = notification.data.nr
+    if notification.data.nr == SYS_execveat:
+        slot.directory = <int>args[0]
+        slot.path_address = args[1]
+        slot.argv_address = args[2]
+        slot.flags = <int>args[4]
+    else:
+        slot.directory = AT_FDCWD
+        slot.path_address = args[0]
+        slot.argv_address = args[1]
+        slot.flags = 0
+
+
+cdef char *put(char *at, const char *bytes, size_t length) noexcept nogil:
+    memcpy(at, bytes, length)
+    return at + length
+
+
+cdef struct Facts:
+    char path[MAX_PATH]
+    char exe[MAX_PATH]
+    char cwd[MAX_PATH]
+    Prefix prefix
+    long path_length
+    long exe_length
+    long cwd_length
+    long argv_length
+
+
+cdef long read_argv(Table *table, Slot *slot) noexcept nogil:
+    """Reads all words into the scratch memory. Returns their bytes, or -errno."""
+    cdef long length
+    if table.scratch == NULL:
+        table.scratch = <char *>malloc(MAX_FACTS)      # touched as far as arguments go
+        if table.scratch == NULL:
+            return -ENOMEM
+    length = read_strings(
+        slot.tid, slot.argv_address, table.scratch, MAX_FACTS - 65536, MAX_WORDS, &slot.argv_count
+    )
+    slot.argv_empty = length == 0
+    if length == 0:
+        table.scratch[0] = 0
+        length = slot.argv_count = 1
+    return length
+
+
+cdef long read_cwd(pid_t tid, char *into) noexcept nogil:
+    cdef char link[64]
+    cdef long length
+    format_proc_path(link, tid, b"cwd")
+    length = raw_syscall(SYS_readlinkat, AT_FDCWD, <long>link, <long>into, MAX_PATH - 1, 0, 0)
+    if length < 0:
+        length = 0
+    into[length] = 0
+    return length
+
+
+cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil:
+    """Copies what was read into memory of the slot's own. Returns 0 or -errno."""
+    cdef char *at
+    slot.path_length = <uint32_t>facts.path_length + 1
+    slot.exe_length = <uint32_t>facts.exe_length + 1
+    slot.cwd_length = <uint32_t>facts.cwd_length + 1
+    slot.prefix_length = <uint32_t>facts.prefix.length
+    slot.prefix_count = facts.prefix.count
+    slot.argv_length = <uint32_t>facts.argv_length
+    slot.size = slot.path_length + slot.exe_length + slot.cwd_length + slot.prefix_length + slot.argv_length
+    if table.held + slot.size > MAX_ALL_FACTS:
+        note_denial(table, CAUSE_FULL, EAGAIN, slot.number, slot.tgid, facts.exe, slot.exe_length)
+        slot.size = 0
+        return -EAGAIN
+    slot.data = <char *>malloc(slot.size)
+    if slot.data == NULL:
+        slot.size = 0
+        return -ENOMEM
+    table.held += slot.size
+    at = put(slot.data, facts.path, slot.path_length)
+    at = put(at, facts.exe, slot.exe_length)
+    at = put(at, facts.cwd, slot.cwd_length)
+    at = put(at, facts.prefix.words, slot.prefix_length)
+    put(at, table.scratch, slot.argv_length)
+    return 0
+
+
+cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
+    """Reads path and argv, finds the file, copies all into the slot. Returns 0, or the -errno for the caller."""
+    cdef Facts facts
+    cdef int result
+    facts.path_length = read_string(slot.tid, slot.path_address, facts.path, MAX_PATH)
+    if facts.path_length < 0:
+        return <int>facts.path_length
+    slot.tgid = thread_group_of(slot.tid)
+    if slot.tgid == 0:
+        return -ESRCH
+    result = resolve_program(
+        slot.tid, slot.tgid, slot.directory, facts.path, slot.flags, &slot.named, &slot.loaded, &facts.prefix,
+        facts.exe, &facts.exe_length
+    )
+    if result < 0:
+        return result
+    facts.argv_length = read_argv(table, slot)
+    if facts.argv_length < 0:
+        return <int>facts.argv_length
+    facts.cwd_length = read_cwd(slot.tid, facts.cwd)
+    return keep_facts(table, slot, &facts)
+
+
+cdef void give_back(Slot *slot) noexcept nogil:
+    store_word(&slot.word, with_state(slot.word, DONE))
+
+
+cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) noexcept nogil:
+    """Puts an exec where it is decided. Returns 0 when it is there, or the errno to answer with."""
+    cdef Slot *slot = take_slot(table)
+    cdef int result
+    if slot == NULL:
+        note_denial(table, CAUSE_FULL, EAGAIN, notification.data.nr, <pid_t>notification.pid, b"", 0)
+        return EAGAIN
+    read_call(notification, slot)
+    result = read_facts(table, slot)
+    # Whose memory was read: the caller's, if it still waits.
+    if result == 0 and not still_waits(table, slot):
+        result = -ESRCH
+    if result == 0 and load_int(&table.idle) == 0 and start_worker(crew) < 0:
+        note_denial(table, CAUSE_UNREADABLE, EAGAIN, slot.number, slot.tgid, b"", 0)
+        result = -EAGAIN
+    if result < 0:
+        give_back(slot)
+        return -result
+    # What becomes of it if nobody says anything.
+    slot.act = ACT_DENY
+    slot.error = EACCES
+    slot.cause = CAUSE_NOBODY
+    slot.seen = 0
+    slot.asked = load_int(&table.listens)
+    slot.deadline_ms = now_ms() + table.timeout_ms if table.timeout_ms > 0 else 0
+    if not slot.asked:
+        offer(table, slot, READY)
+        return 0
+    offer(table, slot, ASKED)
+    if not load_int(&table.listens):     # it stopped to, in between
+        move(slot, ASKED, READY)
+    return 0

@@ -1,0 +1,371 @@
+"""Which file an exec names, and which one the kernel will load for it: the file itself, or the interpreter of its #!.
+
+Seen from the supervisor, which is in the run's outer domain and opens nothing that the policy does not let the tree
+read. What is found here is a prediction; that it came true is attested after the exec (_attest).
+"""
+
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset, strlen
+from posix.types cimport pid_t
+
+from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_read, raw_syscall
+from sandlock._tasks cimport format_proc_path
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EBADF
+    const int ELOOP
+    const int ENAMETOOLONG
+    const int ENOENT
+    const int ENOEXEC
+    const int ENOSYS
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
+    const int AT_SYMLINK_NOFOLLOW
+    const int O_CLOEXEC
+    const int O_NOCTTY
+    const int O_NOFOLLOW
+    const int O_NONBLOCK
+
+cdef extern from * nogil:
+    """
+    #include <sys/stat.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #ifndef SYS_faccessat2
+    #define SYS_faccessat2 439                 /* Linux 5.8 */
+    #endif
+    #define SANDLOCK_O_PATH 010000000
+    #define SANDLOCK_AT_EMPTY_PATH 0x1000
+    #define SANDLOCK_AT_EACCESS 0x200
+    """
+    const int O_PATH "SANDLOCK_O_PATH"
+    const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
+    const int AT_EACCESS "SANDLOCK_AT_EACCESS"
+    const int X_OK
+    const long SYS_faccessat2
+    const long SYS_readlinkat
+    const unsigned int S_IFMT
+    const unsigned int S_IFREG
+    const unsigned int S_IFLNK
+    ctypedef struct Moment "struct timespec":
+        long tv_sec
+        long tv_nsec
+    ctypedef struct Status "struct stat":
+        unsigned long st_dev
+        unsigned long st_ino
+        unsigned int st_mode
+        long st_size
+        Moment st_mtim
+        Moment st_ctim
+
+cdef enum:
+    HEADER = 256             # BINPRM_BUF_SIZE: as much of a #! line as the kernel reads
+    MAX_LEVELS = 5           # interpreters that are scripts themselves (fs/exec.c)
+
+
+# Opening the file as the caller would --------------------------------------------------------------------------------
+
+cdef int starts_with(const char *text, const char *start) noexcept nogil:
+    cdef int i = 0
+    while start[i] != 0:
+        if text[i] != start[i]:
+            return 0
+        i += 1
+    return 1
+
+
+cdef int put_number(char *into, long value) noexcept nogil:
+    cdef char digits[20]
+    cdef int count = 0, at = 0
+    while value > 0 or count == 0:
+        digits[count] = <char>(48 + value % 10)
+        value = value // 10
+        count += 1
+    while count > 0:
+        count -= 1
+        into[at] = digits[count]
+        at += 1
+    into[at] = 0
+    return at
+
+
+cdef int callers_own(pid_t tid, pid_t tgid, const char *path, char *out) noexcept nogil:
+    """Names that mean another thing to each process (/proc/self) as they mean it to the caller. Returns 0, or 1 if
+    the path has no such name in front."""
+    cdef const char *rest
+    cdef char name[64]
+    cdef int length
+    if starts_with(path, b"/proc/self/"):
+        rest = path + 10
+        length = format_proc_path(out, tgid, b"")
+    elif starts_with(path, b"/proc/thread-self/"):
+        rest = path + 17
+        memcpy(name, <const char *>b"task/", 5)
+        put_number(name + 5, tid)
+        length = format_proc_path(out, tgid, name)
+    elif starts_with(path, b"/dev/fd/"):
+        rest = path + 7
+        length = format_proc_path(out, tgid, b"fd")
+    else:
+        return 1
+    if length + strlen(rest) >= MAX_PATH:
+        return 1
+    memcpy(out + length, rest, strlen(rest) + 1)
+    return 0
+
+
+cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil:
+    """An O_PATH descriptor of what a descriptor of the caller (AT_FDCWD: its working directory) refers to."""
+    cdef char name[24]
+    cdef char path[64]
+    if descriptor == AT_FDCWD:
+        format_proc_path(path, tid, b"cwd")
+    elif descriptor < 0:
+        return -EBADF
+    else:
+        memcpy(name, <const char *>b"fd/", 3)
+        put_number(name + 3, descriptor)
+        format_proc_path(path, tid, name)
+    return raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_PATH | O_CLOEXEC, 0, 0, 0)
+
+
+cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil:
+    """An O_PATH descriptor of the file that execveat(directory, path, flags) of the caller names, or -errno."""
+    cdef char own[MAX_PATH]
+    cdef long base, opened
+    cdef int how = O_PATH | O_CLOEXEC
+    if flags & AT_SYMLINK_NOFOLLOW:
+        how |= O_NOFOLLOW
+    if path[0] == 0:
+        if not flags & AT_EMPTY_PATH:
+            return -ENOENT
+        opened = open_descriptor_of(tid, directory)
+        return -EBADF if opened == -ENOENT else opened
+    if path[0] == 47:    # '/'
+        if callers_own(tid, tgid, path, own) == 0:
+            path = own
+        return raw_syscall(SYS_openat, AT_FDCWD, <long>path, how, 0, 0, 0)
+    base = open_descriptor_of(tid, directory)
+    if base < 0:
+        return -EBADF if base == -ENOENT and directory != AT_FDCWD else base
+    opened = raw_syscall(SYS_openat, base, <long>path, how, 0, 0, 0)
+    raw_syscall(SYS_close, base, 0, 0, 0, 0, 0)
+    return opened
+
+
+# Who the file is -----------------------------------------------------------------------------------------------------
+
+cdef inline int64_t nanoseconds(const Moment *moment) noexcept nogil:
+    return moment.tv_sec * <int64_t>1000000000 + moment.tv_nsec
+
+
+cdef int identify(long descriptor, FileIdentity *out) noexcept nogil:
+    """Returns the file's mode, or -errno."""
+    cdef Status status
+    cdef long result
+    memset(out, 0, sizeof(FileIdentity))
+    result = raw_syscall(SYS_fstat, descriptor, <long>&status, 0, 0, 0, 0)
+    if result < 0:
+        return <int>result
+    out.device = status.st_dev
+    out.inode = status.st_ino
+    out.size = status.st_size
+    out.changed_ns = nanoseconds(&status.st_ctim)
+    out.modified_ns = nanoseconds(&status.st_mtim)
+    return <int>status.st_mode
+
+
+cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept nogil:
+    """The same file with the same content: a write moves the change time, which nobody can set."""
+    return (
+        one.device == other.device and one.inode == other.inode and one.size == other.size
+        and one.changed_ns == other.changed_ns and one.modified_ns == other.modified_ns
+    )
+
+
+cdef int is_executable(long descriptor) noexcept nogil:
+    """0, or -EACCES for what no exec would take: a directory, a file without the x bit, a mount with noexec."""
+    cdef long result = raw_syscall(
+        SYS_faccessat2, descriptor, <long><const char *>b"", X_OK, AT_EMPTY_PATH | AT_EACCESS, 0, 0
+    )
+    return 0 if result == 0 or result == -ENOSYS else -EACCES
+
+
+# The #! chain --------------------------------------------------------------------------------------------------------
+
+cdef int is_blank(char byte) noexcept nogil:
+    return byte == 32 or byte == 9
+
+
+cdef long read_header(long descriptor, char *into) noexcept nogil:
+    """The first bytes of a file that we have as O_PATH, zeros behind them. Returns how many, or -errno."""
+    cdef char name[24]
+    cdef char path[64]
+    cdef long opened, length
+    memset(into, 0, HEADER)
+    memcpy(path, <const char *>b"/proc/thread-self/fd/", 21)
+    put_number(name, descriptor)
+    memcpy(path + 21, name, sizeof(name))
+    opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0, 0, 0)
+    if opened < 0:
+        return opened
+    length = raw_syscall(SYS_read, opened, <long>into, HEADER, 0, 0, 0)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    return length
+
+
+cdef int parse_interpreter(char *header, char **interpreter, char **argument) noexcept nogil:
+    """Cuts a #! line in place, as load_script (fs/binfmt_script.c) does. Returns 0 or -ENOEXEC."""
+    cdef char *at = header + 2
+    cdef char *end = header + 2
+    cdef char *last = header + HEADER - 1
+    while end < last and end[0] != 10 and end[0] != 0:
+        end += 1
+    if end == last and end[0] != 10 and end[0] != 0:
+        # Cut off by the kernel's buffer: the interpreter's name at least must be whole.
+        while at < end and is_blank(at[0]):
+            at += 1
+        while at < end and not is_blank(at[0]):
+            at += 1
+        if at == end:
+            return -ENOEXEC
+        at = header + 2
+    while end > at and is_blank(end[-1]):
+        end -= 1
+    end[0] = 0
+    while is_blank(at[0]):
+        at += 1
+    if at[0] == 0:
+        return -ENOEXEC
+    interpreter[0] = at
+    argument[0] = NULL
+    while at[0] != 0 and not is_blank(at[0]):
+        at += 1
+    if at[0] == 0:
+        return 0
+    at[0] = 0
+    at += 1
+    while is_blank(at[0]):
+        at += 1
+    if at[0] != 0:
+        argument[0] = at
+    return 0
+
+
+cdef int put_in_front(Prefix *prefix, const char *word) noexcept nogil:
+    cdef size_t length = strlen(word) + 1
+    cdef int i
+    if prefix.length + length > MAX_PREFIX:
+        return -ENAMETOOLONG
+    i = prefix.length - 1
+    while i >= 0:
+        prefix.words[i + <int>length] = prefix.words[i]
+        i -= 1
+    memcpy(prefix.words, word, length)
+    prefix.length += <int>length
+    prefix.count += 1
+    return 0
+
+
+cdef int name_for_interpreter(int directory, const char *path, char *out) noexcept nogil:
+    """What the kernel tells an interpreter that its script is called (bprm.filename, fs/exec.c)."""
+    cdef int at
+    if path[0] == 47 or directory == AT_FDCWD:
+        if strlen(path) >= MAX_PREFIX:
+            return -ENAMETOOLONG
+        memcpy(out, path, strlen(path) + 1)
+        return 0
+    memcpy(out, <const char *>b"/dev/fd/", 8)
+    at = 8 + put_number(out + 8, directory)
+    if path[0] != 0:
+        if at + 2 + strlen(path) >= MAX_PREFIX:
+            return -ENAMETOOLONG
+        out[at] = 47
+        memcpy(out + at + 1, path, strlen(path) + 1)
+    return 0
+
+
+cdef int follow_interpreters(
+    pid_t tid, pid_t tgid, const char *name, long descriptor, FileIdentity *loaded, Prefix *prefix
+) noexcept nogil:
+    """Follows #! lines from an open script to what the kernel will load. Returns 0 or -errno."""
+    cdef char header[HEADER]
+    cdef char *interpreter = NULL
+    cdef char *argument = NULL
+    cdef long opened = descriptor
+    cdef int level, result = 0
+    for level in range(MAX_LEVELS + 1):
+        if read_header(opened, header) < 2 or header[0] != 35 or header[1] != 33:    # "#!"
+            break
+        if level == MAX_LEVELS:
+            result = -ELOOP
+            break
+        if level == 0:
+            result = put_in_front(prefix, name)
+        if result == 0:
+            result = parse_interpreter(header, &interpreter, &argument)
+        if result == 0 and argument != NULL:
+            result = put_in_front(prefix, argument)
+        if result == 0:
+            result = put_in_front(prefix, interpreter)
+        if opened != descriptor:
+            raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        opened = descriptor
+        if result < 0:
+            return result
+        opened = open_named(tid, tgid, AT_FDCWD, interpreter, 0)
+        if opened < 0:
+            return <int>opened
+        result = is_executable(opened)
+        if result == 0:
+            result = identify(opened, loaded)
+            result = 0 if result >= 0 else result
+        if result < 0:
+            break
+    if opened != descriptor:
+        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    return result
+
+
+cdef int resolve_program(
+    pid_t tid, pid_t tgid, int directory, const char *path, int flags, FileIdentity *named, FileIdentity *loaded,
+    Prefix *prefix, char *exe, long *exe_length
+) noexcept nogil:
+    """What an exec of the caller will load. Returns 0; or the -errno that the exec would end with.
+
+    `exe` (MAX_PATH bytes) becomes the path of the named file without links; `prefix` what the kernel puts in place
+    of argv[0] for a script, nothing otherwise."""
+    cdef char self_path[64]
+    cdef char name[MAX_PREFIX]
+    cdef int result
+    cdef long opened = open_named(tid, tgid, directory, path, flags)
+    prefix.count = 0
+    prefix.length = 0
+    if opened < 0:
+        return <int>opened
+    result = identify(opened, named)
+    if result >= 0:
+        if (<unsigned int>result & S_IFMT) == S_IFLNK:
+            result = -ELOOP
+        elif (<unsigned int>result & S_IFMT) != S_IFREG:
+            result = -EACCES
+        else:
+            result = is_executable(opened)
+    if result >= 0:
+        memcpy(self_path, <const char *>b"/proc/thread-self/fd/", 21)
+        put_number(self_path + 21, opened)
+        exe_length[0] = raw_syscall(SYS_readlinkat, AT_FDCWD, <long>self_path, <long>exe, MAX_PATH - 1, 0, 0)
+        if exe_length[0] < 0:
+            result = <int>exe_length[0]
+    if result >= 0:
+        exe[exe_length[0]] = 0
+        loaded[0] = named[0]
+        result = name_for_interpreter(directory, path, name)
+        if result == -ENAMETOOLONG:     # no script could be told its name; a program has no such name
+            name[0] = 0
+            result = 0
+        result = follow_interpreters(tid, tgid, name, opened, loaded, prefix)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    return result

@@ -1,0 +1,159 @@
+# Calls that wait for a verdict. A slot holds one notification and what was read of it, from the moment when the fast
+# lane cannot answer it by itself until it is answered.
+#
+# Who may do what is said by the slot's word (generation and state), which changes hands atomically and without locks:
+# a party that is killed in between leaves nothing locked.
+#   FREE    -> the fast lane fills it       -> ASKED (Python decides) or READY (a worker acts)
+#   ASKED   -> Python's verdict             -> READY
+#   ASKED   -> a worker, at its deadline or when the caller is gone -> WORKING
+#   READY   -> a worker                     -> WORKING
+#   WORKING -> the worker, when answered    -> GONE if Python was asked, else DONE
+#   GONE    -> Python has heard of it       -> DONE
+#   DONE    -> the fast lane frees its data -> FREE
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.types cimport pid_t
+
+from sandlock._linux cimport Notification
+from sandlock._run cimport Run
+
+cdef extern from * nogil:
+    """
+    #define sandlock_load(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
+    #define sandlock_store(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
+    #define sandlock_add(at, value) __atomic_add_fetch(at, value, __ATOMIC_ACQ_REL)
+    #define sandlock_swap_if(at, old, new) __sync_bool_compare_and_swap(at, old, new)
+    """
+    uint64_t load_word "sandlock_load"(const uint64_t *at) noexcept
+    void store_word "sandlock_store"(uint64_t *at, uint64_t value) noexcept
+    int swap_word_if "sandlock_swap_if"(uint64_t *at, uint64_t old, uint64_t new) noexcept
+    int load_int "sandlock_load"(const int *at) noexcept
+    void store_int "sandlock_store"(int *at, int value) noexcept
+    int add_int "sandlock_add"(int *at, int value) noexcept
+    int swap_int_if "sandlock_swap_if"(int *at, int old, int new) noexcept
+
+cdef enum:
+    MAX_SLOTS = 1024
+    MAX_WORKERS = 8
+    MAX_DENIALS = 256
+    DENIAL_TEXT = 480
+    MAX_FACTS = 6 * 1024 * 1024 + 65536   # bytes of one call: more argv than the kernel takes (3/4 of _STK_LIM)
+    MAX_ALL_FACTS = 64 * 1024 * 1024      # bytes of all that wait
+
+cdef enum State:
+    FREE = 0
+    FILLING = 1
+    ASKED = 2
+    READY = 3
+    WORKING = 4
+    GONE = 5
+    DONE = 6
+
+# Why a call was denied (events.CAUSES has the words).
+cdef enum Cause:
+    CAUSE_NONE = 0
+    CAUSE_RULE = 1
+    CAUSE_VERDICT = 2
+    CAUSE_TIMEOUT = 3
+    CAUSE_FULL = 4          # too many calls wait, or their arguments are too large
+    CAUSE_NOBODY = 5        # nobody listens
+    CAUSE_CHANGED = 6       # the facts changed between the question and the effect
+    CAUSE_ATTEST = 7        # what the kernel loaded is not what was approved: killed
+    CAUSE_UNREADABLE = 8    # the call's arguments, or its file, cannot be looked at
+    CAUSE_NO_TRACE = 9      # ptrace(2) is refused here
+
+cdef enum Act:
+    ACT_DENY = 0
+    ACT_ALLOW = 1
+    ACT_KILL = 2
+
+cdef struct FileIdentity:
+    uint64_t device
+    uint64_t inode
+    int64_t size
+    int64_t changed_ns
+    int64_t modified_ns
+
+cdef struct Slot:
+    uint64_t word           # generation << 8 | state
+    uint64_t id             # of the notification
+    pid_t tid
+    pid_t tgid
+    int number              # of the syscall
+    int asked               # Python is asked: only when it has heard of the end, the facts are freed
+    int seen                # Python has taken the question
+    int act                 # enum Act: what the verdict was
+    int error               # errno of a denial
+    int cause               # enum Cause of a denial
+    int64_t deadline_ms     # CLOCK_MONOTONIC; 0: none
+    int directory           # the descriptor that a path is relative to, or AT_FDCWD
+    int flags               # of execveat(2)
+    uint64_t path_address
+    uint64_t argv_address
+    FileIdentity named      # the file that was named
+    FileIdentity loaded     # the file that the kernel loads: the same, or the interpreter of a script
+    uint32_t path_length    # facts, each with a NUL, one after the other in `data`
+    uint32_t exe_length
+    uint32_t cwd_length
+    uint32_t prefix_length  # of a script: what the kernel puts in place of argv[0]
+    int prefix_count
+    uint32_t argv_length
+    int argv_count
+    int argv_empty          # execve(2) with no argv: the kernel makes it one empty word (Linux 5.18)
+    uint32_t size
+    char *data
+
+cdef struct Denial:
+    int ready
+    int cause
+    int error
+    int number
+    pid_t pid
+    uint32_t length
+    int64_t at_ms
+    char text[DENIAL_TEXT]  # exe, then argv as far as it goes, each with a NUL
+
+cdef struct Table:
+    Run *run
+    int listens             # Python serves questions
+    int wake_fd             # eventfd: something for Python to take
+    int64_t timeout_ms      # of a question; 0: none
+    int on_timeout          # enum Act
+    int on_timeout_error
+    int closing
+    int work                # futex: something for a worker to do
+    int picking             # a worker chooses
+    int idle                # workers that wait
+    int top                 # no slot from here on was ever used
+    uint64_t held           # bytes of facts, counted by the fast lane
+    char *scratch           # MAX_FACTS, of the fast lane
+    int denial_count
+    int denials_dropped
+    Slot slots[MAX_SLOTS]
+    Denial denials[MAX_DENIALS]
+
+cdef inline int state_of(uint64_t word) noexcept nogil:
+    return <int>(word & 0xFF)
+
+cdef inline uint64_t with_state(uint64_t word, int state) noexcept nogil:
+    return (word & ~<uint64_t>0xFF) | <uint64_t>state
+
+cdef Slot *take_slot(Table *table) noexcept nogil
+cdef int move(Slot *slot, int old, int new) noexcept nogil
+cdef void offer(Table *table, Slot *slot, int state) noexcept nogil
+cdef void finish(Table *table, Slot *slot) noexcept nogil
+cdef void wake_workers(Table *table, int how_many) noexcept nogil
+cdef void wake_python(Table *table) noexcept nogil
+cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil
+cdef int answer(const Table *table, const Slot *slot, int error, uint32_t flags) noexcept nogil
+cdef void note_denial(
+    Table *table, int cause, int error, int number, pid_t pid, const char *text, size_t length
+) noexcept nogil
+cdef const char *argv_of(const Slot *slot) noexcept nogil
+cdef const char *exe_of(const Slot *slot) noexcept nogil
+cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
+cdef tuple take_questions(Table *table)
+cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1
+cdef void stop_listening(Table *table) noexcept
+cdef list take_denials(Table *table)
+cdef void free_table(Table *table) noexcept

@@ -1,0 +1,18 @@
+from posix.types cimport pid_t
+
+from sandlock._slots cimport MAX_WORKERS, Table
+from sandlock._tasks cimport Ledger
+
+cdef struct Worker:
+    Table *table
+    char *stack
+    pid_t pid
+    int lives               # cleared and woken by the kernel at its end
+
+cdef struct Crew:
+    Table *table
+    Ledger *ledger
+    Worker workers[MAX_WORKERS]
+
+cdef int start_worker(Crew *crew) noexcept nogil
+cdef void stop_workers(Crew *crew) noexcept nogil

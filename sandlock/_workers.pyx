@@ -1,0 +1,216 @@
+"""The slow lane: what may block or must follow a verdict, so that the fast lane need not wait for it.
+
+Workers are tasks cloned by the fast lane, so they are in the run's outer domain. They share the host's memory but are
+processes of their own: what they trace is theirs, and no wait(2) of the host can take it away. They end with the lane
+(PR_SET_PDEATHSIG); the kernel then kills what they were about to let through (PTRACE_O_EXITKILL).
+
+Rules: raw system calls only; a worker may be killed at any point (the init's kill(-1) reaches the whole domain).
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from posix.types cimport pid_t
+
+from sandlock._attest cimport refuse, run_attested
+from sandlock._linux cimport (
+    SYS_futex, SYS_kill, SYS_sched_yield, SYS_wait4, raw_clone, raw_syscall, set_prctl,
+)
+from sandlock._slots cimport (
+    ACT_ALLOW, ACT_KILL, ASKED, CAUSE_TIMEOUT, CAUSE_VERDICT, READY, Slot, WORKING, add_int,
+    finish, load_int, load_word, move, note_slot, state_of, still_waits, store_int, swap_int_if, wake_workers,
+)
+from sandlock._tasks cimport kill_task, now_ms
+
+cdef extern from "<errno.h>" nogil:
+    const int EINTR
+
+cdef extern from "<signal.h>" nogil:
+    const int SIGKILL
+
+cdef extern from * nogil:
+    """
+    #include <linux/prctl.h>
+    #include <linux/sched.h>
+    struct sandlock_wait { long long seconds; long long nanoseconds; };
+    """
+    const unsigned long CLONE_VM
+    const unsigned long CLONE_FILES
+    const unsigned long CLONE_CHILD_CLEARTID
+    const int PR_SET_NAME
+    const int PR_SET_PDEATHSIG
+    ctypedef struct Duration "struct sandlock_wait":
+        long long seconds
+        long long nanoseconds
+
+cdef enum:
+    FUTEX_WAIT = 0
+    STACK = 65536
+    WALL = 0x40000000
+    LOOK_MS = 100            # between two looks at whether those who wait for Python are alive
+    PATIENCE_MS = 1000       # for a worker to end by itself
+
+
+# Choosing ------------------------------------------------------------------------------------------------------------
+
+cdef int process_is_busy(Table *table, pid_t tgid) noexcept nogil:
+    """Another thread of this process is in an exec of ours: if that works, this one is gone."""
+    cdef int i
+    for i in range(load_int(&table.top)):
+        if state_of(load_word(&table.slots[i].word)) == WORKING and table.slots[i].tgid == tgid:
+            return 1
+    return 0
+
+
+cdef Slot *pick(Table *table) noexcept nogil:
+    """A call to act on, now this worker's, or NULL."""
+    cdef Slot *slot
+    cdef Slot *found = NULL
+    cdef int i
+    while not swap_int_if(&table.picking, 0, 1):
+        raw_syscall(SYS_sched_yield, 0, 0, 0, 0, 0, 0)
+    for i in range(load_int(&table.top)):
+        slot = &table.slots[i]
+        if state_of(load_word(&slot.word)) != READY:
+            continue
+        if slot.act == ACT_ALLOW and process_is_busy(table, slot.tgid):
+            continue
+        if move(slot, READY, WORKING):
+            found = slot
+            break
+    store_int(&table.picking, 0)
+    return found
+
+
+# Acting --------------------------------------------------------------------------------------------------------------
+
+cdef int act_on(Table *table, Slot *slot) noexcept nogil:
+    """Carries out a verdict. Returns 1 when this worker must end."""
+    if slot.act == ACT_ALLOW:
+        return run_attested(table, slot)
+    if slot.act == ACT_KILL:
+        if slot.cause != CAUSE_VERDICT:
+            note_slot(table, slot, slot.cause, 0)
+        kill_task(slot.tid)
+        finish(table, slot)
+        return 0
+    refuse(table, slot, slot.cause, slot.error)
+    return 0
+
+
+cdef int64_t tend(Table *table, int *retire) noexcept nogil:
+    """Looks after calls that wait for Python: deadlines, callers that are gone. Returns the ms until the next look,
+    -1 for never."""
+    cdef Slot *slot
+    cdef int64_t now = now_ms(), next = -1
+    cdef int i
+    for i in range(load_int(&table.top)):
+        slot = &table.slots[i]
+        if state_of(load_word(&slot.word)) != ASKED:
+            continue
+        if slot.deadline_ms > 0 and slot.deadline_ms <= now:
+            if move(slot, ASKED, WORKING):
+                slot.act = table.on_timeout
+                slot.error = table.on_timeout_error
+                slot.cause = CAUSE_TIMEOUT
+                retire[0] |= act_on(table, slot)
+        elif not still_waits(table, slot):
+            if move(slot, ASKED, WORKING):
+                finish(table, slot)
+        else:
+            if next < 0 or next > LOOK_MS:
+                next = LOOK_MS
+            if slot.deadline_ms > 0 and slot.deadline_ms - now < next:
+                next = slot.deadline_ms - now
+    return next
+
+
+cdef void wait_for_work(Table *table, int seen, int64_t milliseconds) noexcept nogil:
+    cdef Duration limit
+    limit.seconds = milliseconds // 1000
+    limit.nanoseconds = (milliseconds % 1000) * 1000000
+    add_int(&table.idle, 1)
+    raw_syscall(SYS_futex, <long>&table.work, FUTEX_WAIT, seen, <long>&limit if milliseconds >= 0 else 0, 0, 0)
+    add_int(&table.idle, -1)
+
+
+cdef int worker_main(void *argument) noexcept nogil:
+    cdef Table *table = (<Worker *>argument).table
+    cdef Slot *slot
+    cdef int64_t pause
+    cdef int seen, retire = 0
+    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-exec", 0)
+    while not load_int(&table.closing):
+        seen = load_int(&table.work)
+        slot = pick(table)
+        if slot != NULL:
+            retire |= act_on(table, slot)
+            # Another exec of the same process may have waited for the end of this one.
+            wake_workers(table, 1)
+        else:
+            pause = tend(table, &retire)
+            if not retire:
+                wait_for_work(table, seen, pause)
+        if retire:
+            break
+    return 0
+
+
+# Starting and ending, in the fast lane -------------------------------------------------------------------------------
+
+cdef void reap(Crew *crew, Worker *worker) noexcept nogil:
+    cdef long result = -EINTR
+    while result == -EINTR:
+        result = raw_syscall(SYS_wait4, worker.pid, 0, WALL, 0, 0, 0)
+    crew.ledger.helpers[worker - &crew.workers[0]] = 0
+    worker.pid = 0
+
+
+cdef int start_worker(Crew *crew) noexcept nogil:
+    """One more worker, if there may be one more. Returns 0, or -1 if there is none at all."""
+    cdef Worker *worker
+    cdef int running = 0, i
+    cdef long pid
+    for i in range(MAX_WORKERS):
+        worker = &crew.workers[i]
+        if worker.pid != 0 and load_int(&worker.lives) == 0:
+            reap(crew, worker)
+        if worker.pid != 0:
+            running += 1
+            continue
+        if worker.stack == NULL:
+            worker.stack = <char *>malloc(STACK)
+            if worker.stack == NULL:
+                break
+        worker.table = crew.table
+        worker.lives = 1
+        pid = raw_clone(
+            CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, worker.stack + STACK, &worker.lives, worker_main, worker
+        )
+        if pid < 0:
+            break
+        worker.pid = <pid_t>pid
+        crew.ledger.helpers[i] = <pid_t>pid
+        return 0
+    return 0 if running > 0 else -1
+
+
+cdef void stop_workers(Crew *crew) noexcept nogil:
+    """The tree is gone: ends the workers and waits for them."""
+    cdef Worker *worker
+    cdef Duration limit
+    cdef int i
+    limit.seconds = PATIENCE_MS // 1000
+    limit.nanoseconds = 0
+    store_int(&crew.table.closing, 1)
+    wake_workers(crew.table, MAX_WORKERS)
+    for i in range(MAX_WORKERS):
+        worker = &crew.workers[i]
+        if worker.pid != 0:
+            if load_int(&worker.lives) != 0:
+                raw_syscall(SYS_futex, <long>&worker.lives, FUTEX_WAIT, 1, <long>&limit, 0, 0)
+            if load_int(&worker.lives) != 0:
+                raw_syscall(SYS_kill, worker.pid, SIGKILL, 0, 0, 0, 0)
+            reap(crew, worker)
+        free(worker.stack)
+        worker.stack = NULL
