@@ -7,6 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+import vetting
 import workloads
 from commands import Command
 from hosts import HERE, ORIGINAL_PYTHON, Hosts
@@ -251,5 +252,7 @@ CASES: dict[str, Callable[[Setting], list[Row]]] = {
     "find": find,
     "imports": imports,
     "redis": redis,
+    "vetting": lambda setting: vetting.vetting(setting, _compiled, effort),
+    "judged": lambda setting: vetting.judged_programs(setting, effort),
     "startup": startup,
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sides import Sandlock
 
-from sandlock import Sandbox, _filter, _native, syscalls
+from sandlock import Sandbox, _filter, _program, syscalls
 from sandlock._host import probe
 from sandlock._plan import TrapRule
 
@@ -35,7 +35,7 @@ def answering_sandbox(command: Command, value: int) -> Sandbox:
     confinement.plan = plan.__replace__(  # what copy.replace calls, from Python 3.13 on
         filter=_filter.assemble(numbers, host.arch), rules=(*plan.rules, rule)
     )
-    confinement._program = _native.Program(confinement.plan, wait_killable=host.wait_killable)
+    confinement._program = _program.Program(confinement.plan, wait_killable=host.wait_killable)
     return box
 
 

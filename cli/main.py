@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 profile_app = typer.Typer(no_args_is_help=True, help="Policies kept in TOML files.")
 app.add_typer(profile_app, name="profile")
+rules_app = typer.Typer(no_args_is_help=True, help="Rules about programs.")
+app.add_typer(rules_app, name="rules")
 
 PANELS = {
     "config.presets": "Files",
@@ -35,6 +37,7 @@ PANELS = {
     "filesystem": "Files",
     "network": "Network",
     "program": "Program",
+    "exec": "Program",
     "limits": "Limits",
     "determinism": "Determinism",
     "syscalls": "System calls and capabilities",
@@ -198,6 +201,22 @@ def _text(text: str) -> str:
 
     clean = text.encode("utf-8", "backslashreplace").decode()
     return json.dumps(clean, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@rules_app.command("check", context_settings=WITHOUT_TERMINAL)
+@with_options(direct.EXTRAS[0], *OPTIONS)
+def rules_check(request: direct.Request) -> int:
+    """Say which exec rule decides about COMMAND, without running it. Exits with 0 for allow, 3 for ask, 1 for deny."""
+    policy = direct.policy_of(request, direct.profile_of(request))
+    if policy.is_empty():
+        policy = policy.but(presets=["system"])  # rules can be tried out without any grants
+    with Sandbox(policy) as sandbox:
+        found = sandbox.check_exec(request.words)
+    typer.echo(f"{found.decision}: {printable(found.exe)}")
+    typer.echo(f"  by: {printable(found.rule)}" if found.rule else "  no rule matches")
+    if found.reason:
+        typer.echo(f"  reason: {printable(found.reason)}")
+    return {"allow": 0, "ask": 3}.get(found.decision, 1)
 
 
 @app.command()

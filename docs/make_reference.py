@@ -78,6 +78,7 @@ TYPES = {
     "paths": "list of paths",
     "path": "path",
     "net-rules": "list of rules",
+    "exec-rules": "list of rules",
     "ports": "list of ports",
     "variables": "table of texts",
     "variable-names": "list of names",

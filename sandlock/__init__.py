@@ -18,7 +18,7 @@ from .errors import (
     SandlockTimeout,
     Unsupported,
 )
-from .events import Allow, Denial, Deny, Exec, Kill
+from .events import Allow, Bind, Connect, Denial, Deny, Exec, ExecDecision, Kill, Listen, Send
 from .policy import Policy
 from .result import ExecRecord, Result
 from .sandbox import Process, Sandbox, run
@@ -36,14 +36,18 @@ __all__ = [
     "Allow",
     "AsyncProcess",
     "AsyncSandbox",
+    "Bind",
     "ConfinementError",
+    "Connect",
     "Denial",
     "Deny",
     "Exec",
+    "ExecDecision",
     "ExecRecord",
     "GuestError",
     "InternalError",
     "Kill",
+    "Listen",
     "Policy",
     "PolicyError",
     "Process",
@@ -51,6 +55,7 @@ __all__ = [
     "Sandbox",
     "SandlockError",
     "SandlockTimeout",
+    "Send",
     "Unsupported",
     "examine",
     "run",

@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ._trio_thread import from_thread
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ._execution import Execution
-    from .events import Exec
+    from .events import Event
 
-    Ask = Callable[[Exec], Awaitable[object]]
+    Ask = Callable[[Event], Awaitable[object]]
 
 
 def asker(policy_fn: Callable[..., object], box: object) -> Ask:
     """How to ask `policy_fn(event, box)` on behalf of who calls this now: where it runs is decided here."""
     if not _is_async(policy_fn):
 
-        async def in_worker(event: Exec) -> object:
+        async def in_worker(event: Event) -> object:
             return await trio.to_thread.run_sync(policy_fn, event, box, abandon_on_cancel=True)
 
         return in_worker
@@ -40,13 +42,13 @@ def asker(policy_fn: Callable[..., object], box: object) -> Ask:
         loop = None
     if loop is None:
 
-        async def here(event: Exec) -> object:
+        async def here(event: Event) -> object:
             return await policy_fn(event, box)  # type: ignore[misc]
 
         return here
     home, context = loop, contextvars.copy_context()
 
-    async def in_loop(event: Exec) -> object:
+    async def in_loop(event: Event) -> object:
         return await _ask_loop(home, context, lambda: policy_fn(event, box))
 
     return in_loop
@@ -87,6 +89,25 @@ async def _ask_loop(
             with contextlib.suppress(RuntimeError):  # that loop is closed, and its tasks are gone
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
     return outcome[0]
+
+
+class SyncAnswers:
+    """Serves the questions of one run for sync code, in the thread sandlock-trio."""
+
+    def __init__(self, execution: Execution, policy_fn: Callable[..., object], box: object) -> None:
+        self._answers = Answers(execution, asker(policy_fn, box))
+
+    def start(self) -> None:
+        """Starts to serve. Raises SandlockError."""
+
+        async def begin() -> None:
+            self._answers.start()
+
+        from_thread(begin)
+
+    def stop(self) -> None:
+        """Ends what is pending, and waits for that."""
+        from_thread(self._answers.stop)
 
 
 class Answers:
@@ -134,7 +155,7 @@ class Answers:
             scope = self._pending[question] = trio.CancelScope()
             nursery.start_soon(self._answer, question, event, scope)
 
-    async def _answer(self, question: int, event: Exec, scope: trio.CancelScope) -> None:
+    async def _answer(self, question: int, event: Event, scope: trio.CancelScope) -> None:
         with scope:
             try:
                 answer = await self._ask(event)

@@ -29,11 +29,13 @@ signal of clone(2), which therefore cannot ask for it."""
 NO_NAMESPACE = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 """What unshare(2) may undo: the flags that exist and name no namespace. An allowlist, for flags to come."""
 
+UDP, ICMP, UNIX = 2, 4, 8  # bits of NetRule.protocols
+
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET = 1, 2, 3, 5
 SOCK_TYPE = 0xF
 """The type proper; SOCK_NONBLOCK and SOCK_CLOEXEC are or-ed to it (include/linux/net.h: SOCK_TYPE_MASK)."""
-IPPROTO_TCP = 6
+IPPROTO_IP, IPPROTO_ICMP, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_IPV6, IPPROTO_ICMPV6 = 0, 1, 6, 17, 41, 58
 NETLINK_ROUTE = 0
 TCP_ULP = 31
 MSG_FASTOPEN = 0x2000_0000
@@ -75,6 +77,13 @@ _READ_INTERFACE = (
     0x8927, 0x8933, 0x8942,          # SIOCGIFHWADDR, SIOCGIFINDEX, SIOCGIFTXQLEN
 )  # fmt: skip
 
+# Where a packet goes must be what was judged: no source routes, and no extension headers that could hold one.
+_ROUTES = (
+    (IPPROTO_IP, 4),  # IP_OPTIONS
+    (IPPROTO_IPV6, 6), (IPPROTO_IPV6, 54), (IPPROTO_IPV6, 55),  # 2292PKTOPTIONS, HOPOPTS, RTHDRDSTOPTS
+    (IPPROTO_IPV6, 57), (IPPROTO_IPV6, 59),  # RTHDR, DSTOPTS
+)  # fmt: skip
+
 _LEASES = (1024, 1040)  # F_SETLEASE, F_SETDELEG: hold up every open of a file of the user by the host
 
 
@@ -88,9 +97,11 @@ NARROW_TRAPS: dict[str, Answer] = {"rt_sigaction": ((((is_(0, SIGCHLD),), NOTIFY
 class Network:
     """What the filter must know of the network grants: which steps of a connection go on to Landlock."""
 
-    __slots__ = ("any_connect", "bind", "connect", "listen", "sockets")
+    __slots__ = ("any_connect", "bind", "connect", "listen", "protocols", "sockets")
 
-    def __init__(self, *, sockets: bool, connect: bool, any_connect: bool, bind: bool, listen: int) -> None:
+    def __init__(
+        self, *, sockets: bool, connect: bool, any_connect: bool, bind: bool, listen: int, protocols: int = 0
+    ) -> None:
         self.sockets = sockets
         """Internet sockets may be made."""
         self.connect = connect
@@ -99,6 +110,13 @@ class Network:
         self.bind = bind
         self.listen = listen
         """An action: where the grant is for some ports only, the port is looked at by the supervisor."""
+        self.protocols = protocols
+        """Not 0: the supervisor makes every connection, and sockets of these protocols may be made."""
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the supervisor decides where each call leads."""
+        return self.protocols != 0
 
 
 def _one_of(argument: int, values: tuple[int, ...], action: int) -> tuple[Case, ...]:
@@ -143,6 +161,21 @@ def _socket(network: Network) -> Answer:
     ]
     if not network.sockets:
         internet = []
+    datagram = masked(1, SOCK_TYPE, SOCK_DGRAM)
+    if network.protocols & UDP:
+        internet += [
+            (is_(0, family), datagram, is_(2, protocol))
+            for family in (AF_INET, AF_INET6)
+            for protocol in (0, IPPROTO_UDP)
+        ]
+    if network.protocols & ICMP:  # "ping sockets", icmp(7)
+        internet += [
+            (is_(0, AF_INET), datagram, is_(2, IPPROTO_ICMP)),
+            (is_(0, AF_INET6), datagram, is_(2, IPPROTO_ICMPV6)),
+        ]
+    if network.protocols & UNIX:
+        kinds = (SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET)
+        internet += [(is_(0, AF_UNIX), masked(1, SOCK_TYPE, kind), is_(2, 0)) for kind in kinds]
     if network.connect or network.bind:  # libc asks it for the machine's addresses; it answers, and changes nothing
         internet += [
             (is_(0, AF_NETLINK), masked(1, SOCK_TYPE, kind), is_(2, NETLINK_ROUTE)) for kind in (SOCK_DGRAM, SOCK_RAW)
@@ -158,11 +191,24 @@ def _socketpair() -> Answer:
     )
 
 
-def _send(flags: int, network: Network) -> Answer:
-    """`flags`: which argument they are."""
-    if network.any_connect:
+def _send(flags: int, network: Network, address: int | None = None) -> Answer:
+    """`flags`, `address`: which arguments they are; the latter None where it lies in memory."""
+    if network.any_connect and not network.supervised:
         return ALLOW
-    return (((any_bit(flags, MSG_FASTOPEN),), EACCES),), ALLOW
+    refused: Case = ((any_bit(flags, MSG_FASTOPEN),), EACCES)
+    if not network.protocols & (UDP | ICMP | UNIX):
+        return (refused,), ALLOW
+    if address is None:
+        return (refused,), NOTIFY
+    return (refused, ((only_bits(address, 0),), ALLOW)), NOTIFY
+
+
+def _setsockopt(network: Network) -> Answer:
+    # "smc" there turns a TCP socket into one that Landlock does not know.
+    cases: list[Case] = [((is_(1, IPPROTO_TCP), is_(2, TCP_ULP)), ENOPROTOOPT)]
+    if network.supervised:
+        cases += [((is_(1, level), is_(2, option)), EPERM) for level, option in _ROUTES]
+    return tuple(cases), ALLOW
 
 
 def answers(network: Network, *, listener: bool, count_forks: bool, signal_scope: bool) -> dict[str, Answer]:
@@ -188,13 +234,12 @@ def answers(network: Network, *, listener: bool, count_forks: bool, signal_scope
         "seccomp": ((((any_bit(1, 1 << 3),), EPERM),), ALLOW),  # SECCOMP_FILTER_FLAG_NEW_LISTENER
         "socket": _socket(network),
         "socketpair": _socketpair(),
-        "connect": ALLOW if network.connect else EACCES,
-        "bind": ALLOW if network.bind else EACCES,
+        "connect": NOTIFY if network.supervised else ALLOW if network.connect else EACCES,
+        "bind": NOTIFY if network.supervised else ALLOW if network.bind else EACCES,
         "listen": network.listen,
-        "sendto": _send(3, network),
+        "sendto": _send(3, network, 4),
         "sendmsg": _send(2, network),
         "sendmmsg": _send(3, network),
-        # "smc" there turns a TCP socket into one that Landlock does not know.
-        "setsockopt": ((((is_(1, IPPROTO_TCP), is_(2, TCP_ULP)), ENOPROTOOPT),), ALLOW),
+        "setsockopt": _setsockopt(network),
     }
     return table

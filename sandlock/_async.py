@@ -25,9 +25,8 @@ from ._capture import GRACE
 from ._stdio import PIPE, Stdio
 from ._trio_thread import check_owner, in_trio
 from .errors import InternalError, PolicyError, SandlockError
-from .events import Deny, read_on_timeout
 from .policy import Policy
-from .sandbox import Confinement
+from .sandbox import Confinement, question_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from ._execution import Execution
     from ._plan import Plan
     from ._stdio import Stream
+    from .events import ExecDecision
     from .policy import Fields
     from .result import Result
 
@@ -198,16 +198,8 @@ class AsyncSandbox:
         if policy is not None and not isinstance(policy, Policy):
             raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
         merged = Policy.of(**fields) if policy is None else policy.but(**fields) if fields else policy
-        if policy_fn is not None and not callable(policy_fn):
-            raise PolicyError(f"policy_fn: {policy_fn!r} cannot be called; give a function", field="policy_fn")
-        if policy_timeout is not None and not 0 < policy_timeout < 1e9:
-            raise PolicyError(
-                f"policy_timeout: {policy_timeout!r} is no time limit; give seconds, or None", field="policy_timeout"
-            )
         self._policy_fn = policy_fn
-        act, error = read_on_timeout(Deny() if on_timeout is None else on_timeout)
-        limit = None if policy_timeout is None else int(policy_timeout * 1000) + 1
-        self._questions = None if policy_fn is None else (limit, act, error)
+        self._questions = question_limits(policy_fn, policy_timeout, on_timeout)
         self._confinement = Confinement(merged, vet=policy_fn is not None)
         self._owner = os.getpid()
         self._lock = allocate_lock()
@@ -222,6 +214,13 @@ class AsyncSandbox:
     def plan(self) -> Plan:
         """What the policy compiles to on this kernel."""
         return self._confinement.plan
+
+    def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
+        """What the policy's exec rules say of this command, without running it.
+
+        Raises PolicyError; SandlockError if there is no such program.
+        """
+        return self._confinement.check_exec(argv)
 
     async def run(
         self,

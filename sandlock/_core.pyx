@@ -23,10 +23,11 @@ from sandlock._linux cimport (
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC,
+    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_SOCKET,
     Rule, Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
+from sandlock._socket_calls cimport HELD, vet_socket
 from sandlock._sockets cimport listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
 from sandlock._workers cimport start_worker, stop_workers
@@ -39,6 +40,7 @@ cdef extern from "<errno.h>" nogil:
     const int ENOENT
     const int ENOMEM
     const int EPERM
+    const int ESRCH
 
 cdef extern from "<poll.h>" nogil:
     ctypedef struct PollDescriptor "struct pollfd":
@@ -135,6 +137,7 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     cdef const Rule *rule
     cdef int number = notification.data.nr
     cdef int error
+    cdef int64_t result
     if number < 0 or number >= MAX_SYSCALLS:
         return errno_action(EPERM)
     rule = &lane.run.program.rules[lane.run.program.rule_of[number]]
@@ -156,6 +159,11 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         observe_exec(lane.observer, notification)
         error = vet_exec(lane.table, &lane.crew, notification)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
+    if rule.kind == RULE_VET_SOCKET:
+        result = vet_socket(&lane.crew, notification)
+        if result == HELD:
+            return Action(kind=ACTION_HOLD, value=0)
+        return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)
     if rule.kind == RULE_OBSERVE_EXEC:
         observe_exec(lane.observer, notification)
         return continue_unsafely()    # observed, not decided
@@ -236,8 +244,8 @@ cdef void respond(Lane *lane, const Notification *notification, Action action) n
         return
     if result == 0:
         lane.counters.answered += 1
-    elif result == -ENOENT:
-        lane.counters.vanished += 1
+    elif result == -ENOENT or result == -ESRCH:
+        lane.counters.vanished += 1      # it was killed meanwhile
     else:
         # The kernel did not take the answer: the caller would wait for ever. It must not go on either.
         lane.counters.failed += 1
@@ -293,9 +301,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
     if run.listener >= 0:
         if run.program.record_execs:
             lane.observer = open_observer(run)
-        if lane.table != NULL:
-            lane.crew.table = lane.table
-            lane.crew.ledger = &lane.ledger
+        if run.program.vets_exec:
             start_worker(&lane.crew)
         supervise(lane)
         if lane.table != NULL:

@@ -9,12 +9,15 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 from posix.types cimport pid_t
 
+from sandlock._commands cimport decide_exec
+from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_DENY, OPERATION_EXEC
 from sandlock._linux cimport SYS_execveat, raw_syscall
 from sandlock._memory cimport read_string, read_strings
 from sandlock._programs cimport MAX_PATH, Prefix, resolve_program
 from sandlock._slots cimport (
-    ACT_DENY, ASKED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_UNREADABLE, DONE, MAX_ALL_FACTS, MAX_FACTS, READY, Slot, load_int,
-    move, note_denial, offer, still_waits, store_word, take_slot, with_state,
+    ACT_ALLOW, ACT_DENY, ASKED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, DONE,
+    MAX_ALL_FACTS, MAX_FACTS, READY, Slot, load_int, move, note_denial, note_slot, offer, scratch_of, still_waits,
+    store_word, take_slot, with_state,
 )
 from sandlock._tasks cimport format_proc_path, now_ms, thread_group_of
 from sandlock._workers cimport start_worker
@@ -41,6 +44,8 @@ cdef enum:
 cdef void read_call(const Notification *notification, Slot *slot) noexcept nogil:
     """The arguments, from registers: these cannot change while the caller waits."""
     cdef const unsigned long long *args = <const unsigned long long *>notification.data.args
+    slot.operation = OPERATION_EXEC
+    slot.rule = -1
     slot.id = notification.id
     slot.tid = <pid_t>notification.pid
     slot.number = notification.data.nr
@@ -75,10 +80,8 @@ cdef struct Facts:
 cdef long read_argv(Table *table, Slot *slot) noexcept nogil:
     """Reads all words into the scratch memory. Returns their bytes, or -errno."""
     cdef long length
-    if table.scratch == NULL:
-        table.scratch = <char *>malloc(MAX_FACTS)      # touched as far as arguments go
-        if table.scratch == NULL:
-            return -ENOMEM
+    if scratch_of(table) == NULL:
+        return -ENOMEM
     length = read_strings(
         slot.tid, slot.argv_address, table.scratch, MAX_FACTS - 65536, MAX_WORDS, &slot.argv_count
     )
@@ -111,7 +114,7 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
     slot.argv_length = <uint32_t>facts.argv_length
     slot.size = slot.path_length + slot.exe_length + slot.cwd_length + slot.prefix_length + slot.argv_length
     if table.held + slot.size > MAX_ALL_FACTS:
-        note_denial(table, CAUSE_FULL, EAGAIN, slot.number, slot.tgid, facts.exe, slot.exe_length)
+        note_denial(table, CAUSE_FULL, -1, EAGAIN, slot.number, slot.tgid, facts.exe, slot.exe_length)
         slot.size = 0
         return -EAGAIN
     slot.data = <char *>malloc(slot.size)
@@ -157,9 +160,9 @@ cdef void give_back(Slot *slot) noexcept nogil:
 cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) noexcept nogil:
     """Puts an exec where it is decided. Returns 0 when it is there, or the errno to answer with."""
     cdef Slot *slot = take_slot(table)
-    cdef int result
+    cdef int result, decision
     if slot == NULL:
-        note_denial(table, CAUSE_FULL, EAGAIN, notification.data.nr, <pid_t>notification.pid, b"", 0)
+        note_denial(table, CAUSE_FULL, -1, EAGAIN, notification.data.nr, <pid_t>notification.pid, b"", 0)
         return EAGAIN
     read_call(notification, slot)
     result = read_facts(table, slot)
@@ -167,16 +170,25 @@ cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) no
     if result == 0 and not still_waits(table, slot):
         result = -ESRCH
     if result == 0 and load_int(&table.idle) == 0 and start_worker(crew) < 0:
-        note_denial(table, CAUSE_UNREADABLE, EAGAIN, slot.number, slot.tgid, b"", 0)
+        note_denial(table, CAUSE_UNREADABLE, -1, EAGAIN, slot.number, slot.tgid, b"", 0)
         result = -EAGAIN
     if result < 0:
         give_back(slot)
         return -result
+    slot.seen = slot.asked = 0
+    decision = decide_exec(table.run.program, slot, &slot.rule)
+    if decision == DECIDED_ALLOW:
+        slot.act = ACT_ALLOW
+        offer(table, slot, READY)
+        return 0
     # What becomes of it if nobody says anything.
     slot.act = ACT_DENY
     slot.error = EACCES
     slot.cause = CAUSE_NOBODY
-    slot.seen = 0
+    if decision == DECIDED_DENY:
+        note_slot(table, slot, CAUSE_RULE if slot.rule >= 0 else CAUSE_NO_RULE, EACCES)
+        give_back(slot)
+        return EACCES
     slot.asked = load_int(&table.listens)
     slot.deadline_ms = now_ms() + table.timeout_ms if table.timeout_ms > 0 else 0
     if not slot.asked:

@@ -9,15 +9,15 @@ import os
 from _thread import RLock
 from time import monotonic
 
-from . import _native, syscalls
+from . import _native, _program, syscalls
 from ._launch import STEPS
 from .errors import ConfinementError, InternalError, SandlockError
-from .events import CAUSES, Denial, Exec, read_verdict
+from .events import Exec, denial_of, exec_event, logged_denial, network_event, read_verdict
 from .result import ExecRecord, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal
+    from typing import Any, Literal
 
     QuestionLimits = tuple[int | None, int, int]
     """Milliseconds that a question may wait (None: for ever), then the act and errno of what follows."""
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._command import Command
     from ._plan import Plan
     from ._stdio import Stdio
+    from .events import Denial, Event
     from .policy import Policy
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
@@ -73,7 +74,7 @@ class Execution:
 
     def __init__(
         self,
-        program: _native.Program,
+        program: _program.Program,
         policy: Policy,
         plan: Plan,
         stdio: Stdio,
@@ -93,7 +94,7 @@ class Execution:
         self._ended: tuple[int, ...] | None = None
         self._killed = False
         self._denials: list[Denial] = []
-        self._last_denied: tuple[int, str, tuple[str, ...], object] | None = None
+        self._last_denied: tuple[Event, object] | None = None
         self._owner = os.getpid()
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
@@ -183,44 +184,48 @@ class Execution:
         else:
             self._ended = message
 
-    def questions(self) -> tuple[list[tuple[int, Exec]], list[int]]:
+    def questions(self) -> tuple[list[tuple[int, Event]], list[int]]:
         """The new questions, and those that need no answer any more."""
         new, gone = self.run.take_questions()
-        return [(values[0], _event(self._plan.arch, *values[1:])) for values in new], gone
+        return [(each[0], self._event(*each[1:])) for each in new], gone
 
-    def settle(self, question: int, event: Exec, answer: object) -> None:
+    def _event(self, operation: int, number: int, rule: int, tid: int, pid: int, facts: tuple[Any, ...]) -> Event:
+        syscall = syscalls.name(number, self._plan.arch) or str(number)
+        if operation == 0:
+            text = self._plan.exec_rules[rule].text if rule >= 0 else ""
+            return exec_event(text, syscall, tid, pid, *facts)
+        return network_event(operation, syscall, tid, pid, *facts)
+
+    def settle(self, question: int, event: Event, answer: object) -> None:
         """Carries out a callback's answer, and writes down a denial. Too late, it does nothing."""
         verdict = read_verdict(answer)
         denial = None
-        self._last_denied = (event.tid, event.exe, event.argv, answer) if verdict.cause else None
+        self._last_denied = (event, answer) if verdict.cause else None
         if verdict.cause:
-            denial = Denial(
-                kind="exec",
-                target=event.exe,
-                argv=event.argv,
-                cause=verdict.cause,
-                reason=verdict.reason,
-                errno=verdict.errno,
-                pid=event.pid,
-            )
+            denial = denial_of(event, verdict)
             self._denials.append(denial)  # first: who gets the answer may be the first to look
         if not self.run.verdict(question, verdict.act, verdict.errno) and denial is not None:
             self._denials.remove(denial)
 
-    def repeats(self, question: int, event: Exec) -> bool:
+    def repeats(self, question: int, event: Event) -> bool:
         """Whether this is what was denied to the same thread just now: a search through PATH finds one file by several
         names. It is denied again, without asking or writing it down once more."""
-        last = self._last_denied
-        if last is None or last[:3] != (event.tid, event.exe, event.argv):
+        if self._last_denied is None or not isinstance(event, Exec):
             return False
-        verdict = read_verdict(last[3])
+        last, answer = self._last_denied
+        if not isinstance(last, Exec) or (last.tid, last.exe, last.argv) != (event.tid, event.exe, event.argv):
+            return False
+        verdict = read_verdict(answer)
         self.run.verdict(question, verdict.act, verdict.errno)
         return True
 
     @property
     def denials(self) -> tuple[Denial, ...]:
         """What was denied so far: by verdict, then without one."""
-        return (*self._denials, *(_denial(*values) for values in self.run.denials()))
+        plan = self._plan
+        known = (plan.arch, plan.net_rules, plan.exec_rules)
+        logged = (logged_denial(*known, *values) for values in self.run.denials())
+        return (*self._denials, *logged)
 
     def kill(self) -> None:
         """Ends the whole tree. `ended` becomes true shortly after. Raises SandlockError in a fork of the host."""
@@ -329,43 +334,3 @@ class Execution:
         except OSError as error:
             return error.errno or 1
         return 0
-
-
-def _event(
-    arch: str,
-    number: int,
-    tid: int,
-    tgid: int,
-    path: bytes,
-    exe: bytes,
-    cwd: bytes,
-    interpreter: list[bytes],
-    argv: list[bytes],
-) -> Exec:
-    return Exec(
-        argv=tuple(map(os.fsdecode, argv)),
-        exe=os.fsdecode(exe),
-        path=os.fsdecode(path),
-        interpreter=tuple(map(os.fsdecode, interpreter)),
-        cwd=os.fsdecode(cwd),
-        pid=tgid,
-        tid=tid,
-        syscall=syscalls.name(number, arch) or str(number),
-        argv_bytes=tuple(argv),
-    )
-
-
-def _denial(cause: int, error: int, number: int, pid: int, text: bytes) -> Denial:
-    target, *argv = text.split(b"\0")
-    if argv and not argv[-1]:
-        argv.pop()
-    name, meaning = CAUSES[cause]
-    return Denial(
-        kind="exec",
-        target=os.fsdecode(target),
-        argv=tuple(map(os.fsdecode, argv)),
-        cause=name,
-        reason=meaning,
-        errno=error,
-        pid=pid,
-    )

@@ -43,6 +43,8 @@ class Host:
     """SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: 5.19."""
     sync_wake_up: bool = False
     """SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: 6.6."""
+    pidfd_getfd: bool = False
+    """pidfd_getfd(2), Linux 5.6; stock containers of older engines refuse it without CAP_SYS_PTRACE."""
     pidfd_exit_info: bool = False
     """PIDFD_GET_INFO with PIDFD_INFO_EXIT: 6.15."""
     uid: int = -1
@@ -75,6 +77,20 @@ def lowered_abi(abi: int, environ: Mapping[str, str]) -> int:
     return min(abi, int(text))
 
 
+def _takes_descriptors() -> bool:
+    """Whether pidfd_getfd(2) gets as far as looking for the descriptor, which is none: EBADF."""
+    from sandlock._sys import lib
+
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError:
+        return False
+    try:
+        return bool(lib.pidfd_take(pidfd, -1) == -9)
+    finally:
+        os.close(pidfd)
+
+
 def probe() -> Host:
     """Ask the kernel. Not cached: a filter stacked since, or the environment, may change the answer.
 
@@ -101,6 +117,7 @@ def probe() -> Host:
         notif_sizes=(sizes[0], sizes[1], sizes[2]),
         wait_killable=notif and lib.seccomp_flags_known(killable) == 1,
         sync_wake_up=notif and kernel >= (6, 6, 0),
+        pidfd_getfd=notif and _takes_descriptors(),
         pidfd_exit_info=kernel >= (6, 15, 0),
         uid=os.geteuid(),
     )

@@ -42,17 +42,22 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_clock_gettime
     const long SYS_close
     const long SYS_close_range
+    const long SYS_connect
     const long SYS_dup3
+    const long SYS_eventfd2
     const long SYS_execve
     const long SYS_execveat
     const long SYS_exit_group
+    const long SYS_fchdir
     const long SYS_fcntl
     const long SYS_fstat
     const long SYS_futex
     const long SYS_getdents64
     const long SYS_getpgid
     const long SYS_getpid
+    const long SYS_gettid
     const long SYS_getsockname
+    const long SYS_getsockopt
     const long SYS_ioctl
     const long SYS_kill
     const long SYS_landlock_add_rule
@@ -79,6 +84,8 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_sched_setaffinity
     const long SYS_sched_yield
     const long SYS_seccomp
+    const long SYS_sendmsg
+    const long SYS_sendmmsg
     const long SYS_sendto
     const long SYS_setpgid
     const long SYS_setsid

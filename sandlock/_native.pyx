@@ -1,7 +1,7 @@
-"""The border between Python and the native launch and supervision: programs and runs.
+"""The border between Python and the native launch and supervision: runs.
 
-A Program is a plan in C: built once, shared by all runs of a sandbox, never changed. A Run is one command. Both own
-the memory that native code reads; a Run frees its own only after the launch has let go of it and its thread ended.
+A Run is one command. It owns the memory that native code reads, and frees it only after the launch has let go of it
+and its thread ended.
 """
 
 from cpython.ref cimport Py_INCREF
@@ -12,22 +12,18 @@ from libc.string cimport memset
 from sandlock._core cimport Lane, lane_main
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
-    AddDescriptor, Instruction, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS,
+    AddDescriptor, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS,
     Message, NetPortAttr, Notification, NotificationData, PathBeneathAttr, Response, RulesetAttr,
     SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
     SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close,
-    SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill, SYS_landlock_create_ruleset,
+    SYS_eventfd2, SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill,
+    SYS_landlock_create_ruleset,
     SYS_rt_sigprocmask,
     SYS_shutdown, SYS_wait4, SYS_waitid, raw_syscall,
 )
 from sandlock._observe cimport dropped_records, free_observer, take_records
-from sandlock._run cimport (
-    MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
-    RULE_ERRNO, RULE_HOLD,
-    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE,
-    RULE_VET_EXEC, RuleKind, Ruleset, STAGE_LAUNCHED, STEP_THREAD,
-)
-from sandlock._run cimport Program as ProgramStruct
+from sandlock._program cimport Program
+from sandlock._run cimport STAGE_LAUNCHED, STEP_THREAD
 from sandlock._run cimport Run as RunStruct
 from sandlock._slots cimport (
     Table, free_table, load_int, settle_question, stop_listening, take_denials, take_questions,
@@ -52,6 +48,8 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     const int F_DUPFD_CLOEXEC
+    const int O_CLOEXEC
+    const int O_NONBLOCK
 
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_UNIX
@@ -122,124 +120,11 @@ ABI = {
     "SECCOMP_IOCTL_NOTIF_SET_FLAGS": SECCOMP_IOCTL_NOTIF_SET_FLAGS,
 }
 
-RULE_KINDS = {
-    "errno": RULE_ERRNO,
-    "value": RULE_VALUE,
-    "continue": RULE_CONTINUE,
-    "inject": RULE_INJECT,
-    "hold": RULE_HOLD,
-    "kill_task": RULE_KILL_TASK,
-    "kill_tree": RULE_KILL_TREE,
-    "count_fork": RULE_COUNT_FORK,
-    "listen": RULE_LISTEN,
-    "observe_exec": RULE_OBSERVE_EXEC,
-    "observe_start": RULE_OBSERVE_START,
-    "add_restart": RULE_ADD_RESTART,
-    "vet_exec": RULE_VET_EXEC,
-}
-
 
 def landlock_abi() -> int:
     """The kernel's Landlock ABI version, 0 without Landlock. landlock_create_ruleset(2)."""
     cdef long version = raw_syscall(SYS_landlock_create_ruleset, 0, 0, 1, 0, 0, 0)
     return version if version > 0 else 0
-
-
-cdef class Program:
-    """A plan in C. Holds the BPF program, both rulesets, the rule table and what the launch applies."""
-
-    cdef ProgramStruct c
-    cdef list _alive      # the bytes objects that C points into
-
-    def __cinit__(self):
-        memset(&self.c, 0, sizeof(self.c))
-        self.c.umask = -1
-        self.c.personality = <unsigned long>-1
-        self._alive = []
-
-    def __init__(self, plan, *, bint wait_killable):
-        cdef bytes code = plan.filter
-        launch = plan.launch
-        self._alive.append(code)
-        self.c.filter.len = <unsigned short>(len(code) // 8)
-        self.c.filter.filter = <Instruction *><char *>code
-        self.c.needs_listener = plan.needs_listener
-        self.c.wait_killable = wait_killable
-        self._set_ruleset(&self.c.supervisor, plan.supervisor_ruleset)
-        self._set_ruleset(&self.c.guest, plan.guest_ruleset)
-        self.c.signal_scope = plan.supervisor_ruleset is not None and plan.supervisor_ruleset.scoped & 2 != 0
-        self._set_rules(plan.rules)
-        self._set_launch(launch)
-
-    cdef _set_ruleset(self, Ruleset *out, ruleset):
-        cdef Py_ssize_t i
-        if ruleset is None:
-            return
-        out.present = 1
-        out.attr.handled_access_fs = ruleset.handled_fs
-        out.attr.handled_access_net = ruleset.handled_net
-        out.attr.scoped = ruleset.scoped
-        out.path_count = <int>len(ruleset.paths)
-        out.port_count = <int>len(ruleset.ports)
-        out.paths = <PathRule *>calloc(len(ruleset.paths) + 1, sizeof(PathRule))
-        out.ports = <PortRule *>calloc(len(ruleset.ports) + 1, sizeof(PortRule))
-        if out.paths == NULL or out.ports == NULL:
-            raise MemoryError
-        for i, rule in enumerate(ruleset.paths):
-            path = rule.path
-            if rule.root is not None:
-                path = rule.path[len(rule.root):].strip(b"/")
-                self._alive.append(rule.root or b"/")
-                out.paths[i].root = <const char *><bytes>self._alive[-1]
-            self._alive.append(path)
-            out.paths[i].path = <const char *><bytes>path
-            out.paths[i].access = rule.access
-            out.paths[i].optional = rule.optional
-        for i, (port, access) in enumerate(ruleset.ports):
-            out.ports[i].port = port
-            out.ports[i].access = access
-
-    cdef _set_rules(self, rules):
-        cdef int used = 1     # rule 0 denies
-        for rule in rules:
-            if not 0 <= rule.nr < MAX_SYSCALLS or used >= MAX_RULES:
-                raise ValueError(f"trap rule out of range: {rule!r}")
-            self.c.rules[used].kind = <RuleKind><int>RULE_KINDS[rule.rule]
-            self.c.rules[used].value = rule.value
-            self.c.rule_of[rule.nr] = <uint8_t>used
-            used += 1
-            if rule.rule == "observe_start":
-                self.c.record_execs = 1
-            if rule.rule == "vet_exec":
-                self.c.vets = 1
-
-    cdef _set_launch(self, launch):
-        cdef int cpu
-        self.c.keep_capabilities = launch.keep_capabilities
-        self.c.umask = -1 if launch.umask is None else launch.umask
-        if launch.personality is not None:
-            self.c.personality = launch.personality
-        self.c.no_huge_pages = launch.no_huge_pages
-        self.c.map_ids = launch.uid is not None or launch.gid is not None
-        self.c.max_processes = launch.max_processes or 0
-        for cpu in launch.cpus:
-            if not 0 <= cpu < 1024:
-                raise ValueError(f"no such CPU: {cpu}")
-            self.c.cpus[cpu // 8] |= <uint8_t>(1 << (cpu % 8))
-            self.c.cpu_bytes = sizeof(self.c.cpus)
-        if len(launch.rlimits) > MAX_RLIMITS:
-            raise ValueError("too many resource limits")
-        for resource, soft, hard in launch.rlimits:
-            self.c.rlimits[self.c.rlimit_count].resource = resource
-            self.c.rlimits[self.c.rlimit_count].soft = soft
-            self.c.rlimits[self.c.rlimit_count].hard = hard
-            self.c.rlimit_count += 1
-
-    def __dealloc__(self):
-        free(self.c.supervisor.paths)
-        free(self.c.supervisor.ports)
-        free(self.c.guest.paths)
-        free(self.c.guest.ports)
 
 
 cdef int above_stdio(int fd) except -1:
@@ -319,7 +204,17 @@ cdef class Run:
             if self.lane.table == NULL:
                 raise MemoryError
             self.lane.table.run = &self.c
-            self.lane.table.wake_fd = -1
+            self.lane.table.wake_fd = self.lane.table.poller_fd = -1
+            self.lane.crew.table = self.lane.table
+            self.lane.crew.ledger = &self.lane.ledger
+        if program.c.vets_network:
+            self.lane.table.poller_fd = self._open_wake_up()
+
+    cdef int _open_wake_up(self) except -1:
+        cdef long result = raw_syscall(SYS_eventfd2, 0, O_CLOEXEC | O_NONBLOCK, 0, 0, 0, 0)
+        if result < 0:
+            raise OSError(-result, "eventfd")
+        return above_stdio(<int>result)
 
     def listen(self, int wake_fd, timeout_ms, int on_timeout, int error) -> None:
         """Questions will be answered; to be called before `start`. `wake_fd`: an eventfd, ours from now on, that is
@@ -490,6 +385,9 @@ cdef class Run:
         if self.lane.table != NULL and self.lane.table.wake_fd >= 0 and not self.abandoned:
             raw_syscall(SYS_close, self.lane.table.wake_fd, 0, 0, 0, 0, 0)
             self.lane.table.wake_fd = -1
+        if self.lane.table != NULL and self.lane.table.poller_fd >= 0 and not self.abandoned:
+            raw_syscall(SYS_close, self.lane.table.poller_fd, 0, 0, 0, 0, 0)
+            self.lane.table.poller_fd = -1
         if self.c.control_host >= 0:
             raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
             self.c.control_host = -1

@@ -11,7 +11,9 @@ from __future__ import annotations
 from os import fsencode
 
 from . import _arguments, _filter, _landlock, syscalls
+from ._exec_rules import ExecRule, compile_exec_rules
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
+from ._net_rules import TCP, UDP, UNIX, NetRule, compile_rules, landlock_suffices
 from ._record import field, record, replace
 from ._values import CAPABILITIES, did_you_mean, read_net_rule, read_port_spans
 from .errors import PolicyError, Unsupported
@@ -114,6 +116,14 @@ class Plan:
     enforced: tuple[str, ...]
     waived: frozenset[str]
     launch: Launch
+    net_rules: tuple[NetRule, ...] = ()
+    """What the supervisor decides destinations by, where Landlock does not."""
+    exec_rules: tuple[ExecRule, ...] = ()
+    """What each exec is decided by, those that win first."""
+    exec_otherwise: str = "allow"
+    """What becomes of an exec that no rule matches: "allow" (the files decide), "ask" or "deny"."""
+    asks: bool = False
+    """What no rule decides is asked about: every exec, and every other destination."""
     risks: tuple[str, ...] = ()
     """What the policy's own grants of syscalls cost, in words."""
     answers: tuple[tuple[str, Answer], ...] = field(repr=False, default=())
@@ -126,43 +136,80 @@ class Plan:
         return describe(self)
 
 
-def plan(policy: Policy, host: Host, *, expansion: Expansion | None = None, vet: bool = False) -> Plan:
+def plan(
+    policy: Policy,
+    host: Host,
+    *,
+    expansion: Expansion | None = None,
+    vet: bool = False,
+    programs: tuple[tuple[str, str], ...] = (),
+) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
-    `vet`: a callback decides about every exec.
+    `vet`: a callback decides about execs and destinations that no rule decides. `programs`: the files that the
+    programs of exec rules are, by name.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
     """
     waived = _waived(policy, host)
+    supervised = vet or not landlock_suffices(policy)
+    net_rules = compile_rules(policy) if supervised else ()
     connect, bind = _connect_ports(policy.net_allow), _bind_ports(policy.net_allow_bind)
-    _refuse_denials(policy)
-    rules = _traps(policy, host.arch, _listen_needs_a_look(bind, waived), vet)
+    network = _supervised_network(net_rules, vet) if supervised else _network(connect, bind, waived)
+    rules = _traps(policy, host.arch, network, vet)
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
-    if vet and not host.wait_killable:
-        raise Unsupported(
-            "policy_fn: an exec can only be attested where its caller waits uninterrupted (Linux 5.19)",
-            missing=frozenset({"seccomp-wait-killable"}),
-        )
-    network = _network(connect, bind, waived)
+    _require(
+        host, any(rule.rule == "vet_exec" for rule in rules), supervised, any(rule.rule == "listen" for rule in rules)
+    )
     answers, risks = _answers(policy, host.arch, network, rules, waived)
-    guest = _guest_ruleset((expansion or policy.expand()).grants, connect, bind, host.landlock_abi, waived)
+    grants = (expansion or policy.expand()).grants
+    # What the supervisor does for the program, the kernel need not let the program do.
+    none: Ports = frozenset()
+    own = (none, none) if supervised else (connect, bind)
+    guest = _guest_ruleset(grants, *own, host.landlock_abi, waived)
+    outer = guest
+    if supervised:
+        wide: tuple[Ports, Ports] = ("*", "*") if vet else (connect, bind if bind == "*" else bind | {0})
+        outer = _guest_ruleset(grants, *wide, host.landlock_abi, waived)
+        if any(rule.allow and rule.abstract and not rule.binds for rule in net_rules):
+            outer = replace(outer, scoped=outer.scoped & ~_landlock.SCOPE_ABSTRACT_UNIX_SOCKET)
     return Plan(
         arch=host.arch,
         filter=_filter.assemble({nr: answers[name] for name, nr in _numbers(host.arch)}, host.arch),
-        supervisor_ruleset=_supervisor_ruleset(guest, bool(rules)),
+        supervisor_ruleset=_supervisor_ruleset(outer, bool(rules)),
         guest_ruleset=guest,
         rules=rules,
         needs_listener=bool(rules),
         enforced=_enforced(guest),
         waived=waived,
         launch=_launch(policy),
+        net_rules=net_rules,
+        exec_rules=compile_exec_rules(policy, dict(programs)),
+        exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
+        asks=vet,
         risks=risks,
         answers=tuple(answers.items()),
     )
+
+
+def _require(host: Host, execs: bool, supervised: bool, listen: bool) -> None:
+    """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
+    if (execs or supervised) and not host.wait_killable:
+        raise Unsupported(
+            "policy_fn, exec rules and network rules by address: a call can only be judged while its program waits "
+            "uninterrupted (Linux 5.19)",
+            missing=frozenset({"seccomp-wait-killable"}),
+        )
+    if (supervised or listen) and not host.pidfd_getfd:
+        raise Unsupported(
+            "policy_fn, network rules by address, and net_allow_bind by port need pidfd_getfd(2) (Linux 5.6), which "
+            "this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port only",
+            missing=frozenset({"pidfd-getfd"}),
+        )
 
 
 # --- what the host must offer -------------------------------------------------------------------------------
@@ -216,34 +263,24 @@ def _enforced(guest: Ruleset) -> tuple[str, ...]:
 
 
 def _connect_ports(rules: Iterable[str]) -> Ports:
-    """The TCP ports that may be connected to, on any address. Raises Unsupported for what needs more than
-    that."""
+    """The TCP ports that may be connected to, on whatever address."""
     ports: set[int] = set()
-    anything = False
     for rule in rules:
-        scheme, target, spans = read_net_rule("net_allow", rule)
-        if scheme in ("udp", "icmp"):
-            raise Unsupported(
-                f"net_allow: {rule!r}: {scheme.upper()} cannot be granted yet; TCP by port can: ':443', '*'",
-                missing=frozenset({f"net-{scheme}"}),
-            )
-        if target != "*":
-            raise Unsupported(
-                f"net_allow: {rule!r}: hosts and addresses cannot be told apart yet, ports can: write ':443' "
-                "for that port on every host, or '*'",
-                missing=frozenset({"net-hosts"}),
-            )
+        scheme, _, spans = read_net_rule("net_allow", rule)
+        if scheme not in ("", "tcp"):
+            continue
         if spans is None:
-            anything = True
-        else:
-            ports.update(_numbers_in(spans))
-    return "*" if anything else frozenset(ports)
+            return "*"
+        ports.update(_numbers_in(spans))
+    return frozenset(ports)
 
 
 def _bind_ports(rules: Iterable[str]) -> Ports:
     """The TCP ports that may be bound."""
     ports: set[int] = set()
     for rule in rules:
+        if ":" in rule:  # UDP, or a unix socket
+            continue
         if rule == "*":
             return "*"
         ports.update(_numbers_in(read_port_spans("net_allow_bind", rule, rule)))
@@ -252,13 +289,6 @@ def _bind_ports(rules: Iterable[str]) -> Ports:
 
 def _numbers_in(spans: Iterable[tuple[int, int]]) -> Iterable[int]:
     return (port for first, last in spans for port in range(first, last + 1))
-
-
-def _refuse_denials(policy: Policy) -> None:
-    for name in ("net_deny", "net_deny_bind"):
-        if getattr(policy, name):
-            missing = frozenset({name.replace("_", "-")})
-            raise Unsupported(f"{name}: cannot be enforced yet; grant only what shall be open", missing=missing)
 
 
 def _listen_needs_a_look(bind: Ports, waived: frozenset[str]) -> bool:
@@ -292,6 +322,16 @@ def _network(connect: Ports, bind: Ports, waived: frozenset[str]) -> _arguments.
     )
 
 
+def _supervised_network(rules: tuple[NetRule, ...], vet: bool) -> _arguments.Network:
+    """The supervisor makes every connection: which sockets may be made for that."""
+    protocols = TCP | UDP | UNIX if vet else TCP
+    for rule in rules:
+        protocols |= rule.protocols if rule.allow else 0
+    return _arguments.Network(
+        sockets=True, connect=True, any_connect=False, bind=True, listen=_filter.NOTIFY, protocols=protocols
+    )
+
+
 # --- traps and answers --------------------------------------------------------------------------------------
 
 
@@ -299,7 +339,7 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
     return [(call.name, nr) for call in syscalls.TABLE.values() if (nr := call.number(arch)) is not None]
 
 
-def _traps(policy: Policy, arch: str, listen: bool, vet: bool) -> tuple[TrapRule, ...]:
+def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
     if policy.max_processes is not None:
@@ -309,8 +349,9 @@ def _traps(policy: Policy, arch: str, listen: bool, vet: bool) -> tuple[TrapRule
             "max_processes: SIGCHLD must not interrupt a fork that is being counted, so its handler gets SA_RESTART"
         )
         wanted.append(("rt_sigaction", "add_restart", reason))
+    vet = vet or policy.has_exec_rules()
     if vet:
-        reason = "policy_fn: each exec is asked about, and attested"
+        reason = "policy_fn and exec rules: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"
@@ -318,7 +359,12 @@ def _traps(policy: Policy, arch: str, listen: bool, vet: bool) -> tuple[TrapRule
             wanted += [(name, "observe_exec", reason) for name in ("execve", "execveat")]
         reason = "record_execs: the first call of a program that started says that its exec succeeded"
         wanted.append(("set_tid_address", "observe_start", reason))
-    if listen:
+    if network.supervised:
+        reason = "the network is decided by address: the call is made by the supervisor"
+        wanted += [(name, "vet_socket", reason) for name in ("connect", "bind", "listen")]
+        if network.protocols != TCP:  # streams are connected before they send
+            wanted += [(name, "vet_socket", reason) for name in ("sendto", "sendmsg", "sendmmsg")]
+    elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]

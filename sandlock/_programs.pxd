@@ -1,12 +1,18 @@
 # Which file an exec names, and which one the kernel will load for it.
 
+from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
-
-from sandlock._slots cimport FileIdentity
 
 cdef enum:
     MAX_PATH = 4096
     MAX_PREFIX = 2048        # bytes that the #! lines of one exec may come to: 5 levels of at most 256
+
+cdef struct FileIdentity:
+    uint64_t device
+    uint64_t inode
+    int64_t size
+    int64_t changed_ns
+    int64_t modified_ns
 
 cdef struct Prefix:
     int count
@@ -15,6 +21,8 @@ cdef struct Prefix:
 
 cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil
 cdef int identify(long descriptor, FileIdentity *out) noexcept nogil
+cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil
+cdef long real_path(long descriptor, char *into) noexcept nogil
 cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept nogil
 cdef int is_executable(long descriptor) noexcept nogil
 cdef int resolve_program(

@@ -185,6 +185,24 @@ cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept 
     )
 
 
+cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil:
+    """Writes the path (64 bytes are enough) of a descriptor of ours. Returns the length."""
+    memcpy(into, <const char *>b"/proc/thread-self/fd/", 21)
+    return 21 + put_number(into + 21, descriptor)
+
+
+cdef long real_path(long descriptor, char *into) noexcept nogil:
+    """The path, without links, of what a descriptor of ours refers to, in MAX_PATH bytes. Returns its length or
+    -errno."""
+    cdef char link[64]
+    cdef long length
+    format_own_descriptor(link, descriptor)
+    length = raw_syscall(SYS_readlinkat, AT_FDCWD, <long>link, <long>into, MAX_PATH - 1, 0, 0)
+    if length >= 0:
+        into[length] = 0
+    return length
+
+
 cdef int is_executable(long descriptor) noexcept nogil:
     """0, or -EACCES for what no exec would take: a directory, a file without the x bit, a mount with noexec."""
     cdef long result = raw_syscall(
@@ -201,13 +219,10 @@ cdef int is_blank(char byte) noexcept nogil:
 
 cdef long read_header(long descriptor, char *into) noexcept nogil:
     """The first bytes of a file that we have as O_PATH, zeros behind them. Returns how many, or -errno."""
-    cdef char name[24]
     cdef char path[64]
     cdef long opened, length
     memset(into, 0, HEADER)
-    memcpy(path, <const char *>b"/proc/thread-self/fd/", 21)
-    put_number(name, descriptor)
-    memcpy(path + 21, name, sizeof(name))
+    format_own_descriptor(path, descriptor)
     opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0, 0, 0)
     if opened < 0:
         return opened
@@ -337,7 +352,6 @@ cdef int resolve_program(
 
     `exe` (MAX_PATH bytes) becomes the path of the named file without links; `prefix` what the kernel puts in place
     of argv[0] for a script, nothing otherwise."""
-    cdef char self_path[64]
     cdef char name[MAX_PREFIX]
     cdef int result
     cdef long opened = open_named(tid, tgid, directory, path, flags)
@@ -354,13 +368,10 @@ cdef int resolve_program(
         else:
             result = is_executable(opened)
     if result >= 0:
-        memcpy(self_path, <const char *>b"/proc/thread-self/fd/", 21)
-        put_number(self_path + 21, opened)
-        exe_length[0] = raw_syscall(SYS_readlinkat, AT_FDCWD, <long>self_path, <long>exe, MAX_PATH - 1, 0, 0)
+        exe_length[0] = real_path(opened, exe)
         if exe_length[0] < 0:
             result = <int>exe_length[0]
     if result >= 0:
-        exe[exe_length[0]] = 0
         loaded[0] = named[0]
         result = name_for_interpreter(directory, path, name)
         if result == -ENAMETOOLONG:     # no script could be told its name; a program has no such name

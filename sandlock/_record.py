@@ -2,7 +2,8 @@
 
 What `@dataclass(frozen=True, slots=True, kw_only=True)` makes, without importing dataclasses: that brings
 inspect, ast, re and enum, which take longer than all of ours together, and compiles source for each class.
-Type checkers are told that it is a dataclass. Rules: no inheritance, no mutable defaults.
+Type checkers are told that it is a dataclass. Rules: no mutable defaults; what a record inherits from another record is
+copied, and at run time the two have nothing in common.
 """
 
 from __future__ import annotations
@@ -49,10 +50,15 @@ def field(*, default: Any = MISSING, repr: bool = True, metadata: Mapping[str, A
 
 
 def _make(cls: Any, kw_only: bool) -> Any:
-    if cls.__bases__ != (object,):
-        raise TypeError(f"{cls.__name__}: a record does not inherit")
+    (base,) = cls.__bases__
     known = {name: _field_of(name, cls.__dict__.get(name, MISSING)) for name in cls.__annotations__}
     body = {name: value for name, value in cls.__dict__.items() if name not in known}
+    if base is not object:
+        if "__record_fields__" not in base.__dict__:
+            raise TypeError(f"{cls.__name__}: a record does not inherit from what is no record")
+        known = base.__record_fields__ | known
+        body = {name: value for name, value in base.__dict__.items() if name[:2] != "__" and name not in known} | body
+        body["__annotations__"] = base.__annotations__ | cls.__annotations__
     body.pop("__dict__", None)
     body.pop("__weakref__", None)
     body.update(

@@ -1,7 +1,7 @@
 # The structures that the launch, the fast lane and Python share. A Program is immutable and belongs to a plan; a
 # Run belongs to one command. Both are plain C: they are read by code that has no interpreter.
 
-from libc.stdint cimport int32_t, int64_t, uint64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint64_t, uint8_t
 from posix.types cimport pid_t
 
 from sandlock._linux cimport FilterProgram, RulesetAttr
@@ -27,6 +27,7 @@ cdef enum RuleKind:
     RULE_OBSERVE_START = 11
     RULE_ADD_RESTART = 12
     RULE_VET_EXEC = 13
+    RULE_VET_SOCKET = 14
 
 cdef struct Rule:
     RuleKind kind
@@ -49,6 +50,41 @@ cdef struct Ruleset:
     PathRule *paths
     int port_count
     PortRule *ports
+
+# Of the network, in the order of the policy. A rule of several spans of ports is several of these.
+cdef struct NetRule:
+    int allow                # else it denies, and wins
+    int binds                # about bind and listen, else about where to connect and send
+    int protocols            # bits: enum Protocols
+    int width                # of `bytes`: 0 any address, 4 or 16
+    int prefix               # how many bits of it count
+    uint8_t bytes[16]
+    uint16_t first_port
+    uint16_t last_port
+    int abstract             # PROTOCOL_UNIX: `path` is an abstract name
+    int path_length
+    const char *path         # PROTOCOL_UNIX: the socket, or a directory above it
+
+cdef enum Protocols:
+    PROTOCOL_TCP = 1
+    PROTOCOL_UDP = 2
+    PROTOCOL_ICMP = 4
+    PROTOCOL_UNIX = 8
+
+cdef enum RuleAction:
+    ON_EXEC_DENY = 0
+    ON_EXEC_ASK = 1
+    ON_EXEC_ALLOW = 2
+
+# Of programs. NULL stands for any program, or for a file that is not known.
+cdef struct ExecRule:
+    int action               # enum RuleAction
+    int by_path              # `program` is a path, else a file's name
+    const char *program
+    const char *exe
+    int further              # any words may follow
+    int word_count
+    const char *words        # each with its NUL
 
 cdef struct ResourceLimit:
     int resource
@@ -73,7 +109,15 @@ cdef struct Program:
     int map_ids              # a user namespace with one user and one group
     int max_processes        # 0: not counted
     int record_execs
-    int vets                 # some calls wait for a verdict
+    int vets                 # calls are decided by rules or verdicts, and some wait
+    int vets_exec            # each exec is decided, and attested
+    int asks_network         # what no rule of the network decides waits for a verdict
+    int vets_network
+    int exec_otherwise       # enum Decision, where no exec rule matches
+    int exec_rule_count
+    ExecRule *exec_rules
+    int net_rule_count
+    NetRule *net_rules
     uint8_t rule_of[MAX_SYSCALLS]
     Rule rules[MAX_RULES]
 

@@ -11,11 +11,14 @@
 #   GONE    -> Python has heard of it       -> DONE
 #   DONE    -> the fast lane frees its data -> FREE
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from posix.types cimport pid_t
 
+from sandlock._destinations cimport Endpoint
 from sandlock._linux cimport Notification
+from sandlock._programs cimport FileIdentity
 from sandlock._run cimport Run
+from sandlock._sockets cimport SocketCall
 
 cdef extern from * nogil:
     """
@@ -61,21 +64,17 @@ cdef enum Cause:
     CAUSE_ATTEST = 7        # what the kernel loaded is not what was approved: killed
     CAUSE_UNREADABLE = 8    # the call's arguments, or its file, cannot be looked at
     CAUSE_NO_TRACE = 9      # ptrace(2) is refused here
+    CAUSE_NO_RULE = 10
 
 cdef enum Act:
     ACT_DENY = 0
     ACT_ALLOW = 1
     ACT_KILL = 2
 
-cdef struct FileIdentity:
-    uint64_t device
-    uint64_t inode
-    int64_t size
-    int64_t changed_ns
-    int64_t modified_ns
-
 cdef struct Slot:
     uint64_t word           # generation << 8 | state
+    int operation           # enum Operation: which of the facts below count
+    int rule                # the number of the policy's rule that sent it here, -1 for none
     uint64_t id             # of the notification
     pid_t tid
     pid_t tgid
@@ -102,21 +101,32 @@ cdef struct Slot:
     int argv_empty          # execve(2) with no argv: the kernel makes it one empty word (Linux 5.18)
     uint32_t size
     char *data
+    SocketCall call         # what a socket call is about
 
+# Equal denials are one, counted.
 cdef struct Denial:
     int ready
+    int count
+    int operation           # enum Operation
     int cause
+    int rule
+    int protocol            # of a socket call, as in Endpoint
+    int port
+    int width
+    int abstract
+    uint8_t bytes[16]
     int error
     int number
     pid_t pid
     uint32_t length
     int64_t at_ms
-    char text[DENIAL_TEXT]  # exe, then argv as far as it goes, each with a NUL
+    char text[DENIAL_TEXT]  # exe, then argv as far as it goes, each with a NUL; or the path of a socket
 
 cdef struct Table:
     Run *run
     int listens             # Python serves questions
     int wake_fd             # eventfd: something for Python to take
+    int poller_fd           # eventfd: something for the poller to do, or -1
     int64_t timeout_ms      # of a question; 0: none
     int on_timeout          # enum Act
     int on_timeout_error
@@ -139,15 +149,21 @@ cdef inline uint64_t with_state(uint64_t word, int state) noexcept nogil:
     return (word & ~<uint64_t>0xFF) | <uint64_t>state
 
 cdef Slot *take_slot(Table *table) noexcept nogil
+cdef char *scratch_of(Table *table) noexcept nogil
 cdef int move(Slot *slot, int old, int new) noexcept nogil
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil
 cdef void finish(Table *table, Slot *slot) noexcept nogil
 cdef void wake_workers(Table *table, int how_many) noexcept nogil
 cdef void wake_python(Table *table) noexcept nogil
+cdef void wake_poller(Table *table) noexcept nogil
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil
 cdef int answer(const Table *table, const Slot *slot, int error, uint32_t flags) noexcept nogil
+cdef int answer_value(const Table *table, const Slot *slot, int64_t value) noexcept nogil
 cdef void note_denial(
-    Table *table, int cause, int error, int number, pid_t pid, const char *text, size_t length
+    Table *table, int cause, int rule, int error, int number, pid_t pid, const char *text, size_t length
+) noexcept nogil
+cdef void note_call(
+    Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
 cdef const char *argv_of(const Slot *slot) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil

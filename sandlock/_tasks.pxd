@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
 # A fork that was let go and may not have happened yet.
@@ -14,7 +14,7 @@ cdef struct Ledger:
     int bound
     int pending_count
     PendingFork pending[256]
-    pid_t helpers[8]         # the supervisor's own workers: in the domain, and no members either
+    pid_t helpers[9]         # the supervisor's own workers: in the domain, and no members either
 
 cdef int kill_task(pid_t tid) noexcept nogil
 cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil
@@ -22,5 +22,7 @@ cdef long read_proc_file(const char *path, char *into, size_t size) noexcept nog
 cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil
 cdef pid_t parent_of(pid_t pid) noexcept nogil
 cdef pid_t thread_group_of(pid_t tid) noexcept nogil
+cdef long umask_of(pid_t tid) noexcept nogil
+cdef uint64_t caught_signals(pid_t tid) noexcept nogil
 cdef int64_t now_ms() noexcept nogil
 cdef int list_tasks(pid_t pid, pid_t *into, int limit) noexcept nogil

@@ -4,7 +4,7 @@ Membership needs no bookkeeping: the supervisor thread is in the run's outer Lan
 signal 0 reach the tasks of the run and no other (landlock(7), ABI 6). Without the scope the parent chain decides.
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
 from sandlock._linux cimport (
@@ -46,6 +46,8 @@ cdef enum:
     LIST_SIZE = 8192
     PENDING_ROOM = 256
     MAX_DEPTH = 1024
+    MAX_HELPERS = 9
+    STATUS_SIZE = 4096
 
 
 cdef int64_t now_ms() noexcept nogil:
@@ -162,6 +164,63 @@ cdef pid_t thread_group_of(pid_t tid) noexcept nogil:
     return 0
 
 
+cdef const char *status_field(const char *status, long length, const char *name) noexcept nogil:
+    """The value of a line of /proc/TID/status, by "\nName:\t"; NULL if there is none. Only the first line, the name,
+    is not the kernel's own, and its newlines are escaped."""
+    cdef long at
+    cdef int i
+    for at in range(length):
+        i = 0
+        while name[i] != 0 and at + i < length and status[at + i] == name[i]:
+            i += 1
+        if name[i] == 0:
+            return status + at + i
+    return NULL
+
+
+cdef uint64_t parse_digits(const char *text, int base) noexcept nogil:
+    """An octal or hexadecimal number."""
+    cdef uint64_t value = 0
+    cdef int digit
+    while text != NULL:
+        digit = text[0] - 48
+        if 49 <= digit <= 54:        # 'a' to 'f'
+            digit -= 39
+        if digit < 0 or digit >= base:
+            break
+        value = value * <uint64_t>base + <uint64_t>digit
+        text += 1
+    return value
+
+
+cdef long umask_of(pid_t tid) noexcept nogil:
+    """The umask of a task, or -1."""
+    cdef char path[64]
+    cdef char status[STATUS_SIZE]
+    cdef const char *field
+    cdef long length
+    format_proc_path(path, tid, b"status")
+    length = read_proc_file(path, status, STATUS_SIZE)
+    field = status_field(status, length, b"\nUmask:\t")
+    return -1 if field == NULL else <long>parse_digits(field, 8)
+
+
+cdef uint64_t caught_signals(pid_t tid) noexcept nogil:
+    """The signals that wait for a task, that it does not block, and that it handles: a set, 0 also if it is gone."""
+    cdef char path[64]
+    cdef char status[STATUS_SIZE]
+    cdef long length
+    cdef uint64_t pending
+    format_proc_path(path, tid, b"status")
+    length = read_proc_file(path, status, STATUS_SIZE)
+    pending = parse_digits(status_field(status, length, b"\nSigPnd:\t"), 16)
+    pending |= parse_digits(status_field(status, length, b"\nShdPnd:\t"), 16)
+    return (
+        pending & ~parse_digits(status_field(status, length, b"\nSigBlk:\t"), 16)
+        & parse_digits(status_field(status, length, b"\nSigCgt:\t"), 16)
+    )
+
+
 cdef int is_alive(pid_t pid) noexcept nogil:
     """Runs, sleeps or is stopped; a zombie whose threads have all ended is not alive."""
     cdef char stat[STAT_SIZE]
@@ -184,7 +243,7 @@ cdef int is_member(const Ledger *ledger, pid_t pid, pid_t init) noexcept nogil:
     cdef int _depth
     if pid == init or pid == ledger.host:
         return 0
-    for _depth in range(8):
+    for _depth in range(MAX_HELPERS):
         if pid == ledger.helpers[_depth]:
             return 0
     if ledger.scoped:

@@ -120,6 +120,25 @@ class TrioThread:
         finally:
             self._calls.discard(call)
 
+    def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Runs it in trio and waits for its end, from a thread without a loop. Raises InternalError."""
+        nursery, token = self._running()
+        ended = threading.Event()
+
+        async def work() -> None:
+            try:
+                await function()
+            finally:
+                ended.set()
+
+        try:
+            token.run_sync_soon(nursery.start_soon, work)
+        except trio.RunFinishedError as error:
+            raise InternalError("the thread sandlock-trio has ended") from error
+        while not ended.wait(1.0):
+            if self._token is not token:
+                raise InternalError("the thread sandlock-trio has ended")
+
     def _running(self) -> tuple[trio.Nursery, trio.lowlevel.TrioToken]:
         with self._lock:
             if self._token is None:
@@ -144,6 +163,11 @@ class TrioThread:
             self._nursery, self._token = nursery, trio.lowlevel.current_trio_token()
             ready.set()
             await trio.sleep_forever()
+
+
+def from_thread(function: Callable[[], Awaitable[None]]) -> None:
+    """Runs an async function in the thread sandlock-trio, and waits for its end. Raises SandlockError."""
+    _thread.run(function)
 
 
 async def _patiently(future: asyncio.Future[T]) -> None:

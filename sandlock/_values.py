@@ -337,27 +337,47 @@ def read_port_spans(field: str, value: object, text: str) -> tuple[tuple[int, in
 
 
 def read_ports(field: str, value: object) -> tuple[str, ...]:
-    """Ports to bind: 80, "80,443", "8000-8010", "*". Normalised to one text for each span."""
+    """What to bind: 80, "80,443", "8000-8010", "*" of TCP, "udp://53", "unix:/path". One text for each span."""
     ports: list[str] = []
     for element in elements(field, value):
         number = isinstance(element, int) and not isinstance(element, bool)
         text = str(element) if number else read_text(field, element, "write a port")
+        if text.startswith("unix:"):
+            ports.append("unix:" + _socket_name(field, text))
+            continue
+        scheme, separator, text = text.rpartition("://")
+        if separator and scheme not in ("tcp", "udp"):
+            refuse(field, element, "has an unknown scheme", 'write ports, "udp://53" or "unix:/path"')
+        prefix = "udp://" if scheme == "udp" else ""
         if text == "*":
-            ports.append("*")
+            ports.append(prefix + "*")
             continue
         spans = read_port_spans(field, element, text)
-        ports += [str(a) if a == b else f"{a}-{b}" for a, b in spans]
+        ports += [prefix + (str(a) if a == b else f"{a}-{b}") for a, b in spans]
     return unique(ports)
 
 
 SCHEMES = ("tcp", "udp", "icmp")
 
 
+def _socket_name(field: str, text: str) -> str:
+    """The path or @abstract name of "unix:..."."""
+    name = text.removeprefix("unix:").removeprefix("//")
+    if name == "*" or (name.startswith("@") and len(name) > 1):
+        return name
+    if not name.startswith("/") or name == "/":
+        refuse(field, text, "names no unix socket", 'write "unix:/path/of/socket", "unix:@abstract" or "unix:*"')
+    return "/" + "/".join(part for part in name.split("/") if part)
+
+
 def read_net_rule(field: str, text: str) -> tuple[str, str, tuple[tuple[int, int], ...] | None]:
     """`[tcp://|udp://|icmp://]TARGET[:PORTS]` as (scheme or "", target or "*", spans or None for all ports).
 
-    TARGET is a host name, an IPv4 address, [IPv6], a network or `*`; empty before `:PORTS` means any.
+    TARGET is a host name, an IPv4 address, [IPv6], a network or `*`; empty before `:PORTS` means any. `unix:PATH` and
+    `unix:@NAME` are (unix, PATH or @NAME, None).
     """
+    if text.startswith("unix:"):
+        return "unix", _socket_name(field, text), None
     fix = 'write [tcp://|udp://]TARGET[:PORTS], such as ":443", "tcp://*:80,443" or "*"'
     scheme, separator, body = text.partition("://")
     if not separator:
@@ -389,6 +409,13 @@ def read_net_rules(field: str, value: object) -> tuple[str, ...]:
     return unique(rules)
 
 
+def read_exec_rules(field: str, value: object) -> tuple[str, ...]:
+    """Patterns of programs and their words, as text."""
+    from ._exec_rules import read_exec_rules as read  # brings shlex, and few policies have any
+
+    return read(field, value)
+
+
 READERS: dict[str, Callable[[str, object], object]] = {
     "path": read_path,
     "paths": read_paths,
@@ -404,5 +431,6 @@ READERS: dict[str, Callable[[str, object], object]] = {
     "cpus": read_cpus,
     "ports": read_ports,
     "net-rules": read_net_rules,
+    "exec-rules": read_exec_rules,
 }
 """Kind of an option -> its reader."""

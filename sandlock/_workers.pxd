@@ -1,5 +1,6 @@
 from posix.types cimport pid_t
 
+from sandlock._poller cimport Poller
 from sandlock._slots cimport MAX_WORKERS, Table
 from sandlock._tasks cimport Ledger
 
@@ -12,7 +13,9 @@ cdef struct Worker:
 cdef struct Crew:
     Table *table
     Ledger *ledger
-    Worker workers[MAX_WORKERS]
+    Worker workers[MAX_WORKERS + 1]      # the last one is the poller
+    Poller *poller
 
 cdef int start_worker(Crew *crew) noexcept nogil
+cdef int start_poller(Crew *crew) noexcept nogil
 cdef void stop_workers(Crew *crew) noexcept nogil

@@ -15,9 +15,12 @@ from sandlock._attest cimport refuse, run_attested
 from sandlock._linux cimport (
     SYS_futex, SYS_kill, SYS_sched_yield, SYS_wait4, raw_clone, raw_syscall, set_prctl,
 )
+from sandlock._destinations cimport OPERATION_EXEC
+from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
     ACT_ALLOW, ACT_KILL, ASKED, CAUSE_TIMEOUT, CAUSE_VERDICT, READY, Slot, WORKING, add_int,
-    finish, load_int, load_word, move, note_slot, state_of, still_waits, store_int, swap_int_if, wake_workers,
+    finish, load_int, load_word, move, note_slot, state_of, still_waits, store_int, store_word,
+    swap_int_if, wake_poller, wake_workers, with_state,
 )
 from sandlock._tasks cimport kill_task, now_ms
 
@@ -56,7 +59,9 @@ cdef int process_is_busy(Table *table, pid_t tgid) noexcept nogil:
     """Another thread of this process is in an exec of ours: if that works, this one is gone."""
     cdef int i
     for i in range(load_int(&table.top)):
-        if state_of(load_word(&table.slots[i].word)) == WORKING and table.slots[i].tgid == tgid:
+        if state_of(load_word(&table.slots[i].word)) != WORKING or table.slots[i].operation != OPERATION_EXEC:
+            continue
+        if table.slots[i].tgid == tgid:
             return 1
     return 0
 
@@ -72,6 +77,8 @@ cdef Slot *pick(Table *table) noexcept nogil:
         slot = &table.slots[i]
         if state_of(load_word(&slot.word)) != READY:
             continue
+        if slot.act == ACT_ALLOW and slot.operation != OPERATION_EXEC:
+            continue             # the poller's
         if slot.act == ACT_ALLOW and process_is_busy(table, slot.tgid):
             continue
         if move(slot, READY, WORKING):
@@ -85,6 +92,10 @@ cdef Slot *pick(Table *table) noexcept nogil:
 
 cdef int act_on(Table *table, Slot *slot) noexcept nogil:
     """Carries out a verdict. Returns 1 when this worker must end."""
+    if slot.act == ACT_ALLOW and slot.operation != OPERATION_EXEC:
+        store_word(&slot.word, with_state(load_word(&slot.word), READY))
+        wake_poller(table)
+        return 0
     if slot.act == ACT_ALLOW:
         return run_attested(table, slot)
     if slot.act == ACT_KILL:
@@ -166,37 +177,62 @@ cdef void reap(Crew *crew, Worker *worker) noexcept nogil:
     worker.pid = 0
 
 
+cdef int launch(Crew *crew, int place, int (*function)(void *) noexcept nogil, void *argument) noexcept nogil:
+    """Starts a task in a free place of the crew. Returns 0 or -1."""
+    cdef Worker *worker = &crew.workers[place]
+    cdef long pid
+    if worker.stack == NULL:
+        worker.stack = <char *>malloc(STACK)
+        if worker.stack == NULL:
+            return -1
+    worker.table = crew.table
+    worker.lives = 1
+    pid = raw_clone(
+        CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, worker.stack + STACK, &worker.lives, function, argument
+    )
+    if pid < 0:
+        return -1
+    worker.pid = <pid_t>pid
+    crew.ledger.helpers[place] = <pid_t>pid
+    return 0
+
+
+cdef int is_vacant(Crew *crew, int place) noexcept nogil:
+    """Nobody lives there (any more)."""
+    cdef Worker *worker = &crew.workers[place]
+    if worker.pid != 0 and load_int(&worker.lives) == 0:
+        reap(crew, worker)
+    return worker.pid == 0
+
+
 cdef int start_worker(Crew *crew) noexcept nogil:
     """One more worker, if there may be one more. Returns 0, or -1 if there is none at all."""
-    cdef Worker *worker
     cdef int running = 0, i
-    cdef long pid
     for i in range(MAX_WORKERS):
-        worker = &crew.workers[i]
-        if worker.pid != 0 and load_int(&worker.lives) == 0:
-            reap(crew, worker)
-        if worker.pid != 0:
+        if not is_vacant(crew, i):
             running += 1
-            continue
-        if worker.stack == NULL:
-            worker.stack = <char *>malloc(STACK)
-            if worker.stack == NULL:
-                break
-        worker.table = crew.table
-        worker.lives = 1
-        pid = raw_clone(
-            CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, worker.stack + STACK, &worker.lives, worker_main, worker
-        )
-        if pid < 0:
+        elif launch(crew, i, worker_main, &crew.workers[i]) == 0:
+            return 0
+        else:
             break
-        worker.pid = <pid_t>pid
-        crew.ledger.helpers[i] = <pid_t>pid
-        return 0
     return 0 if running > 0 else -1
 
 
+cdef int start_poller(Crew *crew) noexcept nogil:
+    """The poller, if it does not run. Returns 0, or -1 if it cannot."""
+    if not is_vacant(crew, MAX_WORKERS):
+        return 0
+    if crew.poller == NULL:
+        crew.poller = <Poller *>malloc(sizeof(Poller))
+        if crew.poller == NULL:
+            return -1
+    crew.poller.table = crew.table
+    crew.poller.count = 0
+    return launch(crew, MAX_WORKERS, poller_main, crew.poller)
+
+
 cdef void stop_workers(Crew *crew) noexcept nogil:
-    """The tree is gone: ends the workers and waits for them."""
+    """The tree is gone: ends the workers and the poller, and waits for them."""
     cdef Worker *worker
     cdef Duration limit
     cdef int i
@@ -204,7 +240,9 @@ cdef void stop_workers(Crew *crew) noexcept nogil:
     limit.nanoseconds = 0
     store_int(&crew.table.closing, 1)
     wake_workers(crew.table, MAX_WORKERS)
-    for i in range(MAX_WORKERS):
+    if crew.workers[MAX_WORKERS].pid != 0:
+        wake_poller(crew.table)
+    for i in range(MAX_WORKERS + 1):
         worker = &crew.workers[i]
         if worker.pid != 0:
             if load_int(&worker.lives) != 0:
@@ -214,3 +252,5 @@ cdef void stop_workers(Crew *crew) noexcept nogil:
             reap(crew, worker)
         free(worker.stack)
         worker.stack = NULL
+    free(crew.poller)
+    crew.poller = NULL

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     PathText = str | bytes | os.PathLike[str] | os.PathLike[bytes]
     Paths = PathText | Iterable[PathText]
     Names = str | Iterable[str]
+    ExecRules = str | Iterable[str | Iterable[str] | Mapping[str, Any]]
 
     class Fields(TypedDict, total=False):
         """The keywords of `Policy.of`, `Sandbox` and `run`, with everything each accepts."""
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
         net_deny: Names
         net_allow_bind: int | str | Iterable[int | str]
         net_deny_bind: int | str | Iterable[int | str]
+        exec_deny: ExecRules
+        exec_ask: ExecRules
+        exec_allow: ExecRules
         env: Mapping[str, str] | Iterable[tuple[str, str]]
         pass_env: Names
         clean_env: bool
@@ -71,7 +75,9 @@ PROTECTIONS = (
 
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
-LISTS = frozenset(("paths", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules"))
+LISTS = frozenset(
+    ("paths", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules", "exec-rules")
+)
 """Kinds whose flag may be repeated; what a flag adds extends what a profile says."""
 
 
@@ -181,19 +187,32 @@ class Policy:
     )
     net_allow: tuple[str, ...] = _option(
         (), "net-rules", "--net-allow", key="network.allow", metavar="RULE",
-        help='Allow TCP connections: ":443", "*:80,443", "tcp://:8000-8010"; "*" allows any port.',
+        help='Allow connections and datagrams: ":443", "10.0.0.0/8:80,443", "localhost", "udp://9.9.9.9:53", '
+        '"unix:/run/x.sock"; TCP where nothing else is said; "*" allows any TCP.',
     )
     net_deny: tuple[str, ...] = _option(
         (), "net-rules", "--net-deny", key="network.deny", metavar="RULE",
-        help="Deny connections that a net_allow rule allows. Not enforceable yet: refused at start.",
+        help="Deny destinations that a net_allow rule allows; without tcp:// or udp:// it denies every protocol.",
     )
     net_allow_bind: tuple[str, ...] = _option(
         (), "ports", "--net-allow-bind", key="network.allow_bind", metavar="PORTS",
-        help='Allow listening on TCP ports: 8080, "80,443", "8000-8010", "*".',
+        help='Allow listening on ports: 8080, "80,443", "8000-8010", "*"; "udp://53"; "unix:/path".',
     )
     net_deny_bind: tuple[str, ...] = _option(
         (), "ports", "--net-deny-bind", key="network.deny_bind", metavar="PORTS",
-        help="Deny ports that net_allow_bind allows. Not enforceable yet: refused at start.",
+        help="Deny ports that net_allow_bind allows, for TCP and UDP.",
+    )
+    exec_deny: tuple[str, ...] = _option(
+        (), "exec-rules", "--exec-deny", key="exec.deny", metavar="RULE",
+        help='Deny programs by their words: "git push *", "/usr/bin/ssh *"; a reason may follow after " # ".',
+    )
+    exec_ask: tuple[str, ...] = _option(
+        (), "exec-rules", "--exec-ask", key="exec.ask", metavar="RULE",
+        help="Have the callback decide about these programs, also where exec_allow allows them.",
+    )
+    exec_allow: tuple[str, ...] = _option(
+        (), "exec-rules", "--exec-allow", key="exec.allow", metavar="RULE",
+        help="Allow only these programs, and those that a callback approves.",
     )
     env: tuple[tuple[str, str], ...] = _option(
         (), "variables", "--env", key="program.env", metavar="NAME=VALUE",
@@ -309,6 +328,10 @@ class Policy:
     def is_empty(self) -> bool:
         """Whether no file is granted at all, so that no program could even start."""
         return not (self.presets or self.fs_readable or self.fs_data or self.fs_writable or self.fs_devices)
+
+    def has_exec_rules(self) -> bool:
+        """Whether some programs are denied, asked about, or the only ones allowed."""
+        return bool(self.exec_allow or self.exec_ask or self.exec_deny)
 
     def expand(self) -> _presets.Expansion:
         """All grants, the policy's own first and then those of its presets, and the presets' environment.

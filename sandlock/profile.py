@@ -23,7 +23,7 @@ __all__ = ["Profile", "directory", "load", "names", "parse", "read"]
 
 MAX_BYTES = 2**20
 """No profile is longer."""
-SECTIONS = ("config", "determinism", "program", "filesystem", "network", "http", "syscalls", "limits")
+SECTIONS = ("config", "determinism", "program", "filesystem", "network", "http", "syscalls", "limits", "exec")
 
 # Keys of the original sandlock whose features are not here. A value that asks for nothing is accepted,
 # because its own tools write every key.

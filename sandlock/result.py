@@ -125,8 +125,7 @@ class Result:
         if self.dropped_execs:
             lines.append(f"  programs without a record, for want of room: {self.dropped_execs}")
         for denial in self.denials:
-            words = " ".join(map(_jsonable, denial.argv))[:200]
-            lines.append(f"  denied: {denial.kind} {_jsonable(denial.target)} ({words!r}): {denial.reason}")
+            lines.append(_denial_line(denial))
         if self.dropped_denials:
             lines.append(f"  denials without a record, for want of room: {self.dropped_denials}")
         lines += [f"  hint: {hint}" for hint in self._hints()]
@@ -148,6 +147,22 @@ class Result:
             "survivors": self.survivors,
             "execs": None if self.execs is None else [each.to_dict() for each in self.execs],
             "dropped_execs": self.dropped_execs,
+            "denials": [
+                {
+                    "kind": each.kind,
+                    "target": _jsonable(each.target),
+                    "argv": [_jsonable(word) for word in each.argv],
+                    "cause": each.cause,
+                    "reason": _jsonable(each.reason),
+                    "rule": each.rule,
+                    "errno": each.errno,
+                    "pid": each.pid,
+                    "count": each.count,
+                    "fix": each.fix,
+                }
+                for each in self.denials
+            ],
+            "dropped_denials": self.dropped_denials,
         }
         if output:
             report["stdout"] = self.stdout_text
@@ -190,6 +205,13 @@ _STDERR_HINTS = (
     (b"Too many open files", "too many open files: max_open_files is reached"),
     (b"Read-only file system", "the file system itself is read-only"),
 )  # fmt: skip
+
+
+def _denial_line(denial: Denial) -> str:
+    words = f" ({' '.join(map(_jsonable, denial.argv))[:200]!r})" if denial.argv else ""
+    times = f", {denial.count} times" if denial.count > 1 else ""
+    fix = f"; to allow it: {denial.fix}" if denial.fix else ""
+    return f"  denied: {denial.kind} {printable(denial.target)}{words}{times}: {printable(denial.reason)}{fix}"
 
 
 def exec_tree(execs: tuple[ExecRecord, ...]) -> list[str]:

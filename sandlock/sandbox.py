@@ -11,22 +11,24 @@ import select
 from _thread import allocate_lock
 from time import monotonic
 
-from . import _native
+from . import _program
 from ._command import prepare
 from ._execution import Execution, milliseconds
 from ._host import probe
 from ._plan import plan as make_plan
 from ._settle import settle
 from ._stdio import PIPE, Stdio
-from .errors import PolicyError, SandlockError, SandlockTimeout
+from .errors import ConfinementError, PolicyError, SandlockError, SandlockTimeout
+from .events import Deny, ExecDecision, read_on_timeout
 from .policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import BinaryIO, Self, Unpack
 
+    from ._answers import SyncAnswers
     from ._command import Text
     from ._execution import QuestionLimits
     from ._host import Host
@@ -52,13 +54,31 @@ class Confinement:
         expansion = expansion.__class__(settle(expansion.grants), expansion.env)
         self.policy = policy
         self.preset_env = expansion.env
-        self.plan, self._program = compiled(policy, probe(), expansion, vet)
+        programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
+        self.plan, self._program = compiled(policy, probe(), expansion, vet, programs)
         self._owner = os.getpid()
 
     @property
     def is_ours(self) -> bool:
         """Whether this process made it; a fork of that process may not use it."""
         return os.getpid() == self._owner
+
+    def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
+        """What the exec rules say of this command, without running it."""
+        command = prepare(self.policy, self.preset_env, argv, host_env=os.environb)
+        for path in command.executables:
+            try:
+                decision, number, exe = self._program.check_exec(path, command.argv)
+            except OSError:
+                continue
+            rule = self.plan.exec_rules[number] if number >= 0 else None
+            return ExecDecision(
+                decision=decision,
+                exe=os.fsdecode(exe),
+                rule="" if rule is None else rule.text,
+                reason="" if rule is None else rule.reason,
+            )
+        raise SandlockError(f"{command.text[0]}: no such program; check PATH")
 
     def launch(
         self,
@@ -94,7 +114,7 @@ class Confinement:
             raise
         try:
             if streams is not None:
-                stdio.open(*streams)
+                open_streams(stdio, streams)
             execution.provide(prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd))
         except BaseException:
             execution.abandon()
@@ -102,24 +122,74 @@ class Confinement:
         return execution
 
 
+def open_streams(stdio: Stdio, streams: tuple[Stream, Stream, Stream]) -> None:
+    """Opens a command's streams. Raises ConfinementError where there are no descriptors left."""
+    try:
+        stdio.open(*streams)
+    except OSError as error:
+        if error.errno not in (23, 24):  # ENFILE, EMFILE; others are about what was given
+            raise
+        fix = "raise the limit of open files (ulimit -n), or have fewer runs alive"
+        raise ConfinementError("open the program's streams", error.errno, fix=fix) from error
+
+
+def question_limits(
+    policy_fn: Callable[..., object] | None, policy_timeout: float | None, on_timeout: object
+) -> QuestionLimits | None:
+    """What the core does with questions that nobody answers; None without a callback. Raises PolicyError."""
+    if policy_fn is not None and not callable(policy_fn):
+        raise PolicyError(f"policy_fn: {policy_fn!r} cannot be called; give a function", field="policy_fn")
+    if policy_timeout is not None and not 0 < policy_timeout < 1e9:
+        raise PolicyError(
+            f"policy_timeout: {policy_timeout!r} is no time limit; give seconds, or None", field="policy_timeout"
+        )
+    act, error = read_on_timeout(Deny() if on_timeout is None else on_timeout)
+    limit = None if policy_timeout is None else int(policy_timeout * 1000) + 1
+    return None if policy_fn is None else (limit, act, error)
+
+
 CLOSE_LOOK = 0.05
 """Seconds between two looks at a run that another thread may be waiting for too."""
 
-_kept: dict[tuple[Policy, Host, Expansion, bool], tuple[Plan, _native.Program]] = {}
+_kept: dict[tuple[object, ...], tuple[Plan, _program.Program]] = {}
 # A memo of values, not state (functools costs 6 ms to import).
 
 
-def compiled(policy: Policy, host: Host, expansion: Expansion, vet: bool = False) -> tuple[Plan, _native.Program]:
+def compiled(
+    policy: Policy, host: Host, expansion: Expansion, vet: bool = False, programs: tuple[tuple[str, str], ...] = ()
+) -> tuple[Plan, _program.Program]:
     """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
-    key = (policy, host, expansion, vet)
+    key = (policy, host, expansion, vet, programs)
     made = _kept.get(key)
     if made is None:
-        plan = make_plan(policy, host, expansion=expansion, vet=vet)
-        made = (plan, _native.Program(plan, wait_killable=host.wait_killable))
+        plan = make_plan(policy, host, expansion=expansion, vet=vet, programs=programs)
+        made = (plan, _program.Program(plan, wait_killable=host.wait_killable))
         if len(_kept) >= 64:
             _kept.clear()
         _kept[key] = made
     return made
+
+
+def find_programs(policy: Policy, expansion: Expansion) -> tuple[tuple[str, str], ...]:
+    """The files, without links, of the programs that exec rules name: where PATH finds them, but not where the sandbox
+    may write, for what lies there is not what was meant."""
+    from ._command import DEFAULT_PATH, environment
+    from ._exec_rules import programs_of
+
+    variables = environment(policy, expansion.env, os.environb)
+    writable = [grant.path.rstrip("/") for grant in expansion.grants if grant.kind == "write"]
+    entries = os.fsdecode(variables.get(b"PATH", DEFAULT_PATH)).split(":")
+    found = []
+    for name in programs_of(policy):
+        places = [name] if "/" in name else [f"{entry}/{name}" for entry in entries if entry.startswith("/")]
+        for place in places:
+            exe = os.path.realpath(place)
+            if any(f"{path}/".startswith(f"{root}/") for root in writable for path in (os.path.dirname(place), exe)):
+                continue
+            if os.path.isfile(exe) and os.access(exe, os.X_OK):
+                found.append((name, exe))
+                break
+    return tuple(found)
 
 
 def _seconds(value: float) -> float:
@@ -222,15 +292,29 @@ class Sandbox:
 
     Sandbox(policy) or Sandbox(presets=["system"], fs_writable=[...], ...): the fields of Policy. Leaving the `with`
     block ends everything it started. Raises PolicyError, Unsupported (this kernel cannot enforce the policy).
+
+    `policy_fn(event, box)` is asked as by AsyncSandbox, while `run` waits: a plain function in a worker thread, an
+    async one in a trio loop of ours.
     """
 
-    def __init__(self, policy: Policy | None = None, **fields: Unpack[Fields]) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        policy_fn: Callable[..., object] | None = None,
+        policy_timeout: float | None = 60.0,
+        on_timeout: object = None,
+        **fields: Unpack[Fields],
+    ) -> None:
         if policy is not None and not isinstance(policy, Policy):
             raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
         merged = Policy.of(**fields) if policy is None else policy.but(**fields) if fields else policy
-        self._confinement = Confinement(merged)
+        self._policy_fn = policy_fn
+        self._questions = question_limits(policy_fn, policy_timeout, on_timeout)
+        self._confinement = Confinement(merged, vet=policy_fn is not None)
         self._lock = allocate_lock()
         self._live: set[Execution] = set()
+        self._answers: dict[Execution, SyncAnswers] = {}
 
     @property
     def policy(self) -> Policy:
@@ -241,6 +325,13 @@ class Sandbox:
     def plan(self) -> Plan:
         """What the policy compiles to on this kernel."""
         return self._confinement.plan
+
+    def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
+        """What the policy's exec rules say of this command, without running it.
+
+        Raises PolicyError; SandlockError if there is no such program.
+        """
+        return self._confinement.check_exec(argv)
 
     def run(
         self,
@@ -360,11 +451,31 @@ class Sandbox:
         new_session: bool,
     ) -> Execution:
         execution = self._confinement.launch(
-            argv, stdio, streams=streams, timeout=timeout, env=env, cwd=cwd, new_session=new_session
+            argv,
+            stdio,
+            streams=streams,
+            timeout=timeout,
+            env=env,
+            cwd=cwd,
+            new_session=new_session,
+            questions=self._questions,
         )
         with self._lock:
             self._live.add(execution)
+        if self._policy_fn is not None:
+            self._serve(execution, self._policy_fn)
         return execution
+
+    def _serve(self, execution: Execution, policy_fn: Callable[..., object]) -> None:
+        from ._answers import SyncAnswers  # brings trio
+
+        try:
+            answers = SyncAnswers(execution, policy_fn, self)
+            answers.start()
+        except BaseException:
+            self._abandon(execution)
+            raise
+        self._answers[execution] = answers
 
     def _wait_launched(self, execution: Execution) -> None:
         try:
@@ -399,14 +510,23 @@ class Sandbox:
         self._forget(execution)
 
     def _forget(self, execution: Execution) -> None:
+        answers = self._answers.pop(execution, None)
+        if answers is not None:
+            answers.stop()
         execution.finish()
         with self._lock:
             self._live.discard(execution)
 
 
-def run(argv: Sequence[Text], policy: Policy | None = None, **fields: Unpack[Fields]) -> Result:
-    """Runs one command in a sandbox of its own: Sandbox(policy, **fields).run(argv)."""
-    with Sandbox(policy, **fields) as sandbox:
+def run(
+    argv: Sequence[Text],
+    policy: Policy | None = None,
+    *,
+    policy_fn: Callable[..., object] | None = None,
+    **fields: Unpack[Fields],
+) -> Result:
+    """Runs one command in a sandbox of its own: Sandbox(policy, policy_fn=..., **fields).run(argv)."""
+    with Sandbox(policy, policy_fn=policy_fn, **fields) as sandbox:
         return sandbox.run(argv)
 
 

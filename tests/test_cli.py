@@ -59,6 +59,7 @@ SAMPLES = {
     "cpus": ("0,2", (0, 2)),
     "ports": ("80", ("80",)),
     "net-rules": (":443", (":443",)),
+    "exec-rules": ("git push *", ("git push *",)),
     "int": ("9", 9),
     "size": ("2M", 2 << 20),
     "seconds": ("1.5", 1.5),
@@ -220,7 +221,7 @@ def test_our_own_failures_are_125(as_user: ordinary.Person) -> None:
         (["-p", "nobody", "true"], "'nobody' is not there"),
         ([*SYSTEM, "--report", "xml", "true"], "write json"),
         ([*SYSTEM, "--report", "json:fd:99", "true"], "open descriptor"),
-        ([*SYSTEM, "--net-deny", "1.1.1.1", "true"], "net_deny"),
+        ([*SYSTEM, "--net-deny", "1.1.1.1.1", "true"], "--net-deny: '1.1.1.1.1' has no network address"),
     ):
         done = cli(as_user, "run", *arguments)
         assert done.returncode == 125, arguments

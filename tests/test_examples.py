@@ -14,6 +14,14 @@ SCREEN = 45  # lines
 
 # What each prints: regular expressions that match whole lines, in this order, with other lines in between.
 PRINTS = {
+    "vetting.py": (
+        "one",
+        "two",
+        "no rm today",
+        "PermissionError: .*",
+        "exec .* -> nothing is removed here",
+        "connect 127.0.0.1:9 -> not to the discard service",
+    ),
     "first_command.py": (
         "Linux 0",
         "False 2 ls: .*No such file or directory",

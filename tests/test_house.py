@@ -25,20 +25,21 @@ LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
-    "_arguments", "_describe", "_filter", "_landlock", "_plan", "_record", "_values", "errors", "events", "policy",
-    "presets", "result", "syscalls",
+    "_arguments", "_describe", "_exec_rules", "_filter", "_landlock", "_net_rules", "_plan", "_record", "_values",
+    "errors", "events", "policy", "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
 DOORS = {
-    "_native": {"_execution", "sandbox"},
+    "_native": {"_execution"},
+    "_program": {"_execution", "sandbox"},
     "_launch": {"_execution"},
     "_sys": {"_host", "_probes"},
     "_execution": {"_capture", "sandbox"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
-    "_answers": {"_async"},
+    "_answers": {"_async", "sandbox"},
     "_async_streams": {"_async"},
-    "_trio_thread": {"_async", "_async_streams"},
+    "_trio_thread": {"_answers", "_async", "_async_streams"},
 }
 NOBODY = (
     "_core",
@@ -55,6 +56,12 @@ NOBODY = (
     "_workers",
     "_exits",
     "_images",
+    "_commands",
+    "_destinations",
+    "_messages",
+    "_poller",
+    "_socket_calls",
+    "_unix_sockets",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {

@@ -90,8 +90,18 @@ def test_tools_see_the_signature() -> None:
             assert (left, right) == (1, 2)
 
 
+def test_a_record_takes_over_the_fields_of_another() -> None:
+    class Place(Point):
+        z: int = 3
+
+    made = record(Place)(x=1)
+    assert [each.name for each in fields(type(made))] == ["x", "y", "note", "z"]
+    assert (made.x, made.z) == (1, 3)
+    assert made != Point(x=1)
+
+
 def test_what_a_record_must_not_be() -> None:
     with pytest.raises(TypeError, match="does not inherit"):
-        record(type("Sub", (Point,), {"__annotations__": {}}))
+        record(type("Sub", (ValueError,), {"__annotations__": {}}))
     with pytest.raises(TypeError, match="mutable default"):
         record(type("Shared", (), {"__annotations__": {"x": "list"}, "x": []}))

@@ -105,6 +105,8 @@ def test_reports_are_json_with_stable_keys() -> None:
         ),
         "execs",
         "dropped_execs",
+        "denials",
+        "dropped_denials",
     ]
     json.dumps(report).encode("utf-8")
     assert report["argv"] == ["/bin/\\udcff"]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from programs.tools import alive, guest, marked, read, seconds_until_gone, state, wait_until
 
-from sandlock import NULL, PIPE, Process, Result, Sandbox, _filter, _native, syscalls
+from sandlock import NULL, PIPE, Process, Result, Sandbox, _filter, _program, syscalls
 from sandlock._host import probe
 from sandlock._plan import TrapRule
 
@@ -49,7 +49,7 @@ def trapping(rule: str | None, value: int = 0, **fields: object) -> Sandbox:
     if rule is not None:
         rules = (*rules, TrapRule(syscall=CALL, nr=NUMBER, rule=rule, value=value, reason="the test asks"))
     confinement.plan = plan.__replace__(filter=_filter.assemble(numbers, host.arch), rules=rules)
-    confinement._program = _native.Program(confinement.plan, wait_killable=host.wait_killable)
+    confinement._program = _program.Program(confinement.plan, wait_killable=host.wait_killable)
     return sandbox
 
 
@@ -119,7 +119,7 @@ def test_a_rule_for_a_number_beyond_the_table_is_an_error() -> None:
     plan = box(max_processes=5).plan
     rule = TrapRule(syscall="none", nr=1 << 20, rule="value", value=0, reason="the test asks")
     with pytest.raises(ValueError, match="out of range"):
-        _native.Program(plan.__replace__(rules=(rule,)), wait_killable=True)
+        _program.Program(plan.__replace__(rules=(rule,)), wait_killable=True)
 
 
 @pytest.mark.slow
@@ -391,7 +391,7 @@ def test_an_interrupted_fork_is_what_we_guard_against() -> None:
     with trapping(None, max_processes=100) as sandbox, busy_machine():
         plan = sandbox._confinement.plan
         harmless = [r.__replace__(rule="continue") if r.rule == "add_restart" else r for r in plan.rules]
-        sandbox._confinement._program = _native.Program(
+        sandbox._confinement._program = _program.Program(
             plan.__replace__(rules=tuple(harmless)), wait_killable=probe().wait_killable
         )
         assert any(not sandbox.run(["dash", "-c", SHELL_SCRIPT], timeout=30).ok for _ in range(100))

@@ -1,0 +1,13 @@
+from typing import final
+
+from ._plan import Plan
+
+RULE_KINDS: dict[str, int]
+DECISIONS: tuple[str, ...]
+ACTIONS: tuple[str, ...]
+
+@final
+class Program:
+    def __new__(cls, plan: Plan, *, wait_killable: bool) -> Program: ...
+    def __init__(self, plan: Plan, *, wait_killable: bool) -> None: ...
+    def check_exec(self, path: bytes, argv: list[bytes]) -> tuple[str, int, bytes]: ...

@@ -1,0 +1,179 @@
+"""Unix sockets that have a name in the file system: which file a name means to the caller, and connecting to, sending
+to or binding exactly that one.
+
+A name is resolved twice, once to judge it and once to act; both must find the same file. The act itself goes by the
+descriptor that the second look pinned, never by the name.
+"""
+
+from libc.string cimport memcpy, memset, strlen
+from posix.types cimport pid_t
+
+from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
+from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
+from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, open_named, real_path
+from sandlock._sockets cimport start_connect
+from sandlock._tasks cimport umask_of
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EADDRINUSE
+    const int ECONNREFUSED
+    const int EINVAL
+    const int ENAMETOOLONG
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
+
+cdef extern from "<sys/socket.h>" nogil:
+    const int AF_UNIX
+
+cdef extern from "<sys/stat.h>" nogil:
+    const unsigned int S_IFMT
+    const unsigned int S_IFSOCK
+
+cdef enum:
+    FAMILY = 2               # bytes before the path of a struct sockaddr_un
+    MAX_NAME = 108
+
+
+cdef const char *split_name(const char *name, char *directory) noexcept nogil:
+    """Cuts a name into its directory and its last part, which is returned."""
+    cdef const char *last = name
+    cdef const char *at = name
+    while at[0] != 0:
+        if at[0] == 47:      # '/'
+            last = at + 1
+        at += 1
+    memset(directory, 0, MAX_NAME + 2)
+    if last == name:
+        directory[0] = 46    # '.'
+    else:
+        memcpy(directory, name, last - name)
+    return last
+
+
+cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file) noexcept nogil:
+    """The socket that a name means (to bind: its directory), pinned; or -errno."""
+    cdef char directory[MAX_NAME + 2]
+    cdef long opened
+    cdef int mode
+    if binds:
+        if split_name(name, directory)[0] == 0:
+            return -EADDRINUSE
+        name = directory
+    opened = open_named(tid, tgid, AT_FDCWD, name, 0)
+    if opened < 0:
+        return opened
+    mode = identify(opened, file)
+    if mode >= 0 and not binds and (<unsigned int>mode & S_IFMT) != S_IFSOCK:
+        mode = -ECONNREFUSED
+    if mode < 0:
+        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        return mode
+    return opened
+
+
+cdef int find_socket(pid_t tid, pid_t tgid, const Address *address, SocketCall *call) noexcept nogil:
+    """Sets the endpoint's path, without links, and who the file is. Returns 0, or the -errno of the call."""
+    cdef char name[MAX_NAME + 2]
+    cdef char path[4096]
+    cdef const char *last
+    cdef int binds = call.endpoint.operation == OPERATION_BIND
+    cdef long opened, length, more
+    memset(name, 0, sizeof(name))
+    memcpy(name, address.path, address.path_length)
+    opened = open_place(tid, tgid, name, binds, &call.file)
+    if opened < 0:
+        return <int>opened
+    length = real_path(opened, path)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    if length < 0:
+        return <int>length
+    if binds:
+        last = name + strlen(name)
+        while last > name and last[-1] != 47:
+            last -= 1
+        if length > 1:
+            path[length] = 47
+            length += 1
+        more = <long>strlen(last)
+        if length + more > MAX_SOCKET_PATH:
+            return -ENAMETOOLONG
+        memcpy(path + length, last, more)
+        length += more
+    if length > MAX_SOCKET_PATH:
+        return -ENAMETOOLONG
+    memcpy(call.endpoint.path, path, length)
+    call.endpoint.path_length = <int>length
+    return 0
+
+
+cdef long open_judged(pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:
+    """The file that was judged, pinned; -EACCES if the name means another one now."""
+    cdef char name[MAX_NAME + 2]
+    cdef FileIdentity now
+    cdef long opened
+    memset(name, 0, sizeof(name))
+    memcpy(name, call.address + FAMILY, call.address_length - FAMILY)
+    opened = open_place(tid, tgid, name, binds, &now)
+    if opened >= 0 and (now.device != call.file.device or now.inode != call.file.inode):
+        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        return -EACCES
+    return opened
+
+
+cdef void set_name(SocketCall *call, const char *name) noexcept nogil:
+    cdef unsigned short family = AF_UNIX
+    memset(call.address, 0, sizeof(call.address))
+    memcpy(call.address, &family, FAMILY)
+    memcpy(call.address + FAMILY, name, strlen(name))
+    call.address_length = FAMILY + <int>strlen(name) + 1
+
+
+cdef long pin(pid_t tid, pid_t tgid, const SocketCall *call, SocketCall *pinned) noexcept nogil:
+    """The call, with the address of exactly the socket that was judged. Returns a descriptor that keeps it true, or
+    -errno."""
+    cdef char link[64]
+    cdef long opened = open_judged(tid, tgid, call, 0)
+    if opened < 0:
+        return opened
+    pinned[0] = call[0]
+    format_own_descriptor(link, opened)
+    set_name(pinned, link)
+    return opened
+
+
+cdef long connect_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
+    """connect(2) to the socket that was judged. Returns 0 or -errno; -EAGAIN where the guest's own call may wait."""
+    cdef SocketCall pinned
+    cdef long result
+    cdef long opened = pin(tid, tgid, call, &pinned)
+    if opened < 0:
+        return opened
+    result = start_connect(descriptor, &pinned)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    return result
+
+
+cdef long bind_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
+    """bind(2) in the directory that was judged, with the caller's umask. Only for a task with a working directory and
+    umask of its own (no CLONE_FS). Returns 0 or -errno."""
+    cdef SocketCall pinned = call[0]
+    cdef char name[MAX_NAME + 2]
+    cdef char directory[MAX_NAME + 2]
+    cdef long result
+    cdef long mask = umask_of(tid)
+    cdef long opened = open_judged(tid, tgid, call, 1)
+    if opened < 0:
+        return opened
+    memset(name, 0, sizeof(name))
+    memcpy(name, call.address + FAMILY, call.address_length - FAMILY)
+    result = raw_syscall(SYS_fchdir, opened, 0, 0, 0, 0, 0)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    if result < 0:
+        return result
+    if mask < 0:
+        return -EINVAL
+    raw_syscall(SYS_umask, mask, 0, 0, 0, 0, 0)
+    set_name(&pinned, split_name(name, directory))
+    return raw_syscall(SYS_bind, descriptor, <long>pinned.address, pinned.address_length, 0, 0, 0)
