@@ -19,7 +19,7 @@ class Rules(Sandlock):
     """Rules about programs and addresses that let the command do what it does."""
 
     def fields(self, command: Command) -> dict[str, Any]:
-        granted = [f"{scheme}127.0.0.1:{port}" for port in command.ports for scheme in ("tcp://", "udp://")]
+        granted = [f"tcp://127.0.0.1:{port}" for port in command.ports] + ["udp://127.0.0.1"]
         return super().fields(command) | {
             "net_allow": granted,
             "net_allow_bind": [f"{scheme}{port}" for port in command.ports for scheme in ("tcp://", "udp://")],
