@@ -47,6 +47,8 @@ EXTRAS = (
            help="Run TEXT with sh -c; words of COMMAND become $1, $2, ..."),
     Option("report", None, kind="text", flags=("--report",), key="", metavar="json[:FILE]",
            help="Report how the run ended, as JSON, to stderr or FILE; json:fd:N writes to a descriptor."),
+    Option("audit", None, kind="text", flags=("--audit",), key="", metavar="FILE",
+           help="Append a line of JSON to FILE for each decision; what cannot be recorded is denied."),
 )
 # fmt: on
 """What `run` takes besides the policy."""
@@ -188,7 +190,7 @@ def run_request(request: Request) -> int:
         report = _open_report(request.text_of("report"))
         profile = profile_of(request)
         command = command_of(request, profile)
-        outcome = _execute(policy_of(request, profile), command, interactive=bool(request.given.get("interactive")))
+        outcome = _execute(request, policy_of(request, profile), command)
     except KeyboardInterrupt:
         _write_report(report, {"status": INTERRUPTED, "error": "interrupted"})
         return INTERRUPTED
@@ -199,13 +201,15 @@ def run_request(request: Request) -> int:
     code = TIMED_OUT if outcome.timed_out else outcome.exit_code
     if outcome.timed_out:
         say(f"the time limit is over after {outcome.duration:.1f} s; the whole tree was killed")
+    if outcome.audit_error:
+        say(f"--audit: {outcome.audit_error}")
     _write_report(report, {"status": code, "error": None, **outcome.to_dict()})
     return code
 
 
-def _execute(policy: Policy, command: list[str], *, interactive: bool) -> Result:
-    with Sandbox(_with_terminals(policy)) as sandbox:
-        if not interactive:
+def _execute(request: Request, policy: Policy, command: list[str]) -> Result:
+    with Sandbox(_with_terminals(policy), audit=request.text_of("audit")) as sandbox:
+        if not request.given.get("interactive"):
             return sandbox.run(command, stdin=INHERIT, stdout=INHERIT, stderr=INHERIT)
         import signal
 
@@ -258,7 +262,7 @@ def describe(error: BaseException) -> str:
     """One line for an error. Policy fields are named by their flags."""
     text = str(error)
     if isinstance(error, PolicyError) and error.field is not None and text.startswith(f"{error.field}:"):
-        flags = [option.flags[-1] for option in OPTIONS if option.name == error.field]
+        flags = [option.flags[-1] for option in (*EXTRAS, *OPTIONS) if option.name == error.field]
         text = text.replace(error.field, flags[0], 1) if flags else text
     elif isinstance(error, InternalError) or not isinstance(error, SandlockError):
         text = f"internal error: {type(error).__name__}: {text}; please report it (SANDLOCK_DEBUG=1 shows where)"

@@ -144,7 +144,7 @@ def extras() -> Iterator[str]:
 PAGES = {
     "Running": ("run", "Sandbox", "Process", "AsyncSandbox", "AsyncProcess"),
     "Policy": ("Policy",),
-    "Results": ("Result", "ExecRecord"),
+    "Results": ("Result", "ExecRecord", "Denial", "Decision"),
     "Streams": ("PIPE", "NULL", "INHERIT", "STDOUT"),
     "Errors": (
         "SandlockError",

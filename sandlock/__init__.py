@@ -8,6 +8,7 @@ with sandlock.Sandbox(presets=["system"], fs_writable=["work"]) as box:
 
 from __future__ import annotations
 
+from ._denials import Denial
 from ._stdio import INHERIT, NULL, PIPE, STDOUT
 from .errors import (
     ConfinementError,
@@ -18,7 +19,7 @@ from .errors import (
     SandlockTimeout,
     Unsupported,
 )
-from .events import Allow, Bind, Connect, Denial, Deny, Exec, ExecDecision, Kill, Listen, Send
+from .events import Allow, Ancestor, Bind, Connect, Deny, Exec, ExecDecision, Fork, Kill, Listen, Resolve, Send
 from .policy import Policy
 from .result import ExecRecord, Result
 from .sandbox import Process, Sandbox, run
@@ -26,6 +27,7 @@ from .sandbox import Process, Sandbox, run
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._async import AsyncProcess, AsyncSandbox
+    from ._decisions import Decision
     from ._doctor import examine
 
 __all__ = [
@@ -34,16 +36,19 @@ __all__ = [
     "PIPE",
     "STDOUT",
     "Allow",
+    "Ancestor",
     "AsyncProcess",
     "AsyncSandbox",
     "Bind",
     "ConfinementError",
     "Connect",
+    "Decision",
     "Denial",
     "Deny",
     "Exec",
     "ExecDecision",
     "ExecRecord",
+    "Fork",
     "GuestError",
     "InternalError",
     "Kill",
@@ -51,6 +56,7 @@ __all__ = [
     "Policy",
     "PolicyError",
     "Process",
+    "Resolve",
     "Result",
     "Sandbox",
     "SandlockError",
@@ -70,6 +76,10 @@ def __getattr__(name: str) -> object:
         from . import _async
 
         return getattr(_async, name)
+    if name == "Decision":
+        from ._decisions import Decision
+
+        return Decision
     if name == "examine":
         from ._doctor import examine
 

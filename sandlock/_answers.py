@@ -12,19 +12,25 @@ import contextlib
 import contextvars
 import inspect
 import os
-from typing import TYPE_CHECKING
+from functools import partial
+from types import coroutine
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from ._trio_thread import from_thread
+from .events import alike
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
+    from typing import Any
 
     from ._execution import Execution
     from .events import Event
 
     Ask = Callable[[Event], Awaitable[object]]
+
+T = TypeVar("T")
 
 
 def asker(policy_fn: Callable[..., object], box: object) -> Ask:
@@ -119,6 +125,9 @@ class Answers:
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._pending: dict[int, trio.CancelScope] = {}
+        self._others: dict[object, list[tuple[int, Event]]] = {}
+        """Questions that are like one that is being asked: its answer does for all."""
+        self._nursery: trio.Nursery
 
     def start(self) -> None:
         """Starts to serve. In trio."""
@@ -135,31 +144,93 @@ class Answers:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    while True:
-                        await trio.lowlevel.wait_readable(self._execution.run.wake_fd)
-                        self._take(nursery)
+                    self._nursery = nursery
+                    await self._attend()
         finally:
             self._execution.run.stop_listening()
             self._ended.set()
 
-    def _take(self, nursery: trio.Nursery) -> None:
+    async def _attend(self) -> None:
+        """Takes questions and answers them, until an answer has to wait: then somebody else attends."""
+        attends = True
+
+        def hand_over() -> None:
+            nonlocal attends
+            attends = False
+            self._nursery.start_soon(self._attend)
+
+        # One scope for all that is answered at once: whoever waits in it is the last one.
+        with trio.CancelScope() as scope:
+            while attends:
+                await trio.lowlevel.wait_readable(self._execution.run.wake_fd)
+                new = self._take()
+                for question, event in new[1:]:
+                    own = self._pending[question] = trio.CancelScope()
+                    self._nursery.start_soon(self._answer_in, own, question, event)
+                for question, event in new[:1]:
+                    self._pending[question] = scope
+                    # Here, not in a task of its own: most callbacks need not wait, and their program does.
+                    await until_it_waits(self._answer(question, event), hand_over)
+
+    def _take(self) -> list[tuple[int, Event]]:
         os.read(self._execution.run.wake_fd, 8)
         new, gone = self._execution.questions()
         for question in gone:
             scope = self._pending.pop(question, None)
             if scope is not None:
                 scope.cancel()
-        for question, event in new:
-            if self._execution.repeats(question, event):
-                continue
-            scope = self._pending[question] = trio.CancelScope()
-            nursery.start_soon(self._answer, question, event, scope)
+        return [each for each in new if not self._execution.repeats(*each)]
 
-    async def _answer(self, question: int, event: Event, scope: trio.CancelScope) -> None:
+    async def _answer_in(self, scope: trio.CancelScope, question: int, event: Event) -> None:
         with scope:
+            await self._answer(question, event)
+
+    async def _answer(self, question: int, event: Event) -> None:
+        like = alike(event)
+        if like in self._others:
+            self._others[like].append((question, event))
+            return
+        others: list[tuple[int, Event]] = []
+        if like is not None:
+            self._others[like] = others
+        answered = False
+        try:
             try:
                 answer = await self._ask(event)
             except Exception as error:
                 answer = error
-            self._execution.settle(question, event, answer)
-        self._pending.pop(question, None)
+            answered = True
+            for each in ((question, event), *others):
+                self._execution.settle(*each, answer)
+        finally:
+            self._others.pop(like, None)
+            self._pending.pop(question, None)
+            if not answered and not self._scope.cancel_called:  # its caller is gone, but those of the others are not
+                for each in others:
+                    self._nursery.start_soon(self._answer_alone, *each)
+
+    async def _answer_alone(self, question: int, event: Event) -> None:
+        scope = self._pending[question] = trio.CancelScope()
+        await self._answer_in(scope, question, event)
+
+
+@coroutine
+def until_it_waits(awaitable: Awaitable[T], waits: Callable[[], None]) -> Generator[Any, Any, T]:
+    """Awaits, and calls `waits()` when that gives up control for the first time, if ever."""
+    steps = awaitable.__await__()
+    try:
+        trap = next(steps)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    waits()
+    while True:
+        try:
+            sent = yield trap
+        except BaseException as error:
+            step = partial(steps.throw, error)
+        else:
+            step = partial(steps.send, sent)
+        try:
+            trap = step()
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]

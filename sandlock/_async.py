@@ -15,32 +15,38 @@ from _thread import allocate_lock
 from contextlib import asynccontextmanager
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ._answers import Answers, asker
 from ._async_streams import Pipes, ProcessInput, ProcessOutput, ProcessTerminal, close_all
 from ._capture import GRACE
+from ._confinement import Confinement, policy_of, question_limits
+from ._records import recording_of
+from ._resolver import Resolver
 from ._stdio import PIPE, Stdio
 from ._trio_thread import check_owner, in_trio
 from .errors import InternalError, PolicyError, SandlockError
 from .policy import Policy
-from .sandbox import Confinement, question_limits
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self, Unpack
+    from typing import Any, Literal, Self, Unpack
 
     from ._answers import Ask
     from ._command import Text
+    from ._decision_stream import DecisionStream
     from ._execution import Execution
     from ._plan import Plan
+    from ._records import AuditPath
     from ._stdio import Stream
     from .events import ExecDecision
     from .policy import Fields
     from .result import Result
+
+    Launch = Callable[["Resolver | None"], "Running"]
 
 END_LIMIT = 10.0
 """Seconds that the end of a tree may take once it was told to die; the init itself gives up after 5."""
@@ -52,7 +58,13 @@ protected = trio.lowlevel.enable_ki_protection
 class Running:
     """One run as trio sees it. Any number of tasks may wait; one of them at a time takes the messages."""
 
-    def __init__(self, execution: Execution, forget: Callable[[Running], None], ask: Ask | None = None) -> None:
+    def __init__(
+        self,
+        execution: Execution,
+        forget: Callable[[Running], None],
+        ask: Ask | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
         self.execution = execution
         self._forget = forget
         self._owner = os.getpid()
@@ -61,6 +73,9 @@ class Running:
         self._answers = None if ask is None else Answers(execution, ask)
         if self._answers is not None:
             self._answers.start()
+        self._resolver = resolver
+        if resolver is not None:
+            resolver.start(execution)
 
     async def launched(self) -> None:
         """Waits until the program is executed, or never will be."""
@@ -91,7 +106,7 @@ class Running:
                 await self._stop_answers()
                 self._finished = True
                 self._forget(self)
-                trio.lowlevel.start_thread_soon(self.execution.finish, lambda _: None)
+                trio.lowlevel.start_thread_soon(self._finish_late, lambda _: None)
         if not self.execution.ended:
             raise InternalError(f"the tree was told to die, and is not gone after {END_LIMIT:.0f} s")
 
@@ -112,11 +127,18 @@ class Running:
             self._finished = True
             self._forget(self)
             self.execution.finish()
+            await close_record(self.execution)
+
+    def _finish_late(self) -> None:
+        self.execution.finish()
+        self.execution.close_record()
 
     async def _stop_answers(self) -> None:
         if self._answers is not None:
             await self._answers.stop()
             self._answers = None
+        if self._resolver is not None:
+            await self._resolver.stop()
 
 
 class AsyncProcess:
@@ -184,6 +206,10 @@ class AsyncSandbox:
     one, and answers Allow(), Deny(reason), Kill(reason) or None, which denies. An async one runs where the caller of
     `run` does (trio, or that asyncio loop), a plain one in a worker thread; while it thinks, only the program that
     asks waits. `policy_timeout` in seconds (None: for ever) ends a question with `on_timeout`, a verdict.
+
+    `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes.
+
+    `audit`, `on_audit_failure` and `otel`: as for Sandbox.
     """
 
     def __init__(
@@ -193,14 +219,18 @@ class AsyncSandbox:
         policy_fn: Callable[..., object] | None = None,
         policy_timeout: float | None = 60.0,
         on_timeout: object = None,
+        ceiling: Mapping[str, object] | None = None,
+        audit: AuditPath = None,
+        on_audit_failure: Literal["deny", "warn"] = "deny",
+        otel: bool | Literal["argv"] | None = None,
         **fields: Unpack[Fields],
     ) -> None:
-        if policy is not None and not isinstance(policy, Policy):
-            raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
-        merged = Policy.of(**fields) if policy is None else policy.but(**fields) if fields else policy
         self._policy_fn = policy_fn
         self._questions = question_limits(policy_fn, policy_timeout, on_timeout)
-        self._confinement = Confinement(merged, vet=policy_fn is not None)
+        self._confinement = Confinement(
+            policy_of(policy, fields), vet=policy_fn is not None, ceiling=ceiling, record=audit is not None
+        )
+        self._recording = recording_of(self._confinement.grants, audit, on_audit_failure, otel)
         self._owner = os.getpid()
         self._lock = allocate_lock()
         self._live: set[Running] = set()
@@ -214,6 +244,21 @@ class AsyncSandbox:
     def plan(self) -> Plan:
         """What the policy compiles to on this kernel."""
         return self._confinement.plan
+
+    def grant(self, **fields: Any) -> None:
+        """Allows all runs, also those under way, more: net_allow and net_allow_bind are added, max_processes raised.
+
+        Only within the `ceiling` that the sandbox was made with, or its policy (what `restrict` took away). From any
+        thread, also from within a callback. Raises PolicyError, and then nothing changes.
+        """
+        self._confinement.permissions.grant(**fields)
+
+    def restrict(self, **fields: Any) -> None:
+        """Allows all runs, also those under way, less: of net_allow and net_allow_bind only these remain ([]: nothing),
+        net_deny and net_deny_bind are added, max_processes is lowered. What callbacks approved for longer than once
+        is forgotten. Connections that exist stay. Raises PolicyError, and then nothing changes.
+        """
+        self._confinement.permissions.restrict(**fields)
 
     def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
         """What the policy's exec rules say of this command, without running it.
@@ -234,13 +279,15 @@ class AsyncSandbox:
         env: Mapping[str, str] | None = None,
         cwd: Text | None = None,
         check: bool = False,
+        call_id: str | None = None,
     ) -> Result:
         """Runs a command to its end and returns the Result.
 
         `argv`: the words; no shell. `input`: bytes or text for stdin (default stdin: /dev/null). `stdout`,
         `stderr`: PIPE (captured, up to `max_output`), NULL, INHERIT, a descriptor or an open file; `stderr`
         also STDOUT. `timeout` in seconds replaces the policy's; when it passes, the whole tree is killed and
-        the result says `timed_out`. The run is done when the program itself has exited; what it left in the
+        the result says `timed_out`. `call_id`: a name for this call, such as a tool call's id, that goes into
+        events, records and the result. The run is done when the program itself has exited; what it left in the
         background is killed. Cancelled, it ends the whole tree first.
 
         Raises PolicyError, ConfinementError (a step of the launch failed, nothing ran), GuestError with
@@ -252,11 +299,12 @@ class AsyncSandbox:
 
         ask = None if self._policy_fn is None else asker(self._policy_fn, self)
 
-        def launch() -> Running:
+        def launch(resolver: Resolver | None) -> Running:
             streams = (PIPE if data is not None else stdin, stdout, stderr)
-            return self._launch(argv, streams=streams, pty=None, timeout=timeout, env=env, cwd=cwd, ask=ask)
+            options = {"timeout": timeout, "env": env, "cwd": cwd, "call_id": call_id}
+            return self._launch(argv, streams=streams, pty=None, ask=ask, resolver=resolver, options=options)
 
-        result = await in_trio(self._owner, _run, launch, data or b"")
+        result = await in_trio(self._owner, _run, self._resolver(ask), launch, data or b"")
         return result.check() if check else result
 
     @asynccontextmanager
@@ -271,6 +319,7 @@ class AsyncSandbox:
         env: Mapping[str, str] | None = None,
         cwd: Text | None = None,
         pty: bool | tuple[int, int] = False,
+        call_id: str | None = None,
     ) -> AsyncIterator[AsyncProcess]:
         """`async with box.start(argv) as process:` starts a command, and ends it when the block is left.
 
@@ -283,12 +332,13 @@ class AsyncSandbox:
 
         ask = None if self._policy_fn is None else asker(self._policy_fn, self)
 
-        def launch() -> Running:
+        def launch(resolver: Resolver | None) -> Running:
             streams = (stdin, stdout, stderr)
-            return self._launch(argv, streams=streams, pty=size, timeout=timeout, env=env, cwd=cwd, ask=ask)
+            options = {"timeout": timeout, "env": env, "cwd": cwd, "call_id": call_id}
+            return self._launch(argv, streams=streams, pty=size, ask=ask, resolver=resolver, options=options)
 
         try:
-            yield await in_trio(self._owner, _open, launch, opened, self._owner)
+            yield await in_trio(self._owner, _open, self._resolver(ask), launch, opened, self._owner)
         finally:
             for process in opened:
                 await in_trio(self._owner, process._close)
@@ -298,6 +348,29 @@ class AsyncSandbox:
         check_owner(self._owner)
         if self._live:
             await in_trio(self._owner, self._end_all)
+        if self._recording is not None:
+            self._recording.close()
+
+    def decisions(self, *, buffer: int = 1024) -> DecisionStream:
+        """`async for decision in box.decisions():` gives every decision of the runs that start from now on, allowed and
+        denied, in order, until the sandbox is closed.
+
+        What comes while `buffer` decisions wait to be taken is dropped, and counted: in `dropped` of what this returns,
+        and of the next decision. From now on every exec and every call of the network is decided by the supervisor.
+
+        Raises PolicyError; Unsupported (this kernel cannot).
+        """
+        from ._decision_stream import DecisionStream
+
+        check_owner(self._owner)
+        stream = DecisionStream(buffer, self._owner)
+        self._confinement.record()
+        if self._recording is None:
+            from ._recording import make_recording
+
+            self._recording = make_recording(self._confinement.grants, None, "warn", False)
+        self._recording.add(stream)
+        return stream
 
     async def __aenter__(self) -> Self:
         return self
@@ -313,10 +386,9 @@ class AsyncSandbox:
         *,
         streams: tuple[Stream, Stream, Stream],
         pty: tuple[int, int] | None,
-        timeout: float | None,
-        env: Mapping[str, str] | None,
-        cwd: Text | None,
         ask: Ask | None,
+        resolver: Resolver | None,
+        options: dict[str, Any],
     ) -> Running:
         stdio = Stdio()
         if pty is not None:
@@ -325,16 +397,19 @@ class AsyncSandbox:
             argv,
             stdio,
             streams=None if pty is not None else streams,
-            timeout=timeout,
-            env=env,
-            cwd=cwd,
             new_session=True,
             questions=self._questions,
+            resolver=resolver,
+            recording=self._recording,
+            **options,
         )
-        running = Running(execution, self._forget, ask)
+        running = Running(execution, self._forget, ask, resolver)
         with self._lock:
             self._live.add(running)
         return running
+
+    def _resolver(self, ask: Ask | None) -> Resolver | None:
+        return Resolver(self.plan, ask, self._questions) if self.plan.looks_up else None
 
     def _forget(self, running: Running) -> None:
         with self._lock:
@@ -382,11 +457,29 @@ async def wait_and_close(pidfd: int) -> None:
         os.close(pidfd)
 
 
-@protected
-async def _run(launch: Callable[[], Running], data: bytes) -> Result:
-    """A run from its launch to its end. On any exception the tree is ended first."""
+async def close_record(execution: Execution) -> None:
+    """Waits until the run's record is written, where there is one; a disk may take its time, and the loop goes on."""
+    if execution.recorder is not None:
+        await trio.to_thread.run_sync(execution.close_record, limiter=trio.CapacityLimiter(1))
+
+
+async def _launched(resolver: Resolver | None, launch: Launch) -> Running:
+    """What is launched, with its names looked up before."""
     await trio.lowlevel.checkpoint_if_cancelled()
-    running = launch()
+    if resolver is None:
+        return launch(None)
+    await resolver.open()
+    try:
+        return launch(resolver)
+    except BaseException:
+        resolver.close()
+        raise
+
+
+@protected
+async def _run(resolver: Resolver | None, launch: Launch, data: bytes) -> Result:
+    """A run from its launch to its end. On any exception the tree is ended first."""
+    running = await _launched(resolver, launch)
     pipes = Pipes(running.execution.stdio, data, running.execution.policy.max_output)
     try:
         await pipes.exchange(running.ended)
@@ -399,10 +492,9 @@ async def _run(launch: Callable[[], Running], data: bytes) -> Result:
 
 
 @protected
-async def _open(launch: Callable[[], Running], opened: list[AsyncProcess], owner: int) -> AsyncProcess:
+async def _open(resolver: Resolver | None, launch: Launch, opened: list[AsyncProcess], owner: int) -> AsyncProcess:
     """A process whose program is executed. What was started is in `opened`, whatever happens."""
-    await trio.lowlevel.checkpoint_if_cancelled()
-    running = launch()
+    running = await _launched(resolver, launch)
     opened.append(AsyncProcess(running, owner))
     await running.launched()
     if running.execution.failure is not None:

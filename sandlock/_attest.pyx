@@ -15,17 +15,18 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, strlen
 from posix.types cimport pid_t
 
+from sandlock._journal cimport pass_gate
 from sandlock._linux cimport (
-    SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_openat, SYS_ptrace, SYS_wait4,
+    Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_openat, SYS_ptrace, SYS_wait4,
     raw_syscall,
 )
 from sandlock._memory cimport read_memory
 from sandlock._programs cimport identify, open_named, same_file
 from sandlock._slots cimport (
-    CAUSE_ATTEST, CAUSE_CHANGED, CAUSE_NO_TRACE, CAUSE_NONE, CAUSE_VERDICT, FileIdentity, answer, argv_of, finish,
-    note_slot,
+    ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NO_TRACE, CAUSE_NONE, CAUSE_VERDICT, FileIdentity, answer,
+    argv_of, finish, note_slot, permit_slot, record_slot,
 )
-from sandlock._tasks cimport format_proc_path, kill_task, list_tasks
+from sandlock._tasks cimport format_proc_path, kill_task, list_tasks, now_ns
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -69,13 +70,9 @@ cdef extern from * nogil:
     #else
     #error "sandlock knows x86-64 and aarch64"
     #endif
-    struct sandlock_pause { long long seconds; long long nanoseconds; };
     struct sandlock_registers { void *at; unsigned long size; };
     """
     const int STACK_POINTER "SANDLOCK_STACK_POINTER"
-    ctypedef struct Pause "struct sandlock_pause":
-        long long seconds
-        long long nanoseconds
     ctypedef struct Registers "struct sandlock_registers":
         void *at
         unsigned long size
@@ -93,7 +90,9 @@ cdef inline long trace(long request, pid_t tid, long data) noexcept nogil:
 cdef void refuse(Table *table, Slot *slot, int cause, int error) noexcept nogil:
     """Denies the call, says why, and gives the slot back."""
     # Written down first: who gets the answer may be the first to look. Python keeps its own verdicts, with reasons.
-    if cause != CAUSE_VERDICT and cause != CAUSE_NONE:
+    if cause == CAUSE_VERDICT:
+        record_slot(table, slot, ACT_DENY, cause, error)
+    elif cause != CAUSE_NONE:
         note_slot(table, slot, cause, error)
     answer(table, slot, error, 0)
     finish(table, slot)
@@ -129,7 +128,7 @@ cdef int seize_siblings(const Slot *slot, Frozen *frozen) noexcept nogil:
 
 cdef int wait_until_stopped(Frozen *frozen) noexcept nogil:
     """Waits a moment for the seized threads to stop. Returns how many did not."""
-    cdef Pause pause
+    cdef Duration pause
     cdef int status = 0, running = 0, _look, i
     cdef long tid
     pause.seconds = 0
@@ -231,8 +230,8 @@ cdef int is_unchanged(const Slot *slot) noexcept nogil:
 
 
 cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
-    """At the exec stop: whether the kernel loaded the approved file with the approved words. execve(2), the new
-    stack: argc at its top, then the pointers; the strings lie one after the other."""
+    """At the exec stop: whether the kernel loaded the approved file with the approved words, and variables. execve(2),
+    the new stack: argc at its top, then the pointers; the strings lie one after the other."""
     cdef uint64_t registers[REGISTERS]
     cdef uint64_t head[2]
     cdef Registers span
@@ -241,6 +240,7 @@ cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
     cdef const char *words = argv_of(slot)
     cdef size_t length = slot.argv_length
     cdef uint64_t count = <uint64_t>slot.argv_count
+    cdef uint64_t at, end = 1
     cdef size_t skipped
     cdef long opened
     cdef int mode
@@ -270,16 +270,24 @@ cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
         length -= skipped
         count += <uint64_t>slot.prefix_count - 1
         head[1] += slot.prefix_length
-    return head[0] == count and reads_as(pid, head[1], words, length)
+    if head[0] != count or not reads_as(pid, head[1], words, length):
+        return 0
+    if slot.environment_count < 0:
+        return 1
+    # Behind the words lie the variables, and behind the pointers to the words, with a NULL, those to the variables.
+    at = registers[STACK_POINTER] + (count + 2 + <uint64_t>slot.environment_count) * 8
+    if read_memory(pid, at, &end, sizeof(end)) < 0 or end != 0:
+        return 0
+    return reads_as(pid, head[1] + length, slot.environment, slot.environment_length)
 
 
 # The exec ------------------------------------------------------------------------------------------------------------
 
-cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid) noexcept nogil:
-    """Another program than the approved one stands at its first instruction: it does not execute it."""
+cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid, int cause) noexcept nogil:
+    """A program stands at its first instruction that may not run: it does not execute it."""
     cdef int status = 0
     cdef long result
-    note_slot(table, slot, CAUSE_ATTEST, 0)
+    note_slot(table, slot, cause, 0)
     raw_syscall(SYS_kill, pid, SIGKILL, 0, 0, 0, 0)
     while True:
         result = raw_syscall(SYS_wait4, pid, <long>&status, WALL | WNOTHREAD, 0, 0, 0)
@@ -287,7 +295,7 @@ cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid) noexcept nogil:
             return
 
 
-cdef void follow(Table *table, const Slot *slot, Frozen *frozen) noexcept nogil:
+cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
     """Waits until the caller has executed, failed to, or ended; siblings that die for the exec are reaped, or it
     would wait for ever (ptrace(2), execve under ptrace)."""
     cdef int status = 0, i
@@ -301,13 +309,16 @@ cdef void follow(Table *table, const Slot *slot, Frozen *frozen) noexcept nogil:
         if (status & 0xFF) == 0x7F and status >> 16 == PTRACE_EVENT_EXEC:
             # All other threads are gone, and the caller has the number of its process.
             frozen.count = 0
-            if loaded_as_approved(slot, <pid_t>tid):
-                trace(PTRACE_DETACH, <pid_t>tid, 0)
+            if not loaded_as_approved(slot, <pid_t>tid):
+                kill_loaded(table, slot, <pid_t>tid, CAUSE_ATTEST)
+            elif not permit_slot(table, slot):
+                kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
             else:
-                kill_loaded(table, slot, <pid_t>tid)
+                trace(PTRACE_DETACH, <pid_t>tid, 0)
             return
         if tid == slot.tid:
             if (status & 0xFF) == 0x7F:
+                permit_slot(table, slot)               # it was allowed, whatever the kernel said of it
                 trace(PTRACE_DETACH, <pid_t>tid, 0)    # the exec failed, and the caller is back
             return
         i = place_of(frozen, <pid_t>tid)
@@ -328,8 +339,11 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
     threads that it cannot let go."""
     cdef Frozen frozen
     cdef int result
+    if table.journal != NULL and not pass_gate(table.journal):
+        refuse(table, slot, CAUSE_AUDIT, EACCES)
+        return 0
     freeze_siblings(slot, &frozen)
-    if (slot.asked or frozen.count > 0) and not is_unchanged(slot):
+    if (slot.waited or frozen.count > 0) and not is_unchanged(slot):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
     result = seize_caller(slot)
@@ -337,6 +351,8 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
         # Gone, or ptrace is refused. Should it be seized all the same, the end of this task kills it.
         refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)
         return 1
+    if table.journal != NULL:
+        slot.decided_ns = now_ns()
     result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
     if result < 0 and result != -ENOENT:
         kill_task(slot.tid)

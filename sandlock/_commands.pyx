@@ -7,18 +7,9 @@ argv[0], the interpreter of a script. A rule that allows matches the file alone,
 from libc.string cimport strcmp, strlen
 
 from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_ASK, DECIDED_DENY
+from sandlock._programs cimport last_part
 from sandlock._run cimport ExecRule, ON_EXEC_ALLOW, ON_EXEC_ASK, ON_EXEC_DENY
 from sandlock._slots cimport argv_of, exe_of
-
-
-cdef const char *last_part(const char *path) noexcept nogil:
-    cdef const char *at = path
-    cdef const char *last = path
-    while at[0] != 0:
-        if at[0] == 47:      # '/'
-            last = at + 1
-        at += 1
-    return last
 
 
 cdef int is_called(const ExecRule *rule, const char *name) noexcept nogil:

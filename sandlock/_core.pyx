@@ -13,22 +13,24 @@ from posix.types cimport pid_t
 
 from sandlock._domain cimport enter_domain
 from sandlock._exec cimport vet_exec
+from sandlock._forks cimport vet_fork
+from sandlock._journal cimport LANE, enlist
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
-    AddDescriptor, Notification, NotificationSizes, Response, SECCOMP_GET_NOTIF_SIZES, SECCOMP_IOCTL_NOTIF_ADDFD,
-    SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
-    SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_futex, SYS_ioctl,
-    SYS_seccomp, SYS_shutdown, raw_syscall,
+    AddDescriptor, Notification, NotificationSizes, POLLHUP, POLLIN, PollDescriptor, Response, SECCOMP_GET_NOTIF_SIZES,
+    SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+    SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_futex, SYS_ioctl, SYS_seccomp,
+    SYS_shutdown, raw_syscall,
 )
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_SOCKET,
-    Rule, Run, STAGE_STARTING,
+    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK,
+    RULE_VET_SOCKET, Rule, Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
 from sandlock._socket_calls cimport HELD, vet_socket
-from sandlock._sockets cimport listen_on_behalf
+from sandlock._sockets cimport forget_caller, listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
 from sandlock._workers cimport start_worker, stop_workers
 
@@ -43,15 +45,7 @@ cdef extern from "<errno.h>" nogil:
     const int ESRCH
 
 cdef extern from "<poll.h>" nogil:
-    ctypedef struct PollDescriptor "struct pollfd":
-        int fd
-        short events
-        short revents
     int poll(PollDescriptor *fds, unsigned long count, int timeout_ms) noexcept
-    const short POLLIN
-    const short POLLHUP
-    const short POLLERR
-    const short POLLNVAL
 
 cdef enum:
     FUTEX_WAIT = 0
@@ -149,11 +143,16 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         error = count_fork(&lane.ledger, lane.run.warden, <pid_t>notification.pid)
         # Decided from the live count only: no argument was read.
         return continue_unsafely() if error == 0 else errno_action(error)
+    if rule.kind == RULE_VET_FORK:
+        error = count_fork(&lane.ledger, lane.run.warden, <pid_t>notification.pid) if lane.ledger.limit > 0 else 0
+        if error == 0:
+            error = vet_fork(&lane.crew, notification)
+        return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
     if rule.kind == RULE_ADD_RESTART:
         add_restart(lane.run, notification)
         return continue_unsafely()    # changed for the caller's own good, not decided
     if rule.kind == RULE_LISTEN:
-        error = listen_on_behalf(lane.run, notification)
+        error = listen_on_behalf(lane.run, &lane.crew.caller, notification)
         return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)
     if rule.kind == RULE_VET_EXEC:
         observe_exec(lane.observer, notification)
@@ -301,11 +300,14 @@ cdef void *lane_main(void *argument) noexcept nogil:
     if run.listener >= 0:
         if run.program.record_execs:
             lane.observer = open_observer(run)
+        if lane.table != NULL and lane.table.journal != NULL:
+            enlist(lane.table.journal, LANE, NULL)
         if run.program.vets_exec:
             start_worker(&lane.crew)
         supervise(lane)
         if lane.table != NULL:
             stop_workers(&lane.crew)
+        forget_caller(&lane.crew.caller)
         stop_observer(lane.observer)
         raw_syscall(SYS_close, run.listener, 0, 0, 0, 0, 0)
         run.listener = -1

@@ -36,6 +36,8 @@ def describe(plan: Plan) -> str:
     lines += ["", f"Syscall filter: {len(plan.filter) // 8} BPF instructions", *_filter_lines(plan)]
     lines += ["", "Answered by the supervisor:"]
     lines += _list(f"{rule.syscall} ({rule.nr}): {rule.rule}: {rule.reason}" for rule in plan.rules)
+    if plan.hosts:
+        lines += ["", "Names, looked up for the program; any other name does not exist for it:", *_wrapped(plan.hosts)]
     lines += ["", "Set before the start:", *_launch(plan.launch), ""]
     return "\n".join(lines)
 

@@ -3,14 +3,16 @@
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from sandlock._memory cimport Address
-from sandlock._run cimport Program
+from sandlock._pins cimport Pins
+from sandlock._run cimport NetRules
 
 cdef enum Operation:
-    OPERATION_EXEC = 0       # not of the network; here for those who tell all calls apart
+    OPERATION_EXEC = 0       # this and forks are not of the network; here for those who tell all calls apart
     OPERATION_CONNECT = 1
     OPERATION_SEND = 2
     OPERATION_BIND = 3
     OPERATION_LISTEN = 4
+    OPERATION_FORK = 5
 
 cdef enum Decision:
     DECIDED_DENY = 0
@@ -31,6 +33,12 @@ cdef struct Endpoint:
     int path_length
     char path[MAX_SOCKET_PATH]
 
+cdef inline int is_of_network(int operation) noexcept nogil:
+    return operation != OPERATION_EXEC and operation != OPERATION_FORK
+
 cdef int protocol_of(int domain, int number) noexcept nogil
 cdef int set_destination(Endpoint *endpoint, const Address *address) noexcept nogil
-cdef int decide(const Program *program, const Endpoint *endpoint, int *rule) noexcept nogil
+cdef int decide(
+    const NetRules *rules, const Pins *pins, int asks, const Endpoint *endpoint, int *rule
+) noexcept nogil
+cdef int is_lookup(const Endpoint *endpoint) noexcept nogil

@@ -5,6 +5,7 @@ where somebody is there to be asked, a question. Values only; no system call is 
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
+from sandlock._pins cimport Hosts, Pins, find_hosts, has_host
 from sandlock._run cimport NetRule, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_UNIX
 
 cdef extern from "<netinet/in.h>" nogil:
@@ -15,6 +16,9 @@ cdef extern from "<netinet/in.h>" nogil:
     const int IPPROTO_ICMPV6
     const int IPPROTO_TCP
     const int IPPROTO_UDP
+
+cdef enum:
+    DOMAIN_PORT = 53
 
 
 cdef int protocol_of(int domain, int number) noexcept nogil:
@@ -80,35 +84,51 @@ cdef int names_path(const NetRule *rule, const Endpoint *endpoint) noexcept nogi
     return not rule.abstract and endpoint.path[rule.path_length] == 47    # '/'
 
 
-cdef int matches(const NetRule *rule, const Endpoint *endpoint) noexcept nogil:
+cdef int matches(const NetRule *rule, const Pins *pins, const Hosts *hosts, const Endpoint *endpoint) noexcept nogil:
     if not rule.protocols & endpoint.protocol:
         return 0
     if endpoint.protocol == PROTOCOL_UNIX:
         return names_path(rule, endpoint)
     if endpoint.protocol != PROTOCOL_ICMP and not rule.first_port <= endpoint.port <= rule.last_port:
         return 0
+    if rule.host != 0:
+        # Where an address found no room among the pins, who is denied by name could be anybody.
+        return pins != NULL and (has_host(hosts, rule.host) or (pins.full and not rule.allow))
     return rule.width == 0 or (rule.width == endpoint.width and within(endpoint.bytes, rule.bytes, rule.prefix))
 
 
-cdef int decide(const Program *program, const Endpoint *endpoint, int *rule) noexcept nogil:
-    """Returns an enum Decision, and the number of the rule that decided, -1 for none."""
+cdef int is_lookup(const Endpoint *endpoint) noexcept nogil:
+    """Whether this is where programs ask for the addresses of names."""
+    return endpoint.protocol == PROTOCOL_UDP and endpoint.port == DOMAIN_PORT and (
+        endpoint.operation == OPERATION_CONNECT or endpoint.operation == OPERATION_SEND
+    )
+
+
+cdef int decide(
+    const NetRules *rules, const Pins *pins, int asks, const Endpoint *endpoint, int *rule
+) noexcept nogil:
+    """Returns an enum Decision, and the number of the rule that decided, -1 for none. `pins` may be NULL. `asks`: what
+    no rule decides is asked about."""
     cdef const NetRule *each
+    cdef Hosts hosts
     cdef int binds = endpoint.operation == OPERATION_BIND or endpoint.operation == OPERATION_LISTEN
     cdef int i, allowed = 0
     rule[0] = -1
-    for i in range(program.net_rule_count):
-        each = &program.net_rules[i]
-        if each.binds != binds or not matches(each, endpoint):
+    if pins != NULL:
+        find_hosts(pins, endpoint.bytes, endpoint.width, &hosts)
+    for i in range(rules.count):
+        each = &rules.rules[i]
+        if each.binds != binds or not matches(each, pins, &hosts, endpoint):
             continue
         if not each.allow:
-            rule[0] = i
+            rule[0] = rules.base + i
             return DECIDED_DENY
         if not allowed:
             allowed = 1
-            rule[0] = i
+            rule[0] = rules.base + i
     if allowed:
         return DECIDED_ALLOW
     # A port of the kernel's choice is what sending without bind gets as well; to listen there is decided for itself.
     if endpoint.operation == OPERATION_BIND and endpoint.protocol != PROTOCOL_UNIX and endpoint.port == 0:
         return DECIDED_ALLOW
-    return DECIDED_ASK if program.asks_network and endpoint.protocol != 0 else DECIDED_DENY
+    return DECIDED_ASK if asks and endpoint.protocol != 0 else DECIDED_DENY

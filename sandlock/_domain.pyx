@@ -5,9 +5,8 @@ this runs on the memory of a live host (see _launch).
 from libc.stdint cimport uint32_t, uint64_t
 
 from sandlock._linux cimport (
-    NetPortAttr, PathBeneathAttr, SYS_capget, SYS_capset, SYS_close, SYS_landlock_add_rule,
-    SYS_landlock_create_ruleset, SYS_landlock_restrict_self, SYS_openat, SYS_openat2, call1, call2, call3, call4,
-    set_prctl,
+    NetPortAttr, PathBeneathAttr, SYS_capget, SYS_capset, SYS_close, SYS_landlock_add_rule, SYS_landlock_create_ruleset,
+    SYS_landlock_restrict_self, SYS_openat, SYS_openat2, call1, call2, call3, call4, set_prctl,
 )
 from sandlock._run cimport (
     PathRule, Program, Ruleset, Run, STEP_CAPABILITIES, STEP_NO_NEW_PRIVS, STEP_SUPERVISOR_RESTRICT,

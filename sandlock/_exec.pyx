@@ -9,17 +9,17 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 from posix.types cimport pid_t
 
+from sandlock._approvals cimport approves_exec
 from sandlock._commands cimport decide_exec
-from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_DENY, OPERATION_EXEC
+from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_ASK, OPERATION_EXEC
 from sandlock._linux cimport SYS_execveat, raw_syscall
 from sandlock._memory cimport read_string, read_strings
 from sandlock._programs cimport MAX_PATH, Prefix, resolve_program
 from sandlock._slots cimport (
-    ACT_ALLOW, ACT_DENY, ASKED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, DONE,
-    MAX_ALL_FACTS, MAX_FACTS, READY, Slot, load_int, move, note_denial, note_slot, offer, scratch_of, still_waits,
-    store_word, take_slot, with_state,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, MAX_ALL_FACTS, MAX_FACTS, READY,
+    Slot, argv_of, ask, give_back, load_int, note_denial, note_slot, offer, scratch_of, still_waits, take_slot,
 )
-from sandlock._tasks cimport format_proc_path, now_ms, thread_group_of
+from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
 from sandlock._workers cimport start_worker
 
 cdef extern from "<errno.h>" nogil:
@@ -46,6 +46,7 @@ cdef void read_call(const Notification *notification, Slot *slot) noexcept nogil
     cdef const unsigned long long *args = <const unsigned long long *>notification.data.args
     slot.operation = OPERATION_EXEC
     slot.rule = -1
+    slot.environment_count = -1
     slot.id = notification.id
     slot.tid = <pid_t>notification.pid
     slot.number = notification.data.nr
@@ -53,11 +54,13 @@ cdef void read_call(const Notification *notification, Slot *slot) noexcept nogil
         slot.directory = <int>args[0]
         slot.path_address = args[1]
         slot.argv_address = args[2]
+        slot.envp_address = args[3]
         slot.flags = <int>args[4]
     else:
         slot.directory = AT_FDCWD
         slot.path_address = args[0]
         slot.argv_address = args[1]
+        slot.envp_address = args[2]
         slot.flags = 0
 
 
@@ -153,14 +156,13 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     return keep_facts(table, slot, &facts)
 
 
-cdef void give_back(Slot *slot) noexcept nogil:
-    store_word(&slot.word, with_state(slot.word, DONE))
-
-
 cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) noexcept nogil:
     """Puts an exec where it is decided. Returns 0 when it is there, or the errno to answer with."""
-    cdef Slot *slot = take_slot(table)
+    cdef Slot *slot
     cdef int result, decision
+    table.since_ns = now_ns()
+    table.tid = <pid_t>notification.pid
+    slot = take_slot(table)
     if slot == NULL:
         note_denial(table, CAUSE_FULL, -1, EAGAIN, notification.data.nr, <pid_t>notification.pid, b"", 0)
         return EAGAIN
@@ -175,26 +177,21 @@ cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) no
     if result < 0:
         give_back(slot)
         return -result
-    slot.seen = slot.asked = 0
     decision = decide_exec(table.run.program, slot, &slot.rule)
+    slot.cause = CAUSE_RULE if slot.rule >= 0 else CAUSE_NO_RULE
+    if decision == DECIDED_ASK and approves_exec(
+        &table.approvals, &slot.named, &slot.loaded, argv_of(slot), slot.argv_count
+    ):
+        decision = DECIDED_ALLOW
+        slot.cause = CAUSE_APPROVED
+    if decision == DECIDED_ASK:
+        ask(table, slot)
+        return 0
     if decision == DECIDED_ALLOW:
+        slot.asked = slot.waited = 0
         slot.act = ACT_ALLOW
         offer(table, slot, READY)
         return 0
-    # What becomes of it if nobody says anything.
-    slot.act = ACT_DENY
-    slot.error = EACCES
-    slot.cause = CAUSE_NOBODY
-    if decision == DECIDED_DENY:
-        note_slot(table, slot, CAUSE_RULE if slot.rule >= 0 else CAUSE_NO_RULE, EACCES)
-        give_back(slot)
-        return EACCES
-    slot.asked = load_int(&table.listens)
-    slot.deadline_ms = now_ms() + table.timeout_ms if table.timeout_ms > 0 else 0
-    if not slot.asked:
-        offer(table, slot, READY)
-        return 0
-    offer(table, slot, ASKED)
-    if not load_int(&table.listens):     # it stopped to, in between
-        move(slot, ASKED, READY)
-    return 0
+    note_slot(table, slot, slot.cause, EACCES)
+    give_back(slot)
+    return EACCES

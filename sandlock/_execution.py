@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from _thread import RLock
-from time import monotonic
+from time import monotonic, time
 
-from . import _native, _program, syscalls
+from . import _native, _program
+from ._call import Approved, Call
+from ._denials import denial_of, logged_denial
 from ._launch import STEPS
 from .errors import ConfinementError, InternalError, SandlockError
-from .events import Exec, denial_of, exec_event, logged_denial, network_event, read_verdict
+from .events import ACT_ALLOW, OPERATIONS, Exec, Fork, exec_event, network_event, read_verdict
 from .result import ExecRecord, Result
 
 TYPE_CHECKING = False
@@ -23,13 +25,19 @@ if TYPE_CHECKING:
     """Milliseconds that a question may wait (None: for ever), then the act and errno of what follows."""
 
     from ._command import Command
+    from ._denials import Denial
+    from ._net_rules import NetRule
+    from ._permissions import Permissions
     from ._plan import Plan
+    from ._recording import Recorder
+    from ._resolver import Resolver
     from ._stdio import Stdio
-    from .events import Denial, Event
+    from .events import Event, Verdict
     from .policy import Policy
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
+MORE_FILES = "raise the limit of open files (ulimit -n), or have fewer runs alive"
 FIXES = {
     "execute the program": {
         "ENOENT": "no such program, or its interpreter or loader is missing or not granted (fs_readable)",
@@ -82,35 +90,53 @@ class Execution:
         timeout: float | None,
         new_session: bool,
         questions: QuestionLimits | None = None,
+        permissions: Permissions,
+        resolver: Resolver | None = None,
+        call_id: str = "",
+        recorder: Recorder | None = None,
     ) -> None:
         self.policy = policy
+        self.run_id = os.urandom(6).hex()
+        self.call_id = call_id
+        self.recorder = recorder
+        self.duration = 0.0
+        """Seconds; 0 until the end."""
         self.command: Command
         self.stdio = stdio
         self.timeout = timeout
         self.launched = False
         self.pid = 0
         self.failure: Exception | None = None
-        self._plan = plan
+        self.plan = plan
+        self._syscalls = {rule.nr: rule.syscall for rule in plan.rules}
+        self._lookups = None if resolver is None else resolver.lookups
         self._ended: tuple[int, ...] | None = None
         self._killed = False
         self._denials: list[Denial] = []
         self._last_denied: tuple[Event, object] | None = None
+        self._asked: dict[int, int] = {}
+        self._answered: dict[int, tuple[Event, Verdict]] = {}
+        self._gone: list[int] = []
         self._owner = os.getpid()
+        self.epoch = time() - monotonic()
+        """The time, in seconds since the epoch, when the monotonic clock was 0."""
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
         try:
-            self.run = _native.Run(
-                program,
-                new_session=new_session,
-                deadline_ms=None if timeout is None else max(0, int(timeout * 1000)),
-                init_image=INIT_IMAGE,
-            )
+            limit = None if timeout is None else max(0, int(timeout * 1000))
+            self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
             if questions is not None:
                 wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 self.run.listen(wake_fd, *questions)
+            if recorder is not None and plan.vets:
+                self.run.keep_journal(recorder.is_patient, recorder.is_patient)
+            if resolver is not None:
+                resolver.attach(self.run)
         except OSError as error:
-            fix = "raise the limit of open files (ulimit -n), or have fewer runs alive"
-            raise ConfinementError("open the run's control socket", error.errno or 0, fix=fix) from error
+            raise ConfinementError("open the run's control socket", error.errno or 0, fix=MORE_FILES) from error
+        self._approved = Approved(self.run)
+        self._permissions = permissions
+        permissions.attach(self.run)
         self.started = monotonic()
         self.run.start()
 
@@ -129,6 +155,7 @@ class Execution:
     def abandon(self) -> None:
         """Ends a launch that was not provided, and waits for it: well under a millisecond."""
         with self._lock:
+            self._permissions.detach(self.run)
             self.run.kill()
             self.run.close()
             self.stdio.close()
@@ -187,14 +214,28 @@ class Execution:
     def questions(self) -> tuple[list[tuple[int, Event]], list[int]]:
         """The new questions, and those that need no answer any more."""
         new, gone = self.run.take_questions()
-        return [(each[0], self._event(*each[1:])) for each in new], gone
+        self._gone += gone
+        for question in gone:
+            self._asked.pop(question, None)
+        events = []
+        for question, since, *call in new:
+            self._asked[question] = since
+            events.append((question, self._event(question, *call)))  # type: ignore[arg-type]  # as `_event` has them
+        return events, gone
 
-    def _event(self, operation: int, number: int, rule: int, tid: int, pid: int, facts: tuple[Any, ...]) -> Event:
-        syscall = syscalls.name(number, self._plan.arch) or str(number)
-        if operation == 0:
-            text = self._plan.exec_rules[rule].text if rule >= 0 else ""
-            return exec_event(text, syscall, tid, pid, *facts)
-        return network_event(operation, syscall, tid, pid, *facts)
+    def _event(
+        self, question: int, operation: int, number: int, rule: int, tid: int, pid: int, facts: tuple[Any, ...]
+    ) -> Event:
+        syscall = self._syscalls[number]
+        call = Call(self.run, self._approved, question)
+        run, call_id = self.run_id, self.call_id
+        if operation == OPERATIONS.index("exec"):
+            text = self.plan.exec_rules[rule].text if rule >= 0 else ""
+            return exec_event(text, syscall, tid, pid, *facts, call=call, run=run, call_id=call_id)
+        if operation == OPERATIONS.index("fork"):
+            return Fork(pid=pid, tid=tid, syscall=syscall, call=call, run=run, call_id=call_id)
+        host = "" if self._lookups is None else self._lookups.host_of(facts[1])
+        return network_event(operation, syscall, tid, pid, *facts, host=host, call=call, run=run, call_id=call_id)
 
     def settle(self, question: int, event: Event, answer: object) -> None:
         """Carries out a callback's answer, and writes down a denial. Too late, it does nothing."""
@@ -202,10 +243,29 @@ class Execution:
         denial = None
         self._last_denied = (event, answer) if verdict.cause else None
         if verdict.cause:
-            denial = denial_of(event, verdict)
+            now = monotonic()
+            latency = now - self._asked.get(question, int(now * 1e9)) / 1e9
+            chain = self.run.chain(event.pid)
+            denial = denial_of(event, verdict, time=self.epoch + now, latency=latency, chain=chain)
             self._denials.append(denial)  # first: who gets the answer may be the first to look
+        elif verdict.scope != "once" and not isinstance(event, Fork):
+            self._approve(question, verdict)
+        if verdict.act == ACT_ALLOW and isinstance(event, Exec):
+            self._approved.add(event)
+        self._asked.pop(question, None)
+        self._remember(question, event, verdict)
         if not self.run.verdict(question, verdict.act, verdict.errno) and denial is not None:
             self._denials.remove(denial)
+
+    def _approve(self, question: int, verdict: Verdict) -> None:
+        try:
+            approval = self.run.remember(question, verdict.words)
+        except LookupError:  # it is over
+            return
+        if verdict.scope == "run":
+            self.run.approve(approval)
+        else:
+            self._permissions.approve(approval)
 
     def repeats(self, question: int, event: Event) -> bool:
         """Whether this is what was denied to the same thread just now: a search through PATH finds one file by several
@@ -215,17 +275,51 @@ class Execution:
         last, answer = self._last_denied
         if not isinstance(last, Exec) or (last.tid, last.exe, last.argv) != (event.tid, event.exe, event.argv):
             return False
+        if last.path == event.path:  # it tries again
+            return False
         verdict = read_verdict(answer)
+        self._remember(question, event, verdict)
         self.run.verdict(question, verdict.act, verdict.errno)
         return True
+
+    def _remember(self, question: int, event: Event, verdict: Verdict) -> None:
+        if self.recorder is not None:
+            self._answered[question] = (event, verdict)
+
+    def take_decisions(self, final: bool, limit: int) -> list[tuple[tuple[Any, ...], tuple[Event, Verdict] | None]]:
+        """What the journal has of decisions, in their order, each with its question and verdict if there was one. By
+        one thread. `final`: nothing native is left that could write."""
+        over, self._gone = self._gone, []
+        found = [(entry, self._answered.pop(entry[10], None)) for entry in self.run.take_decisions(final, limit)]
+        if len(found) == limit:
+            self._gone += over
+            return found
+        for question in over:  # recorded before they were over: whoever asked was gone before
+            self._answered.pop(question, None)
+        return found
+
+    @property
+    def net_rules(self) -> tuple[NetRule, ...]:
+        """All rules of the network that ever were in force, by number."""
+        return self._permissions.net_rules
 
     @property
     def denials(self) -> tuple[Denial, ...]:
         """What was denied so far: by verdict, then without one."""
-        plan = self._plan
-        known = (plan.arch, plan.net_rules, plan.exec_rules)
-        logged = (logged_denial(*known, *values) for values in self.run.denials())
-        return (*self._denials, *logged)
+        plan = self.plan
+        known = (plan.arch, self.net_rules, plan.exec_rules)
+        lookups = self._lookups
+        logged = []
+        for operation, cause, rule, error, number, pid, count, since, at, *facts in self.run.denials():
+            called = (operation, cause, rule, error, number, pid, count)
+            times = (self.epoch + at / 1e9, (at - since) / 1e9)
+            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups))
+        return (*self._denials, *logged, *(() if lookups is None else lookups.denials))
+
+    @property
+    def dropped_denials(self) -> int:
+        """How many more there were than are kept."""
+        return self.run.dropped_denials + (0 if self._lookups is None else self._lookups.dropped_denials)
 
     def kill(self) -> None:
         """Ends the whole tree. `ended` becomes true shortly after. Raises SandlockError in a fork of the host."""
@@ -238,27 +332,42 @@ class Execution:
         """Frees what is native of the run, and closes its streams. Only after `ended`."""
         with self._lock:
             self._let_go()
+            self._permissions.detach(self.run)
             self.stdio.close()
-            if self._survivors:
+            if self.survivors:
                 self.run.abandon()
             else:
                 self.run.close()
+            self.duration = self.duration or monotonic() - self.started
+
+    def close_record(self) -> None:
+        """After `finish`: waits until the run's record is written, where there is one; a few seconds at most."""
+        if self.recorder is not None:
+            self.recorder.finish()
 
     @property
-    def _survivors(self) -> bool:
+    def survivors(self) -> bool:
+        """Whether a task of the tree could not be killed yet."""
         return self._ended is not None and self._ended[7] != 0
+
+    @property
+    def outcome(self) -> tuple[int, int | None, str] | None:
+        """(exit code, signal, reason) of a run that has ended; None if it has not, or if nothing was started."""
+        if self._ended is None:
+            return None
+        status, reason = self._ended[5], REASONS[self._ended[6]]
+        signal = status & 0x7F or None
+        if reason == "exited" and signal:
+            # A launch that is killed ends with the program's process, before the init could have been told.
+            reason = "killed" if self._killed and signal == SIGKILL else "signaled"
+        return 128 + signal if signal else status >> 8 & 0xFF, signal, reason
 
     def result(self, stdout: bytes = b"", stderr: bytes = b"", truncated: frozenset[str] = frozenset()) -> Result:
         """The Result. Only after `ended`; raises what made the launch fail."""
         if self.failure is not None:
             raise self.failure
-        assert self._ended is not None
-        status, reason = self._ended[5], REASONS[self._ended[6]]
-        signal = status & 0x7F or None
-        exit_code = 128 + signal if signal else status >> 8 & 0xFF
-        if reason == "exited" and signal:
-            # A launch that is killed ends with the program's process, before the init could have been told.
-            reason = "killed" if self._killed and signal == SIGKILL else "signaled"
+        assert self.outcome is not None
+        exit_code, signal, reason = self.outcome
         return Result(
             exit_code=exit_code,
             signal=signal,
@@ -271,10 +380,13 @@ class Execution:
             execs=self._records() if self.policy.record_execs else None,
             dropped_execs=self.run.dropped_execs,
             argv=self.command.text,
-            waived=self._plan.waived,
-            survivors=self._survivors,
+            waived=self.plan.waived,
+            survivors=self.survivors,
             denials=self.denials,
-            dropped_denials=self.run.dropped_denials,
+            dropped_denials=self.dropped_denials,
+            run_id=self.run_id,
+            call_id=self.call_id,
+            audit_error="" if self.recorder is None else self.recorder.failure,
         )
 
     def _records(self) -> tuple[ExecRecord, ...]:
@@ -309,7 +421,7 @@ class Execution:
         step = STEPS.get(message[2], f"launch step {message[2]}")
         error, index = message[3], message[4]
         subject = ""
-        ruleset = self._plan.guest_ruleset
+        ruleset = self.plan.guest_ruleset
         if step == "add a Landlock rule" and ruleset is not None and 0 <= index < len(ruleset.paths):
             subject = os.fsdecode(ruleset.paths[index].path)
         elif step == "execute the program":

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, SYS_openat, SYS_pidfd_send_signal, SYS_read, raw_syscall
-from sandlock._tasks cimport format_proc_path, read_proc_file
+from sandlock._tasks cimport format_proc_path, put_number, read_proc_file
 
 cdef extern from "<errno.h>" nogil:
     const int ENOENT
@@ -131,11 +131,9 @@ cdef int zombie_status(pid_t pid, int descriptor) noexcept nogil:
 
 cdef long absolute_path(pid_t tid, int directory, char *path, long length) noexcept nogil:
     """Puts a directory of the caller before a relative path (MAX_PATH bytes). Returns the length, 0 if it has none."""
-    cdef char name[20]
+    cdef char name[24]
     cdef char base[MAX_PATH]
-    cdef char digits[12]
     cdef long base_length
-    cdef int count = 0, at = 3
     if length > 0 and path[0] == 47:
         return length
     if directory == AT_FDCWD:
@@ -144,15 +142,7 @@ cdef long absolute_path(pid_t tid, int directory, char *path, long length) noexc
         return 0
     else:
         memcpy(name, <const char *>b"fd/", 3)
-        while directory > 0 or count == 0:
-            digits[count] = <char>(48 + directory % 10)
-            directory = directory // 10
-            count += 1
-        while count > 0:
-            count -= 1
-            name[at] = digits[count]
-            at += 1
-        name[at] = 0
+        put_number(name + 3, directory)
         base_length = read_link(tid, name, base, sizeof(base))
     if base_length <= 0 or base_length + length + 2 > MAX_PATH:
         return 0

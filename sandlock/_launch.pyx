@@ -17,13 +17,13 @@ from libc.string cimport memset
 
 from sandlock._domain cimport drop_capabilities, enter_domain, restrict
 from sandlock._linux cimport (
-    CLONE_CLEAR_SIGHAND, CloneArguments, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message,
-    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER, SYS_chdir,
-    SYS_close, SYS_close_range, SYS_dup3, SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex, SYS_getpgid, SYS_getpid,
-    SYS_ioctl, SYS_kill, SYS_memfd_create, SYS_personality, SYS_ppoll, SYS_prlimit64, SYS_rt_sigaction,
-    SYS_rt_sigprocmask, SYS_sched_setaffinity, SYS_seccomp, SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask,
-    SYS_unshare, SYS_wait4, SYS_write, call0, call1, call2, call3, call4, call5, raw_clone, raw_clone3, raw_syscall,
-    set_prctl,
+    CLONE_CLEAR_SIGHAND, CLOSE_RANGE_UNSHARE, CloneArguments, Duration, MESSAGE_FAILED, MESSAGE_LAUNCHED,
+    MESSAGE_MAP_IDS, Message, POLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, PollDescriptor, SECCOMP_FILTER_FLAG_NEW_LISTENER,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3,
+    SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex, SYS_getpgid, SYS_getpid, SYS_ioctl, SYS_kill, SYS_memfd_create,
+    SYS_personality, SYS_ppoll, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_sched_setaffinity, SYS_seccomp,
+    SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write, call0, call1, call2, call3,
+    call4, call5, raw_clone, raw_clone3, raw_syscall, set_prctl,
 )
 from sandlock._run cimport (
     Program, ResourceLimit, Run, STAGE_FAILED, STAGE_LAUNCHED, STAGE_LISTENING, STEP_AFFINITY, STEP_CAPABILITIES,
@@ -32,6 +32,7 @@ from sandlock._run cimport (
     STEP_RLIMIT, STEP_SESSION, STEP_STDIO, STEP_SUPERVISOR_RESTRICT, STEP_SUPERVISOR_RULE, STEP_SUPERVISOR_RULESET,
     STEP_TERMINAL, fail,
 )
+from sandlock._tasks cimport put_number
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -58,7 +59,6 @@ cdef extern from * nogil:
     #define SANDLOCK_MFD_EXEC 0x10U
     #define SANDLOCK_MFD_CLOEXEC 1U
     struct sandlock_kernel_sigaction { void *handler; unsigned long flags; void *restorer; unsigned long long mask; };
-    struct sandlock_timespec { long long seconds; long long nanoseconds; };
     """
     const unsigned int MFD_EXEC "SANDLOCK_MFD_EXEC"
     const unsigned int MFD_CLOEXEC "SANDLOCK_MFD_CLOEXEC"
@@ -68,10 +68,7 @@ cdef extern from * nogil:
     const unsigned long CLONE_FILES
     const unsigned long CLONE_NEWUSER
     const unsigned long CLONE_CHILD_CLEARTID
-    const unsigned int CLOSE_RANGE_UNSHARE
     const int PR_SET_CHILD_SUBREAPER
-    const int PR_SET_NAME
-    const int PR_SET_PDEATHSIG
     const int PR_SET_THP_DISABLE
     const unsigned long TIOCSCTTY
     const int SIGCHLD
@@ -84,16 +81,6 @@ cdef extern from * nogil:
         unsigned long flags
         void *restorer
         unsigned long long mask
-    ctypedef struct Timespec "struct sandlock_timespec":
-        long long seconds
-        long long nanoseconds
-
-cdef extern from "<poll.h>" nogil:
-    ctypedef struct PollDescriptor "struct pollfd":
-        int fd
-        short events
-        short revents
-    const short POLLIN
 
 cdef extern from "_watch.h" nogil:
     ctypedef struct Watch "struct watch":
@@ -152,7 +139,7 @@ cdef int start_session(Run *run) noexcept nogil:
 
 cdef int host_is_gone(const Run *run) noexcept nogil:
     cdef PollDescriptor descriptor
-    cdef Timespec at_once
+    cdef Duration at_once
     memset(&at_once, 0, sizeof(at_once))
     descriptor.fd = run.host_pidfd
     descriptor.events = POLLIN
@@ -162,7 +149,7 @@ cdef int host_is_gone(const Run *run) noexcept nogil:
 
 cdef int wait_for_command(Run *run) noexcept nogil:
     """The host prepares argv, environment and streams while we confine ourselves: wait until they are there."""
-    cdef Timespec limit
+    cdef Duration limit
     limit.seconds = 0
     limit.nanoseconds = 100000000
     while run.provided == 0:
@@ -219,7 +206,7 @@ cdef int apply_attributes(Run *run) noexcept nogil:
 
 cdef int wait_for_maps(Run *run) noexcept nogil:
     """The user namespace's maps can only be written from outside of the domain: the host does it, we wait."""
-    cdef Timespec limit
+    cdef Duration limit
     cdef long result
     limit.seconds = 10
     limit.nanoseconds = 0
@@ -323,22 +310,6 @@ cdef int guest_main(void *argument) noexcept nogil:
 
 # The warden --------------------------------------------------------------------------------------------------------
 
-cdef char *put_number(char *end, long long value) noexcept nogil:
-    """Writes value in decimal before `end`, which holds the NUL; returns where it starts."""
-    cdef long long left = value if value >= 0 else -value
-    end[0] = 0
-    while True:
-        end -= 1
-        end[0] = <char>(48 + left % 10)
-        left = left // 10
-        if left == 0:
-            break
-    if value < 0:
-        end -= 1
-        end[0] = 45  # '-'
-    return end
-
-
 cdef long open_init_image(Run *run) noexcept nogil:
     """A descriptor of the init's program in memory, or -errno."""
     cdef size_t written = 0
@@ -393,10 +364,14 @@ cdef int execute_init(Run *run, const Watch *watch) noexcept nogil:
             left = 0
     call3(SYS_fcntl, fd, F_SETFD, FD_CLOEXEC)
     argv[0] = b"sandlock-init"
-    argv[1] = put_number(&numbers[0][23], run.guest)
-    argv[2] = put_number(&numbers[1][23], run.host_pid)
-    argv[3] = put_number(&numbers[2][23], left)
-    argv[4] = put_number(&numbers[3][23], run.program.signal_scope)
+    argv[1] = numbers[0]
+    put_number(numbers[0], run.guest)
+    argv[2] = numbers[1]
+    put_number(numbers[1], run.host_pid)
+    argv[3] = numbers[2]
+    put_number(numbers[2], left)
+    argv[4] = numbers[3]
+    put_number(numbers[3], run.program.signal_scope)
     argv[5] = NULL
     envp[0] = NULL
     result = call5(SYS_execveat, fd, <long><const char *>b"", <long>argv, <long>envp, AT_EMPTY_PATH)

@@ -34,6 +34,29 @@ cdef extern from "_message.h" nogil:
     const int MESSAGE_MAP_IDS
     const int MESSAGE_ENDED
 
+cdef extern from "<poll.h>" nogil:
+    ctypedef struct PollDescriptor "struct pollfd":
+        int fd
+        short events
+        short revents
+    const short POLLHUP
+    const short POLLIN
+    const short POLLOUT
+
+cdef extern from * nogil:
+    """
+    #include <linux/close_range.h>
+    #include <linux/prctl.h>
+    /* struct __kernel_timespec, which futex(2), ppoll(2) and nanosleep(2) take */
+    struct sandlock_duration { long long seconds; long long nanoseconds; };
+    """
+    const unsigned int CLOSE_RANGE_UNSHARE
+    const int PR_SET_NAME
+    const int PR_SET_PDEATHSIG
+    ctypedef struct Duration "struct sandlock_duration":
+        long long seconds
+        long long nanoseconds
+
 cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_bind
     const long SYS_capget
@@ -199,6 +222,10 @@ cdef inline long call4(long nr, long a, long b, long c, long d) noexcept nogil:
 
 cdef inline long call5(long nr, long a, long b, long c, long d, long e) noexcept nogil:
     return raw_syscall(nr, a, b, c, d, e, 0)
+
+
+cdef inline Duration duration_of(int64_t milliseconds) noexcept nogil:
+    return Duration(seconds=milliseconds // 1000, nanoseconds=(milliseconds % 1000) * 1000000)
 
 
 cdef inline long set_prctl(long option, long a, long b) noexcept nogil:

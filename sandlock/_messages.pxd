@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
 from sandlock._memory cimport MAX_IOVECS, IoVector
-from sandlock._sockets cimport SocketCall
+from sandlock._sockets cimport Caller, SocketCall
 
 cdef enum:
     MAX_PAYLOAD = 1 << 18    # bytes of one datagram, and of what is sent of a stream at once
@@ -20,6 +20,8 @@ cdef struct Outgoing:
 
 cdef int read_outgoing(pid_t tid, const SocketCall *call, Outgoing *out) noexcept nogil
 cdef int64_t send_some(
-    int listener, uint64_t id, pid_t tid, long descriptor, SocketCall *call, Outgoing *message, char *room
+    Caller *caller, int listener, uint64_t id, pid_t tid, long descriptor, SocketCall *call, Outgoing *message,
+    char *room
 ) noexcept nogil
+cdef void break_pipe(pid_t tgid, pid_t tid, const SocketCall *call, int64_t result) noexcept nogil
 cdef int write_count(pid_t tid, const SocketCall *call, int64_t count) noexcept nogil

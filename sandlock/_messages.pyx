@@ -12,7 +12,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_process_vm_writev, SYS_sendmsg, raw_syscall
+from sandlock._linux cimport SYS_close, SYS_process_vm_writev, SYS_sendmsg, SYS_tgkill, raw_syscall
 from sandlock._memory cimport (
     MAX_IOVECS, MAX_READ, IoVector, MessageHeader, read_iovecs, read_memory, read_msghdr,
 )
@@ -24,6 +24,10 @@ cdef extern from "<errno.h>" nogil:
     const int EMSGSIZE
     const int ENOBUFS
     const int EPERM
+    const int EPIPE
+
+cdef extern from "<signal.h>" nogil:
+    const int SIGPIPE
 
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_UNIX
@@ -91,14 +95,20 @@ cdef int may_say(const ControlHeader *header, int domain) noexcept nogil:
     return header.level == IPPROTO_UDP and header.type == UDP_SEGMENT
 
 
+cdef int control_at(const Outgoing *message, size_t at, ControlHeader *header) noexcept nogil:
+    """Reads the header of the ancillary data at `at`. Returns 1, 0 behind the last one, or -EINVAL."""
+    if at > message.control_length or message.control_length - at < HEADER:
+        return 0
+    memcpy(header, message.control + at, HEADER)
+    return -EINVAL if header.length < HEADER or header.length > message.control_length - at else 1
+
+
 cdef int check_control(Outgoing *out, int domain) noexcept nogil:
     """Whether all of the ancillary data may be sent. Returns 0; -EINVAL for what sendmsg(2) refuses, -EPERM."""
     cdef ControlHeader header
     cdef size_t at = 0
-    while out.control_length - at >= HEADER:
-        memcpy(&header, out.control + at, HEADER)
-        if header.length < HEADER or header.length > out.control_length - at:
-            return -EINVAL
+    cdef int found = control_at(out, at, &header)
+    while found > 0:
         if not may_say(&header, domain):
             return -EPERM
         if header.level == SOL_SOCKET:
@@ -106,9 +116,8 @@ cdef int check_control(Outgoing *out, int domain) noexcept nogil:
                 return -EINVAL
             out.passes_descriptors = 1
         at += aligned(header.length)
-        if at > out.control_length:
-            break
-    return 0
+        found = control_at(out, at, &header)
+    return found
 
 
 cdef int read_outgoing(pid_t tid, const SocketCall *call, Outgoing *out) noexcept nogil:
@@ -173,20 +182,19 @@ cdef int64_t gather(pid_t tid, const Outgoing *message, uint64_t skip, char *int
 # Sending -------------------------------------------------------------------------------------------------------------
 
 cdef int take_passed(
-    int listener, uint64_t id, pid_t tid, Outgoing *message, int *taken, int *count
+    Caller *caller, int listener, uint64_t id, pid_t tid, Outgoing *message, int *taken, int *count
 ) noexcept nogil:
     """Puts duplicates of the descriptors that are passed in place of their numbers. Returns 0 or -errno."""
     cdef ControlHeader header
     cdef size_t at = 0, place
     cdef int32_t number
     cdef long ours
-    while message.control_length - at >= HEADER:
-        memcpy(&header, message.control + at, HEADER)
+    while control_at(message, at, &header) > 0:
         if header.level == SOL_SOCKET and header.type == SCM_RIGHTS:
             place = at + HEADER
             while place + 4 <= at + header.length:
                 memcpy(&number, message.control + place, 4)
-                ours = -EINVAL if count[0] == MAX_PASSED else duplicate(listener, id, tid, number)
+                ours = -EINVAL if count[0] == MAX_PASSED else duplicate(caller, listener, id, tid, number)
                 if ours < 0:
                     return <int>ours
                 taken[count[0]] = <int>ours
@@ -195,13 +203,12 @@ cdef int take_passed(
                 memcpy(message.control + place, &number, 4)
                 place += 4
         at += aligned(header.length)
-        if at > message.control_length:
-            break
     return 0
 
 
 cdef int64_t send_some(
-    int listener, uint64_t id, pid_t tid, long descriptor, SocketCall *call, Outgoing *message, char *room
+    Caller *caller, int listener, uint64_t id, pid_t tid, long descriptor, SocketCall *call, Outgoing *message,
+    char *room
 ) noexcept nogil:
     """Sends the message, or of a stream's what is left of it as far as it goes now. `room`: MAX_PAYLOAD bytes. Returns
     how many bytes were sent, -EAGAIN if it would wait, or another -errno. Overwrites the message's ancillary data."""
@@ -227,7 +234,7 @@ cdef int64_t send_some(
         parcel.msg_namelen = call.address_length
     result = 0
     if call.progress == 0 and message.control_length > 0:
-        result = take_passed(listener, id, tid, message, taken, &count)
+        result = take_passed(caller, listener, id, tid, message, taken, &count)
         parcel.msg_control = message.control
         parcel.msg_controllen = message.control_length
     if result == 0:
@@ -237,6 +244,12 @@ cdef int64_t send_some(
     for i in range(count):
         raw_syscall(SYS_close, taken[i], 0, 0, 0, 0, 0)
     return result
+
+
+cdef void break_pipe(pid_t tgid, pid_t tid, const SocketCall *call, int64_t result) noexcept nogil:
+    """The signal that comes with EPIPE, send(2)."""
+    if result == -EPIPE and call.facts.type == SOCK_STREAM and not call.flags & MSG_NOSIGNAL:
+        raw_syscall(SYS_tgkill, tgid, tid, SIGPIPE, 0, 0, 0)
 
 
 cdef int write_count(pid_t tid, const SocketCall *call, int64_t count) noexcept nogil:

@@ -5,29 +5,33 @@ and its thread ended.
 """
 
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint16_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from sandlock._core cimport Lane, lane_main
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
-    AddDescriptor, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS,
-    Message, NetPortAttr, Notification, NotificationData, PathBeneathAttr, Response, RulesetAttr,
-    SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
-    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close,
-    SYS_eventfd2, SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill,
-    SYS_landlock_create_ruleset,
-    SYS_rt_sigprocmask,
-    SYS_shutdown, SYS_wait4, SYS_waitid, raw_syscall,
+    AddDescriptor, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, Notification,
+    NotificationData, PathBeneathAttr, Response, RulesetAttr, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID,
+    SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close, SYS_eventfd2,
+    SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill, SYS_landlock_create_ruleset,
+    SYS_rt_sigprocmask, SYS_shutdown, SYS_wait4, SYS_waitid, raw_syscall,
 )
 from sandlock._observe cimport dropped_records, free_observer, take_records
-from sandlock._program cimport Program
+from sandlock._pins cimport MAX_HOSTS, Pins, add_pin, asker_of
+from sandlock._program cimport NetRuleSet, Program
 from sandlock._run cimport STAGE_LAUNCHED, STEP_THREAD
 from sandlock._run cimport Run as RunStruct
-from sandlock._slots cimport (
-    Table, free_table, load_int, settle_question, stop_listening, take_denials, take_questions,
+from sandlock._approvals cimport add_approval, revoke_approvals
+from sandlock._journal cimport (
+    GATE_OPEN, GATE_REFUSES, close_journal, make_journal, set_gate, take_entries, wait_for_entries, wake_reader,
 )
+from sandlock._slots cimport (
+    CHAIN_TEXT, Table, free_table, load_int, read_environment, remember, settle_question, stop_listening, store_rules,
+    take_denials, take_questions,
+)
+from sandlock._tasks cimport list_chain
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -204,9 +208,14 @@ cdef class Run:
             if self.lane.table == NULL:
                 raise MemoryError
             self.lane.table.run = &self.c
+            self.lane.table.net_rules = &program.c.net_rules
             self.lane.table.wake_fd = self.lane.table.poller_fd = -1
             self.lane.crew.table = self.lane.table
             self.lane.crew.ledger = &self.lane.ledger
+        if program.c.looks_up:
+            self.lane.table.pins = <Pins *>calloc(1, sizeof(Pins))
+            if self.lane.table.pins == NULL:
+                raise MemoryError
         if program.c.vets_network:
             self.lane.table.poller_fd = self._open_wake_up()
 
@@ -240,6 +249,39 @@ cdef class Run:
         """Answers a question. False when it is over already."""
         return settle_question(self.lane.table, question, act, error)
 
+    def remember(self, unsigned long long question, int words) -> bytes:
+        """An approval of what is asked, for `approve`, see `_slots.remember`. Raises LookupError if that is over."""
+        return remember(self.lane.table, question, words)
+
+    def approve(self, bytes approval) -> bool:
+        """From now on this is allowed where it would be asked about. False when there are too many approvals."""
+        return self.lane.table != NULL and add_approval(&self.lane.table.approvals, approval)
+
+    def revoke(self) -> None:
+        """What was approved so far is asked about again."""
+        if self.lane.table != NULL:
+            revoke_approvals(&self.lane.table.approvals)
+
+    def environment(self, unsigned long long question) -> tuple:
+        """The environment of an exec that waits, see `_slots.read_environment`."""
+        return read_environment(self.lane.table, question)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the supervisor decides about the network."""
+        return self.c.program.vets_network != 0
+
+    def set_net_rules(self, NetRuleSet rules) -> None:
+        """These rules are in force from now on. Only for a run whose network is supervised."""
+        if self.lane.table == NULL:
+            raise RuntimeError("this run's network is not supervised")
+        self._alive.append(rules)      # a call that is being decided may still look at the last ones
+        store_rules(&self.lane.table.net_rules, &rules.c)
+
+    def set_max_processes(self, int limit) -> None:
+        """From now on a fork fails where so many processes live. Only for a run that counts them."""
+        self.lane.ledger.limit = limit
+
     def stop_listening(self) -> None:
         """Denies what is asked, and what will be."""
         stop_listening(self.lane.table)
@@ -248,10 +290,74 @@ cdef class Run:
         """What was denied without a verdict of Python's, see `_slots.take_denials`."""
         return take_denials(self.lane.table)
 
+    def chain(self, int pid) -> list:
+        """The files of the processes above one, nearest first, as far as it can be seen now."""
+        cdef char text[CHAIN_TEXT]
+        return text[:list_chain(pid, self.c.warden, text, CHAIN_TEXT)].split(b"\0")[:-1]
+
+    # The journal: every decision, where somebody wants to know them.
+
+    def keep_journal(self, bint patient, bint gated) -> None:
+        """Decisions shall be kept for `take_decisions`; to be called before `start`. `patient`: rather than lose one,
+        the program waits for room. `gated`: nothing is allowed before `open_gate`."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("only a run that vets has decisions, and before it starts")
+        self.lane.table.journal = make_journal(patient, gated)
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether decisions are kept."""
+        return self.lane.table != NULL and self.lane.table.journal != NULL
+
+    def open_gate(self) -> None:
+        """The record has begun."""
+        set_gate(self.lane.table.journal, GATE_OPEN)
+
+    def refuse(self) -> None:
+        """There is no record (any more): what would be allowed is denied from now on."""
+        set_gate(self.lane.table.journal, GATE_REFUSES)
+
+    def take_decisions(self, bint final, int limit) -> list:
+        """Decisions that were not taken yet, see `_journal.take_entries`. By one thread. `final`: after `finish`."""
+        return take_entries(self.lane.table.journal, final, limit)
+
+    def wait_for_decisions(self, int milliseconds) -> None:
+        """Waits until there are some, at most so long."""
+        with nogil:
+            wait_for_entries(self.lane.table.journal, milliseconds)
+
+    def wake_reader(self) -> None:
+        """Ends the reader's wait."""
+        wake_reader(self.lane.table.journal)
+
+    @property
+    def lost_decisions(self) -> int:
+        """How many found no room, or were being written by a task that was killed."""
+        return load_int(&self.lane.table.journal.lost) + load_int(&self.lane.table.journal.torn)
+
     @property
     def dropped_denials(self) -> int:
         """How many more there were than are kept."""
         return 0 if self.lane.table == NULL else load_int(&self.lane.table.denials_dropped)
+
+    def lead_lookups_to(self, int port, int port6) -> None:
+        """Lookups of names go to these UDP ports, of 127.0.0.1 and ::1 (0: none); to be called before `start`."""
+        if self.lane.table == NULL or self.lane.table.pins == NULL or self.started:
+            raise RuntimeError("only a run that looks names up, and before it starts")
+        self.lane.table.pins.port = <uint16_t>port
+        self.lane.table.pins.port6 = <uint16_t>port6
+
+    def pin(self, int host, bytes address) -> bool:
+        """From now on the address (4 or 16 bytes) is one of this name's, a number of the plan's `hosts` from 1. False
+        where there is no more room."""
+        if len(address) not in (4, 16) or not 0 < host <= MAX_HOSTS:
+            raise ValueError("no address, or no name")
+        cdef const char *bytes_of = address
+        return add_pin(self.lane.table.pins, host, <const uint8_t *>bytes_of, <int>len(address)) == 0
+
+    def asker(self, int port) -> int:
+        """The process of the tree that asked the resolver from this local port last, 0 if none did."""
+        return asker_of(self.lane.table.pins, port)
 
     def provide(self, *, list executables, list argv, list envp, cwd, stdio, int terminal) -> None:
         """What to execute, and on which descriptors. The launch, under way since `start`, waits for it."""
@@ -364,6 +470,8 @@ cdef class Run:
         after `kill`."""
         if self.finished:
             return
+        if self.has_journal:
+            close_journal(self.lane.table.journal)
         with nogil:
             self.wait_native()
         self.finished = True
@@ -453,6 +561,8 @@ cdef class Run:
         cdef Message unread
         # In a fork of the host the memory is a copy, and the launch, the thread and the init are the host's.
         if self.started and not self.finished and self.c.host_pid == raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0):
+            if self.has_journal:
+                close_journal(self.lane.table.journal)
             self.c.cancelled = 1
             if self.c.provided == 0:
                 self._set_provided(-1)

@@ -13,7 +13,7 @@ from os import fsencode
 from . import _arguments, _filter, _landlock, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
-from ._net_rules import TCP, UDP, UNIX, NetRule, compile_rules, landlock_suffices
+from ._net_rules import TCP, UDP, UNIX, NetRule, compile_rules, hosts_of, landlock_suffices
 from ._record import field, record, replace
 from ._values import CAPABILITIES, did_you_mean, read_net_rule, read_port_spans
 from .errors import PolicyError, Unsupported
@@ -118,16 +118,35 @@ class Plan:
     launch: Launch
     net_rules: tuple[NetRule, ...] = ()
     """What the supervisor decides destinations by, where Landlock does not."""
+    possible_rules: tuple[NetRule, ...] = ()
+    """Those that may be in force later, too."""
     exec_rules: tuple[ExecRule, ...] = ()
     """What each exec is decided by, those that win first."""
     exec_otherwise: str = "allow"
     """What becomes of an exec that no rule matches: "allow" (the files decide), "ask" or "deny"."""
     asks: bool = False
     """What no rule decides is asked about: every exec, and every other destination."""
+    supervised: bool = False
+    """The supervisor makes all connections, by `net_rules`."""
     risks: tuple[str, ...] = ()
     """What the policy's own grants of syscalls cost, in words."""
     answers: tuple[tuple[str, Answer], ...] = field(repr=False, default=())
     """What every syscall of the architecture gets, by name: what `filter` was made from."""
+
+    @property
+    def vets(self) -> bool:
+        """Whether the supervisor decides about execs or destinations."""
+        return any(rule.rule in ("vet_exec", "vet_socket") for rule in self.rules)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The names of the rules, by number from 1: a rule with a name is about the addresses that it led to."""
+        return hosts_of(self.possible_rules)
+
+    @property
+    def looks_up(self) -> bool:
+        """Lookups of names are answered by a resolver of ours, which answers nothing that the rules do not allow."""
+        return self.asks or bool(self.hosts)
 
     def describe(self) -> str:
         """The plan in words, many lines, for `sandlock inspect --plan`."""
@@ -142,21 +161,26 @@ def plan(
     *,
     expansion: Expansion | None = None,
     vet: bool = False,
+    ceiling: Policy | None = None,
+    record: bool = False,
     programs: tuple[tuple[str, str], ...] = (),
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
-    `vet`: a callback decides about execs and destinations that no rule decides. `programs`: the files that the
+    `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
+    widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
+    `programs`: the files that the
     programs of exec rules are, by name.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
     """
     waived = _waived(policy, host)
-    supervised = vet or not landlock_suffices(policy)
-    net_rules = compile_rules(policy) if supervised else ()
-    connect, bind = _connect_ports(policy.net_allow), _bind_ports(policy.net_allow_bind)
-    network = _supervised_network(net_rules, vet) if supervised else _network(connect, bind, waived)
-    rules = _traps(policy, host.arch, network, vet)
+    supervised = vet or record or ceiling is not None or not landlock_suffices(policy)
+    widest = ceiling or policy
+    possible_rules = compile_rules(widest) if supervised else ()
+    connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
+    network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
+    rules = _traps(widest, host.arch, network, vet, record)
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
@@ -167,16 +191,9 @@ def plan(
     )
     answers, risks = _answers(policy, host.arch, network, rules, waived)
     grants = (expansion or policy.expand()).grants
-    # What the supervisor does for the program, the kernel need not let the program do.
-    none: Ports = frozenset()
-    own = (none, none) if supervised else (connect, bind)
-    guest = _guest_ruleset(grants, *own, host.landlock_abi, waived)
-    outer = guest
+    guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
     if supervised:
-        wide: tuple[Ports, Ports] = ("*", "*") if vet else (connect, bind if bind == "*" else bind | {0})
-        outer = _guest_ruleset(grants, *wide, host.landlock_abi, waived)
-        if any(rule.allow and rule.abstract and not rule.binds for rule in net_rules):
-            outer = replace(outer, scoped=outer.scoped & ~_landlock.SCOPE_ABSTRACT_UNIX_SOCKET)
+        guest, outer = _supervised_rulesets(grants, connect, bind, possible_rules, vet, host.landlock_abi, waived)
     return Plan(
         arch=host.arch,
         filter=_filter.assemble({nr: answers[name] for name, nr in _numbers(host.arch)}, host.arch),
@@ -186,28 +203,49 @@ def plan(
         needs_listener=bool(rules),
         enforced=_enforced(guest),
         waived=waived,
-        launch=_launch(policy),
-        net_rules=net_rules,
+        launch=_launch(widest),
+        net_rules=compile_rules(policy) if supervised else (),
+        possible_rules=possible_rules,
         exec_rules=compile_exec_rules(policy, dict(programs)),
         exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
         asks=vet,
+        supervised=supervised,
         risks=risks,
         answers=tuple(answers.items()),
     )
+
+
+def _supervised_rulesets(
+    grants: tuple[Grant, ...],
+    connect: Ports,
+    bind: Ports,
+    rules: tuple[NetRule, ...],
+    vet: bool,
+    abi: int,
+    waived: frozenset[str],
+) -> tuple[Ruleset, Ruleset]:
+    """D2, and what D1 is made of. What the supervisor does for the program, the kernel need not let the program do."""
+    none: Ports = frozenset()
+    wide: tuple[Ports, Ports] = ("*", "*") if vet else (connect, bind if bind == "*" else bind | {0})
+    outer = _guest_ruleset(grants, *wide, abi, waived)
+    if any(rule.allow and rule.abstract and not rule.binds for rule in rules):
+        outer = replace(outer, scoped=outer.scoped & ~_landlock.SCOPE_ABSTRACT_UNIX_SOCKET)
+    return _guest_ruleset(grants, none, none, abi, waived), outer
 
 
 def _require(host: Host, execs: bool, supervised: bool, listen: bool) -> None:
     """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
     if (execs or supervised) and not host.wait_killable:
         raise Unsupported(
-            "policy_fn, exec rules and network rules by address: a call can only be judged while its program waits "
-            "uninterrupted (Linux 5.19)",
+            "policy_fn, audit, exec rules and network rules by address: a call can only be judged while its program "
+            "waits uninterrupted (Linux 5.19)",
             missing=frozenset({"seccomp-wait-killable"}),
         )
     if (supervised or listen) and not host.pidfd_getfd:
         raise Unsupported(
-            "policy_fn, network rules by address, and net_allow_bind by port need pidfd_getfd(2) (Linux 5.6), which "
-            "this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port only",
+            "policy_fn, audit, network rules by address, and net_allow_bind by port need pidfd_getfd(2) (Linux 5.6), "
+            "which this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port "
+            "only",
             missing=frozenset({"pidfd-getfd"}),
         )
 
@@ -327,6 +365,7 @@ def _supervised_network(rules: tuple[NetRule, ...], vet: bool) -> _arguments.Net
     protocols = TCP | UDP | UNIX if vet else TCP
     for rule in rules:
         protocols |= rule.protocols if rule.allow else 0
+        protocols |= UDP if rule.host else 0  # names are looked up by datagrams
     return _arguments.Network(
         sockets=True, connect=True, any_connect=False, bind=True, listen=_filter.NOTIFY, protocols=protocols
     )
@@ -339,19 +378,26 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
     return [(call.name, nr) for call in syscalls.TABLE.values() if (nr := call.number(arch)) is not None]
 
 
-def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool) -> tuple[TrapRule, ...]:
+_FORKS = ("clone", "fork", "vfork")
+
+
+def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
-    if policy.max_processes is not None:
+    if policy.ask_forks:
+        if not vet:
+            raise PolicyError("ask_forks: there is nobody to ask; give a policy_fn", field="ask_forks")
+        wanted += [(name, "vet_fork", "ask_forks: each new process is decided") for name in _FORKS]
+    elif policy.max_processes is not None:
         reason = f"max_processes={policy.max_processes}: live processes are counted before there is one more"
-        wanted += [(name, "count_fork", reason) for name in ("clone", "fork", "vfork")]
-        reason = (
-            "max_processes: SIGCHLD must not interrupt a fork that is being counted, so its handler gets SA_RESTART"
-        )
+        wanted += [(name, "count_fork", reason) for name in _FORKS]
+    if wanted:
+        option = "ask_forks" if policy.ask_forks else "max_processes"
+        reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
-    vet = vet or policy.has_exec_rules()
+    vet = vet or record or policy.has_exec_rules()
     if vet:
-        reason = "policy_fn and exec rules: each exec is decided, and attested"
+        reason = "policy_fn, exec rules and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"

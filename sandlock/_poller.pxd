@@ -1,13 +1,9 @@
 from libc.stdint cimport int64_t
 
+from sandlock._linux cimport PollDescriptor
 from sandlock._messages cimport MAX_PAYLOAD, Outgoing
+from sandlock._sockets cimport Caller
 from sandlock._slots cimport MAX_SLOTS, Slot, Table
-
-cdef extern from "<poll.h>" nogil:
-    ctypedef struct PollDescriptor "struct pollfd":
-        int fd
-        short events
-        short revents
 
 # A socket call under way: its caller waits until the socket is ready for it.
 cdef struct Waiting:
@@ -18,9 +14,11 @@ cdef struct Waiting:
 
 cdef struct Poller:
     Table *table
+    const int *lives         # 0 when the task has ended
     int count
     Waiting waiting[MAX_SLOTS]
     PollDescriptor polled[MAX_SLOTS + 1]
+    Caller caller
     Outgoing message
     char room[MAX_PAYLOAD]
 

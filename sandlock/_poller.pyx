@@ -9,18 +9,21 @@ Rules: raw system calls only; it never waits but in ppoll(2); it may be killed a
 
 from libc.stdint cimport int64_t, uint64_t
 
-from sandlock._destinations cimport OPERATION_BIND, OPERATION_CONNECT, OPERATION_EXEC, OPERATION_LISTEN
+from sandlock._destinations cimport OPERATION_BIND, OPERATION_CONNECT, OPERATION_LISTEN, is_of_network
+from sandlock._journal cimport MAX_WRITERS, enlist
 from sandlock._linux cimport (
-    SYS_bind, SYS_close, SYS_close_range, SYS_ppoll, SYS_read, SYS_tgkill, raw_syscall, set_prctl,
+    CLOSE_RANGE_UNSHARE, Duration, POLLIN, POLLOUT, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_bind, SYS_close, SYS_close_range,
+    SYS_ppoll, SYS_read, duration_of, raw_syscall, set_prctl,
 )
-from sandlock._messages cimport read_outgoing, send_some, write_count
+from sandlock._messages cimport break_pipe, read_outgoing, send_some, write_count
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_CHANGED, READY, Slot, Table, WORKING, answer_value, finish, load_int, load_word, move, note_slot,
-    state_of, still_waits,
+    ACT_ALLOW, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NO_RULE, CAUSE_UNREADABLE, LOOK_MS, READY, Slot, Table, WORKING,
+    answer_value, finish, load_int, load_word, move, note_slot, permit_slot, state_of, still_waits,
 )
 from sandlock._sockets cimport (
-    SocketCall, SocketFacts, duplicate, listen_here, look_at, may_wait, send_limit_ms, start_connect,
+    CHANGED, SocketCall, SocketFacts, cookie_of, duplicate, listen_here, look_at, may_wait, send_limit_ms,
+    start_connect,
 )
 from sandlock._tasks cimport caught_signals, kill_task, now_ms
 from sandlock._unix_sockets cimport bind_path, connect_path, pin
@@ -28,39 +31,20 @@ from sandlock._unix_sockets cimport bind_path, connect_path, pin
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EAGAIN
+    const int EBADF
     const int EINPROGRESS
     const int EINTR
     const int ENOENT
-    const int EPIPE
-
-cdef extern from "<poll.h>" nogil:
-    const short POLLIN
-    const short POLLOUT
+    const int EPERM
+    const int ESRCH
 
 cdef extern from "<signal.h>" nogil:
     const int SIGKILL
-    const int SIGPIPE
 
 cdef extern from "<sys/socket.h>" nogil:
-    const int MSG_DONTWAIT
-    const int MSG_NOSIGNAL
     const int SOCK_STREAM
 
-cdef extern from * nogil:
-    """
-    #include <linux/close_range.h>
-    #include <linux/prctl.h>
-    struct sandlock_poll_limit { long long seconds; long long nanoseconds; };
-    """
-    const unsigned int CLOSE_RANGE_UNSHARE
-    const int PR_SET_NAME
-    const int PR_SET_PDEATHSIG
-    ctypedef struct Duration "struct sandlock_poll_limit":
-        long long seconds
-        long long nanoseconds
-
 cdef enum:
-    LOOK_MS = 100            # between two looks at callers: gone, interrupted, out of time
     RETRY_MS = 10
     WAITS = 1                # no result yet
 
@@ -68,12 +52,14 @@ cdef enum:
 # Ending a call -------------------------------------------------------------------------------------------------------
 
 cdef void end_call(Table *table, Slot *slot, int descriptor, int64_t result) noexcept nogil:
-    """Answers with the result of the call, as the kernel would have given it to the guest."""
+    """Answers with the result of the call, as the kernel would have given it to the guest; CHANGED is a denial."""
     cdef int error
     if result < 0 and slot.call.progress > 0:
         result = slot.call.progress          # part of it is sent: that is what counts
-    if result == -EPIPE and slot.call.facts.type == SOCK_STREAM and not slot.call.flags & MSG_NOSIGNAL:
-        raw_syscall(SYS_tgkill, slot.tgid, slot.tid, SIGPIPE, 0, 0, 0)
+    if result == CHANGED:
+        note_slot(table, slot, CAUSE_CHANGED, EACCES)
+        result = -EACCES
+    break_pipe(slot.tgid, slot.tid, &slot.call, result)
     if result >= 0 and slot.call.count_at != 0:
         write_count(slot.tid, &slot.call, result)
         result = 1
@@ -92,6 +78,8 @@ cdef int64_t go_on_sending(Poller *poller, Slot *slot, int descriptor) noexcept 
     cdef SocketCall pinned
     cdef long opened
     cdef int64_t result = read_outgoing(slot.tid, &slot.call, &poller.message)
+    if result == -EPERM:
+        note_slot(poller.table, slot, CAUSE_NO_RULE, EPERM)
     if result < 0:
         return result
     if slot.call.endpoint.path_length > 0 and not slot.call.endpoint.abstract:
@@ -99,20 +87,22 @@ cdef int64_t go_on_sending(Poller *poller, Slot *slot, int descriptor) noexcept 
         if opened < 0:
             return opened
         result = send_some(
-            poller.table.run.listener, slot.id, slot.tid, descriptor, &pinned, &poller.message, poller.room
+            &poller.caller, poller.table.run.listener, slot.id, slot.tid, descriptor, &pinned, &poller.message,
+            poller.room
         )
         raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         return result
     while True:
         result = send_some(
-            poller.table.run.listener, slot.id, slot.tid, descriptor, &slot.call, &poller.message, poller.room
+            &poller.caller, poller.table.run.listener, slot.id, slot.tid, descriptor, &slot.call, &poller.message,
+            poller.room
         )
         if result < 0:
             return result
         slot.call.progress += result
-        if slot.call.facts.type != SOCK_STREAM or result == 0 or not may_wait(&slot.call.facts):
+        if slot.call.facts.type != SOCK_STREAM or result == 0 or not may_wait(&slot.call):
             return slot.call.progress
-        if slot.call.flags & MSG_DONTWAIT or <uint64_t>slot.call.progress >= poller.message.total:
+        if <uint64_t>slot.call.progress >= poller.message.total:
             return slot.call.progress
 
 
@@ -133,11 +123,11 @@ cdef int64_t try_call(Poller *poller, Slot *slot, int descriptor) noexcept nogil
 
 cdef int must_wait(const Slot *slot, int64_t result) noexcept nogil:
     """Whether a result only says that the guest's own call would wait now."""
-    if not may_wait(&slot.call.facts):
+    if not may_wait(&slot.call):
         return 0
     if slot.call.endpoint.operation == OPERATION_CONNECT:
         return result == -EINPROGRESS or (result == -EAGAIN and slot.call.endpoint.protocol == PROTOCOL_UNIX)
-    return result == -EAGAIN and not slot.call.flags & MSG_DONTWAIT
+    return result == -EAGAIN
 
 
 cdef void keep(Poller *poller, Slot *slot, int descriptor) noexcept nogil:
@@ -159,12 +149,17 @@ cdef void begin(Poller *poller, Slot *slot) noexcept nogil:
     cdef Table *table = poller.table
     cdef SocketFacts now
     cdef int64_t result
-    cdef long descriptor = duplicate(table.run.listener, slot.id, slot.tid, slot.call.descriptor)
+    cdef long descriptor = duplicate(&poller.caller, table.run.listener, slot.id, slot.tid, slot.call.descriptor)
     if descriptor < 0:
+        if descriptor != -EBADF and descriptor != -ESRCH:
+            note_slot(table, slot, CAUSE_UNREADABLE, <int>-descriptor)
         end_call(table, slot, -1, descriptor)
         return
-    if look_at(descriptor, &now) < 0 or now.cookie != slot.call.facts.cookie:
-        note_slot(table, slot, CAUSE_CHANGED, EACCES)
+    if look_at(descriptor, &now) < 0 or cookie_of(descriptor) != slot.call.cookie:
+        end_call(table, slot, <int>descriptor, CHANGED)
+        return
+    if not permit_slot(table, slot):
+        note_slot(table, slot, CAUSE_AUDIT, EACCES)
         end_call(table, slot, <int>descriptor, -EACCES)
         return
     slot.call.facts.flags = now.flags
@@ -190,7 +185,7 @@ cdef void take_new(Poller *poller) noexcept nogil:
     cdef int i
     for i in range(load_int(&poller.table.top)):
         slot = &poller.table.slots[i]
-        if state_of(load_word(&slot.word)) != READY or slot.operation == OPERATION_EXEC or slot.act != ACT_ALLOW:
+        if state_of(load_word(&slot.word)) != READY or slot.act != ACT_ALLOW or not is_of_network(slot.operation):
             continue
         if move(slot, READY, WORKING):
             begin(poller, slot)
@@ -239,8 +234,7 @@ cdef int wait_for_events(Poller *poller, int64_t until) noexcept nogil:
         left = 0
     if retries and left > RETRY_MS:
         left = RETRY_MS
-    limit.seconds = left // 1000
-    limit.nanoseconds = (left % 1000) * 1000000
+    limit = duration_of(left)
     raw_syscall(
         SYS_ppoll, <long>poller.polled, poller.count + 1, <long>&limit if poller.count > 0 else 0, 0, 8, 0
     )
@@ -270,6 +264,8 @@ cdef int poller_main(void *argument) noexcept nogil:
     cdef int i, retries
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-net", 0)
+    if poller.table.journal != NULL:
+        enlist(poller.table.journal, MAX_WRITERS - 1, poller.lives)
     if take_own_descriptors(poller.table) < 0:
         return 1
     while not load_int(&poller.table.closing):

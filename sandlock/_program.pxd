@@ -1,12 +1,16 @@
+from sandlock._run cimport NetRules, Ruleset
 from sandlock._run cimport Program as ProgramStruct
-from sandlock._run cimport Ruleset
+
+cdef class NetRuleSet:
+    cdef NetRules c
+    cdef list _alive      # the bytes objects that C points into
 
 cdef class Program:
     cdef ProgramStruct c
+    cdef NetRuleSet _net_rules
     cdef list _alive      # the bytes objects that C points into
     cdef _set_ruleset(self, Ruleset *out, ruleset)
     cdef _set_rules(self, rules)
     cdef const char *_keep(self, bytes text) except NULL
     cdef _set_exec_rules(self, rules, otherwise)
-    cdef _set_net_rules(self, rules)
     cdef _set_launch(self, launch)

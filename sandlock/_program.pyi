@@ -1,10 +1,17 @@
+from collections.abc import Sequence
 from typing import final
 
+from ._net_rules import NetRule
 from ._plan import Plan
 
 RULE_KINDS: dict[str, int]
 DECISIONS: tuple[str, ...]
 ACTIONS: tuple[str, ...]
+
+@final
+class NetRuleSet:
+    def __new__(cls, rules: Sequence[NetRule], hosts: Sequence[str], base: int) -> NetRuleSet: ...
+    def __init__(self, rules: Sequence[NetRule], hosts: Sequence[str], base: int) -> None: ...
 
 @final
 class Program:

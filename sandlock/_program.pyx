@@ -6,11 +6,12 @@ from libc.string cimport memcpy, memset
 
 from sandlock._commands cimport decide_exec
 from sandlock._linux cimport Instruction, SYS_getpid, SYS_gettid, raw_syscall
+from sandlock._pins cimport MAX_HOSTS
 from sandlock._programs cimport Prefix, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_SOCKET, ExecRule, NetRule, RuleKind, Ruleset,
+    RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_SOCKET, ExecRule, NetRule, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
 
@@ -37,7 +38,51 @@ RULE_KINDS = {
     "add_restart": RULE_ADD_RESTART,
     "vet_exec": RULE_VET_EXEC,
     "vet_socket": RULE_VET_SOCKET,
+    "vet_fork": RULE_VET_FORK,
 }
+
+
+cdef class NetRuleSet:
+    """Network rules in C, never changed. `hosts`: all names, by number from 1; `base`: the number of the first rule."""
+
+    def __cinit__(self):
+        memset(&self.c, 0, sizeof(self.c))
+        self._alive = []
+
+    def __init__(self, rules, hosts, int base):
+        cdef NetRule *out
+        cdef Py_ssize_t i
+        cdef const char *address
+        self.c.base = base
+        self.c.rules = <NetRule *>calloc(len(rules) + 1, sizeof(NetRule))
+        if self.c.rules == NULL:
+            raise MemoryError
+        self.c.count = <int>len(rules)
+        for i, rule in enumerate(rules):
+            out = &self.c.rules[i]
+            out.allow = rule.allow
+            out.binds = rule.binds
+            out.protocols = rule.protocols
+            address = rule.address
+            out.width = <int>len(rule.address)
+            if out.width not in (0, 4, 16) or not 0 <= rule.prefix <= out.width * 8:
+                raise ValueError(f"no address: {rule!r}")
+            memcpy(out.bytes, address, out.width)
+            out.prefix = rule.prefix
+            out.first_port = rule.first
+            out.last_port = rule.last
+            out.abstract = rule.abstract
+            if rule.host:
+                out.host = 1 + hosts.index(rule.host)
+                if out.host > MAX_HOSTS:
+                    raise ValueError("too many names")
+            if rule.path is not None:
+                self._alive.append(rule.path)
+                out.path = <const char *><bytes>rule.path
+                out.path_length = <int>len(rule.path)
+
+    def __dealloc__(self):
+        free(self.c.rules)
 
 
 cdef class Program:
@@ -52,18 +97,19 @@ cdef class Program:
     def __init__(self, plan, *, bint wait_killable):
         cdef bytes code = plan.filter
         launch = plan.launch
-        self._alive.append(code)
         self.c.filter.len = <unsigned short>(len(code) // 8)
-        self.c.filter.filter = <Instruction *><char *>code
+        self.c.filter.filter = <Instruction *>self._keep(code)
         self.c.needs_listener = plan.needs_listener
         self.c.wait_killable = wait_killable
         self._set_ruleset(&self.c.supervisor, plan.supervisor_ruleset)
         self._set_ruleset(&self.c.guest, plan.guest_ruleset)
         self.c.signal_scope = plan.supervisor_ruleset is not None and plan.supervisor_ruleset.scoped & 2 != 0
         self._set_rules(plan.rules)
-        self._set_net_rules(plan.net_rules)
+        self._net_rules = NetRuleSet(plan.net_rules, plan.hosts, 0)
+        self.c.net_rules = self._net_rules.c
         self._set_exec_rules(plan.exec_rules, plan.exec_otherwise)
         self.c.asks_network = plan.asks
+        self.c.looks_up = plan.looks_up
         self._set_launch(launch)
 
     cdef _set_ruleset(self, Ruleset *out, ruleset):
@@ -84,10 +130,8 @@ cdef class Program:
             path = rule.path
             if rule.root is not None:
                 path = rule.path[len(rule.root):].strip(b"/")
-                self._alive.append(rule.root or b"/")
-                out.paths[i].root = <const char *><bytes>self._alive[-1]
-            self._alive.append(path)
-            out.paths[i].path = <const char *><bytes>path
+                out.paths[i].root = self._keep(rule.root or b"/")
+            out.paths[i].path = self._keep(path)
             out.paths[i].access = rule.access
             out.paths[i].optional = rule.optional
         for i, (port, access) in enumerate(ruleset.ports):
@@ -106,6 +150,8 @@ cdef class Program:
             if rule.rule == "observe_start":
                 self.c.record_execs = 1
             if rule.rule == "vet_exec":
+                self.c.vets = self.c.vets_exec = 1
+            if rule.rule == "vet_fork":
                 self.c.vets = self.c.vets_exec = 1
             if rule.rule == "vet_socket":
                 self.c.vets = self.c.vets_network = 1
@@ -162,33 +208,6 @@ cdef class Program:
         result = decide_exec(&self.c, &slot, &rule)
         return DECISIONS[result], rule, exe[:length]
 
-    cdef _set_net_rules(self, rules):
-        cdef NetRule *out
-        cdef Py_ssize_t i
-        cdef const char *address
-        self.c.net_rules = <NetRule *>calloc(len(rules) + 1, sizeof(NetRule))
-        if self.c.net_rules == NULL:
-            raise MemoryError
-        self.c.net_rule_count = <int>len(rules)
-        for i, rule in enumerate(rules):
-            out = &self.c.net_rules[i]
-            out.allow = rule.allow
-            out.binds = rule.binds
-            out.protocols = rule.protocols
-            address = rule.address
-            out.width = <int>len(rule.address)
-            if out.width not in (0, 4, 16) or not 0 <= rule.prefix <= out.width * 8:
-                raise ValueError(f"no address: {rule!r}")
-            memcpy(out.bytes, address, out.width)
-            out.prefix = rule.prefix
-            out.first_port = rule.first
-            out.last_port = rule.last
-            out.abstract = rule.abstract
-            if rule.path is not None:
-                self._alive.append(rule.path)
-                out.path = <const char *><bytes>rule.path
-                out.path_length = <int>len(rule.path)
-
     cdef _set_launch(self, launch):
         cdef int cpu
         self.c.keep_capabilities = launch.keep_capabilities
@@ -216,5 +235,4 @@ cdef class Program:
         free(self.c.supervisor.ports)
         free(self.c.guest.paths)
         free(self.c.guest.ports)
-        free(self.c.net_rules)
         free(self.c.exec_rules)

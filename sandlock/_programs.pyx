@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset, strlen
 from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_read, raw_syscall
-from sandlock._tasks cimport format_proc_path
+from sandlock._tasks cimport format_proc_path, put_number
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -76,19 +76,14 @@ cdef int starts_with(const char *text, const char *start) noexcept nogil:
     return 1
 
 
-cdef int put_number(char *into, long value) noexcept nogil:
-    cdef char digits[20]
-    cdef int count = 0, at = 0
-    while value > 0 or count == 0:
-        digits[count] = <char>(48 + value % 10)
-        value = value // 10
-        count += 1
-    while count > 0:
-        count -= 1
-        into[at] = digits[count]
-        at += 1
-    into[at] = 0
-    return at
+cdef const char *last_part(const char *path) noexcept nogil:
+    """What comes behind the last slash."""
+    cdef const char *last = path
+    while path[0] != 0:
+        if path[0] == 47:    # '/'
+            last = path + 1
+        path += 1
+    return last
 
 
 cdef int callers_own(pid_t tid, pid_t tgid, const char *path, char *out) noexcept nogil:

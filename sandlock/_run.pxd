@@ -28,6 +28,7 @@ cdef enum RuleKind:
     RULE_ADD_RESTART = 12
     RULE_VET_EXEC = 13
     RULE_VET_SOCKET = 14
+    RULE_VET_FORK = 15
 
 cdef struct Rule:
     RuleKind kind
@@ -64,6 +65,12 @@ cdef struct NetRule:
     int abstract             # PROTOCOL_UNIX: `path` is an abstract name
     int path_length
     const char *path         # PROTOCOL_UNIX: the socket, or a directory above it
+    int host                 # not 0: only what this name of the policy led to, by its number (_pins)
+
+cdef struct NetRules:
+    int base                 # the number of the first one
+    int count
+    NetRule *rules
 
 cdef enum Protocols:
     PROTOCOL_TCP = 1
@@ -113,11 +120,11 @@ cdef struct Program:
     int vets_exec            # each exec is decided, and attested
     int asks_network         # what no rule of the network decides waits for a verdict
     int vets_network
+    int looks_up             # lookups of names are led to a resolver of ours
     int exec_otherwise       # enum Decision, where no exec rule matches
     int exec_rule_count
     ExecRule *exec_rules
-    int net_rule_count
-    NetRule *net_rules
+    NetRules net_rules
     uint8_t rule_of[MAX_SYSCALLS]
     Rule rules[MAX_RULES]
 

@@ -7,17 +7,20 @@
 #   ASKED   -> Python's verdict             -> READY
 #   ASKED   -> a worker, at its deadline or when the caller is gone -> WORKING
 #   READY   -> a worker                     -> WORKING
-#   WORKING -> the worker, when answered    -> GONE if Python was asked, else DONE
+#   WORKING -> the worker, when answered    -> GONE if Python was asked and gave no verdict, else DONE
 #   GONE    -> Python has heard of it       -> DONE
 #   DONE    -> the fast lane frees its data -> FREE
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from posix.types cimport pid_t
 
+from sandlock._approvals cimport Approvals
 from sandlock._destinations cimport Endpoint
+from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
+from sandlock._pins cimport Pins
 from sandlock._programs cimport FileIdentity
-from sandlock._run cimport Run
+from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
 
 cdef extern from * nogil:
@@ -30,7 +33,10 @@ cdef extern from * nogil:
     uint64_t load_word "sandlock_load"(const uint64_t *at) noexcept
     void store_word "sandlock_store"(uint64_t *at, uint64_t value) noexcept
     int swap_word_if "sandlock_swap_if"(uint64_t *at, uint64_t old, uint64_t new) noexcept
+    void fence "__sync_synchronize"() noexcept
     int load_int "sandlock_load"(const int *at) noexcept
+    const NetRules *load_rules "sandlock_load"(const NetRules *const *at) noexcept
+    void store_rules "sandlock_store"(const NetRules **at, const NetRules *value) noexcept
     void store_int "sandlock_store"(int *at, int value) noexcept
     int add_int "sandlock_add"(int *at, int value) noexcept
     int swap_int_if "sandlock_swap_if"(int *at, int old, int new) noexcept
@@ -40,6 +46,8 @@ cdef enum:
     MAX_WORKERS = 8
     MAX_DENIALS = 256
     DENIAL_TEXT = 480
+    LOOK_MS = 100           # between two looks at whether those who wait for Python are alive, and in time
+    CHAIN_TEXT = 512
     MAX_FACTS = 6 * 1024 * 1024 + 65536   # bytes of one call: more argv than the kernel takes (3/4 of _STK_LIM)
     MAX_ALL_FACTS = 64 * 1024 * 1024      # bytes of all that wait
 
@@ -65,6 +73,8 @@ cdef enum Cause:
     CAUSE_UNREADABLE = 8    # the call's arguments, or its file, cannot be looked at
     CAUSE_NO_TRACE = 9      # ptrace(2) is refused here
     CAUSE_NO_RULE = 10
+    CAUSE_AUDIT = 11        # it could not be recorded
+    CAUSE_APPROVED = 12     # a verdict has allowed what is like it
 
 cdef enum Act:
     ACT_DENY = 0
@@ -79,16 +89,21 @@ cdef struct Slot:
     pid_t tid
     pid_t tgid
     int number              # of the syscall
-    int asked               # Python is asked: only when it has heard of the end, the facts are freed
+    int waited              # it waited for a verdict: what was read may have changed
+    int asked               # Python has to hear of the end before the facts are freed
     int seen                # Python has taken the question
     int act                 # enum Act: what the verdict was
     int error               # errno of a denial
     int cause               # enum Cause of a denial
     int64_t deadline_ms     # CLOCK_MONOTONIC; 0: none
+    int64_t since_ns        # when the notification came
+    int64_t decided_ns      # 0: at the moment when it is recorded
+    int recorded            # in the journal, as allowed
     int directory           # the descriptor that a path is relative to, or AT_FDCWD
     int flags               # of execveat(2)
     uint64_t path_address
     uint64_t argv_address
+    uint64_t envp_address
     FileIdentity named      # the file that was named
     FileIdentity loaded     # the file that the kernel loads: the same, or the interpreter of a script
     uint32_t path_length    # facts, each with a NUL, one after the other in `data`
@@ -101,6 +116,9 @@ cdef struct Slot:
     int argv_empty          # execve(2) with no argv: the kernel makes it one empty word (Linux 5.18)
     uint32_t size
     char *data
+    int environment_count   # -1: nobody wanted to know it
+    size_t environment_length
+    char *environment       # what the verdict rests on as well
     SocketCall call         # what a socket call is about
 
 # Equal denials are one, counted.
@@ -119,7 +137,10 @@ cdef struct Denial:
     int number
     pid_t pid
     uint32_t length
-    int64_t at_ms
+    int64_t at_ns           # CLOCK_MONOTONIC, of the first
+    int64_t since_ns
+    uint32_t chain_length
+    char chain[CHAIN_TEXT]  # the files of the processes above, nearest first, each with a NUL
     char text[DENIAL_TEXT]  # exe, then argv as far as it goes, each with a NUL; or the path of a socket
 
 cdef struct Table:
@@ -134,11 +155,18 @@ cdef struct Table:
     int work                # futex: something for a worker to do
     int picking             # a worker chooses
     int idle                # workers that wait
+    int watched             # one of them looks at the questions at least every LOOK_MS
     int top                 # no slot from here on was ever used
     uint64_t held           # bytes of facts, counted by the fast lane
     char *scratch           # MAX_FACTS, of the fast lane
+    int64_t since_ns        # when the notification came that the fast lane is at
+    pid_t tid               # whose it is
+    Journal *journal        # NULL where nobody wants to know every decision
+    Pins *pins              # NULL where names are not looked up
     int denial_count
     int denials_dropped
+    const NetRules *net_rules    # in force now
+    Approvals approvals
     Slot slots[MAX_SLOTS]
     Denial denials[MAX_DENIALS]
 
@@ -152,6 +180,8 @@ cdef Slot *take_slot(Table *table) noexcept nogil
 cdef char *scratch_of(Table *table) noexcept nogil
 cdef int move(Slot *slot, int old, int new) noexcept nogil
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil
+cdef void ask(Table *table, Slot *slot) noexcept nogil
+cdef void give_back(Slot *slot) noexcept nogil
 cdef void finish(Table *table, Slot *slot) noexcept nogil
 cdef void wake_workers(Table *table, int how_many) noexcept nogil
 cdef void wake_python(Table *table) noexcept nogil
@@ -162,13 +192,21 @@ cdef int answer_value(const Table *table, const Slot *slot, int64_t value) noexc
 cdef void note_denial(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const char *text, size_t length
 ) noexcept nogil
+cdef void note_fork(Table *table, int cause, int error, int number, pid_t pid) noexcept nogil
 cdef void note_call(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
 cdef const char *argv_of(const Slot *slot) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil
 cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
+cdef void record_slot(Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil
+cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
+cdef int permit_call(
+    Table *table, int cause, int rule, int number, pid_t pid, const Endpoint *endpoint
+) noexcept nogil
 cdef tuple take_questions(Table *table)
+cdef bytes remember(Table *table, uint64_t question, int words)
+cdef tuple read_environment(Table *table, uint64_t question)
 cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1
 cdef void stop_listening(Table *table) noexcept
 cdef list take_denials(Table *table)

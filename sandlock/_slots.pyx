@@ -4,22 +4,28 @@ Rules: no locks, for a party may be killed at any point. A verdict that comes to
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
-from sandlock._destinations cimport OPERATION_EXEC, Endpoint
+from sandlock._approvals cimport approval_of_call, approval_of_exec, free_approvals
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, Endpoint, is_of_network
+from sandlock._journal cimport Judged, pass_gate, record
 from sandlock._linux cimport (
     Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_futex, SYS_ioctl, SYS_write,
     raw_syscall,
 )
-from sandlock._tasks cimport now_ms
+from sandlock._memory cimport read_strings
+from sandlock._tasks cimport list_chain, now_ms, now_ns
 
 cdef extern from "<errno.h>" nogil:
+    const int EACCES
     const int EINTR
+    const int ESRCH
 
 cdef enum:
     FUTEX_WAKE = 1
+    MAX_WORDS = 0x7FFFFFFF
 
 
 cdef Slot *take_slot(Table *table) noexcept nogil:
@@ -32,12 +38,17 @@ cdef Slot *take_slot(Table *table) noexcept nogil:
         word = load_word(&slot.word)
         if state_of(word) == DONE:
             free(slot.data)
-            slot.data = NULL
+            free(slot.environment)
+            slot.data = slot.environment = NULL
             table.held -= slot.size
             slot.size = 0
             word = with_state(word, FREE)
             store_word(&slot.word, word)
         if state_of(word) == FREE:
+            slot.since_ns = table.since_ns
+            slot.decided_ns = 0
+            slot.recorded = 0
+            slot.asked = 0
             # The next generation: answers to the last question of this slot no longer count.
             store_word(&slot.word, with_state(word + 0x100, FILLING))
             if i >= table.top:
@@ -79,7 +90,31 @@ cdef void offer(Table *table, Slot *slot, int state) noexcept nogil:
     store_word(&slot.word, with_state(load_word(&slot.word), state))
     if state == ASKED:
         wake_python(table)
-    wake_workers(table, 1)    # also for a question: somebody has to keep an eye on its deadline
+        fence()                # against `leave_watch`: either we see that nobody watches, or that one sees the question
+        if load_int(&table.watched) and (table.timeout_ms == 0 or table.timeout_ms > LOOK_MS):
+            return
+    wake_workers(table, 1)     # also for a question: somebody has to keep an eye on its deadline
+
+
+cdef void ask(Table *table, Slot *slot) noexcept nogil:
+    """The fast lane has filled the slot with what nobody has decided: for Python, if that listens."""
+    # What becomes of it if nobody says anything.
+    slot.act = ACT_DENY
+    slot.error = EACCES
+    slot.cause = CAUSE_NOBODY
+    slot.seen = 0
+    slot.waited = 1
+    slot.environment_count = -1
+    slot.asked = load_int(&table.listens)
+    slot.deadline_ms = now_ms() + table.timeout_ms if table.timeout_ms > 0 else 0
+    offer(table, slot, ASKED if slot.asked else READY)
+    if slot.asked and not load_int(&table.listens):     # it stopped to, in between
+        move(slot, ASKED, READY)
+
+
+cdef void give_back(Slot *slot) noexcept nogil:
+    """The fast lane does not need the slot after all."""
+    store_word(&slot.word, with_state(slot.word, DONE))
 
 
 cdef void finish(Table *table, Slot *slot) noexcept nogil:
@@ -141,10 +176,9 @@ cdef int same_denial(const Denial *one, const Denial *other) noexcept nogil:
     )
 
 
-cdef void note(Table *table, Denial *denial) noexcept nogil:
+cdef void keep(Table *table, Denial *denial) noexcept nogil:
     """Keeps a denial: counts it where it is known already, drops it where there is no more room."""
     cdef int i, at
-    denial.at_ms = now_ms()
     denial.count = 1
     for i in range(min(load_int(&table.denial_count), MAX_DENIALS)):
         if load_int(&table.denials[i].ready) and same_denial(&table.denials[i], denial):
@@ -156,66 +190,166 @@ cdef void note(Table *table, Denial *denial) noexcept nogil:
         add_int(&table.denials_dropped, 1)
         return
     denial.ready = 0
+    denial.chain_length = <uint32_t>list_chain(denial.pid, table.run.warden, denial.chain, CHAIN_TEXT)
     table.denials[at] = denial[0]
     store_int(&table.denials[at].ready, 1)
+
+
+cdef void add_text(Denial *denial, const char *text, size_t length) noexcept nogil:
+    if length > DENIAL_TEXT - denial.length:
+        length = DENIAL_TEXT - denial.length
+    if length > 0:
+        memcpy(denial.text + denial.length, text, length)
+        denial.length += <uint32_t>length
+
+
+cdef void note(Table *table, const Judged *judged) noexcept nogil:
+    """Logs a denial, and records it where all decisions are."""
+    cdef Denial denial
+    cdef const Endpoint *to = judged.endpoint
+    if table.journal != NULL:
+        record(table.journal, judged)
+    memset(&denial, 0, sizeof(denial))
+    denial.operation = judged.operation
+    denial.cause = judged.cause
+    denial.rule = judged.rule
+    denial.error = judged.error
+    denial.number = judged.number
+    denial.pid = judged.pid
+    denial.since_ns = judged.since_ns
+    denial.at_ns = judged.decided_ns
+    if to == NULL:
+        add_text(&denial, judged.exe, judged.exe_length)
+        add_text(&denial, judged.argv, judged.argv_length)
+    else:
+        denial.protocol = to.protocol
+        denial.port = to.port
+        denial.width = to.width
+        denial.abstract = to.abstract
+        memcpy(denial.bytes, to.bytes, sizeof(denial.bytes))
+        add_text(&denial, to.path, to.path_length)
+    keep(table, &denial)
+
+
+cdef Judged judged_now(const Table *table, int cause, int rule, int error, int number, pid_t pid) noexcept nogil:
+    """A decision of the fast lane about the call that it is at, a denial unless said otherwise."""
+    cdef Judged judged
+    memset(&judged, 0, sizeof(judged))
+    judged.act = ACT_DENY
+    judged.cause = cause
+    judged.rule = rule
+    judged.error = error
+    judged.number = number
+    judged.pid = pid
+    judged.tid = table.tid
+    judged.since_ns = table.since_ns
+    judged.decided_ns = now_ns()
+    return judged
+
+
+cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil:
+    """A decision about a call whose facts are known: what would have run, and how; or where it leads."""
+    cdef Judged judged = judged_now(table, cause, slot.rule, error, slot.number, slot.tgid)
+    judged.operation = slot.operation
+    judged.act = act
+    judged.tid = slot.tid
+    judged.since_ns = slot.since_ns
+    if slot.decided_ns != 0:
+        judged.decided_ns = slot.decided_ns
+    if slot.waited:
+        judged.question = question_of(table, slot)
+    if slot.operation == OPERATION_FORK:
+        return judged
+    if slot.operation != OPERATION_EXEC:
+        judged.endpoint = &slot.call.endpoint
+        return judged
+    judged.exe = exe_of(slot)
+    judged.exe_length = slot.exe_length
+    judged.cwd = judged.exe + slot.exe_length
+    judged.cwd_length = slot.cwd_length
+    judged.argv = argv_of(slot)
+    judged.argv_length = slot.argv_length
+    return judged
 
 
 cdef void note_denial(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const char *text, size_t length
 ) noexcept nogil:
-    """Logs the denial of an exec."""
-    cdef Denial denial
-    memset(&denial, 0, sizeof(denial))
-    denial.cause = cause
-    denial.rule = rule
-    denial.error = error
-    denial.number = number
-    denial.pid = pid
-    denial.length = <uint32_t>(length if length < DENIAL_TEXT else DENIAL_TEXT)
-    memcpy(denial.text, text, denial.length)
-    note(table, &denial)
+    """Logs the denial of the exec that the fast lane is at."""
+    cdef Judged judged = judged_now(table, cause, rule, error, number, pid)
+    judged.exe = text
+    judged.exe_length = length
+    note(table, &judged)
+
+
+cdef void note_fork(Table *table, int cause, int error, int number, pid_t pid) noexcept nogil:
+    """Logs the denial of the fork that the fast lane is at."""
+    cdef Judged judged = judged_now(table, cause, -1, error, number, pid)
+    judged.operation = OPERATION_FORK
+    note(table, &judged)
 
 
 cdef void note_call(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil:
-    """Logs the denial of a socket call."""
-    cdef Denial denial
-    memset(&denial, 0, sizeof(denial))
-    denial.operation = endpoint.operation
-    denial.cause = cause
-    denial.rule = rule
-    denial.error = error
-    denial.number = number
-    denial.pid = pid
-    denial.protocol = endpoint.protocol
-    denial.port = endpoint.port
-    denial.width = endpoint.width
-    denial.abstract = endpoint.abstract
-    memcpy(denial.bytes, endpoint.bytes, sizeof(denial.bytes))
-    denial.length = <uint32_t>(endpoint.path_length if endpoint.path_length < DENIAL_TEXT else DENIAL_TEXT)
-    memcpy(denial.text, endpoint.path, denial.length)
-    note(table, &denial)
+    """Logs the denial of the socket call that the fast lane is at."""
+    cdef Judged judged = judged_now(table, cause, rule, error, number, pid)
+    judged.operation = endpoint.operation
+    judged.endpoint = endpoint
+    note(table, &judged)
 
 
 cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil:
-    """Logs the denial of a call whose facts are known: what would have run, and how; or where it leads."""
-    cdef char text[DENIAL_TEXT]
-    cdef size_t length = slot.exe_length
-    cdef size_t more = slot.argv_length
-    if slot.operation != OPERATION_EXEC:
-        note_call(table, cause, slot.rule, error, slot.number, slot.tgid, &slot.call.endpoint)
-        return
-    if length > DENIAL_TEXT:
-        length = DENIAL_TEXT
-    memcpy(text, exe_of(slot), length)
-    if more > DENIAL_TEXT - length:
-        more = DENIAL_TEXT - length
-    memcpy(text + length, argv_of(slot), more)
-    note_denial(table, cause, slot.rule, error, slot.number, slot.tgid, text, length + more)
+    """Logs the denial of a call in a slot; with error 0, its end."""
+    cdef Judged judged = judged_of(table, slot, ACT_DENY if error != 0 else ACT_KILL, cause, error)
+    note(table, &judged)
+
+
+# What was decided, where all of it is wanted --------------------------------------------------------------------------
+
+cdef void record_slot(Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil:
+    """Records a decision that is no denial, or that Python itself logs as one."""
+    cdef Judged judged
+    if table.journal != NULL:
+        judged = judged_of(table, slot, act, cause, error)
+        record(table.journal, &judged)
+
+
+cdef int permit_slot(Table *table, Slot *slot) noexcept nogil:
+    """Records that a call is allowed, once. Returns whether it may be: not without a record that has to be."""
+    if table.journal == NULL:
+        return 1
+    if not pass_gate(table.journal):
+        return 0
+    if not slot.recorded:
+        slot.recorded = 1
+        record_slot(table, slot, ACT_ALLOW, slot.cause, 0)
+    return pass_gate(table.journal)
+
+
+cdef int permit_call(
+    Table *table, int cause, int rule, int number, pid_t pid, const Endpoint *endpoint
+) noexcept nogil:
+    """The same for the socket call that the fast lane is at."""
+    cdef Judged judged
+    if table.journal == NULL:
+        return 1
+    if not pass_gate(table.journal):
+        return 0
+    judged = judged_now(table, cause, rule, 0, number, pid)
+    judged.operation = endpoint.operation
+    judged.endpoint = endpoint
+    judged.act = ACT_ALLOW
+    record(table.journal, &judged)
+    return pass_gate(table.journal)
 
 
 # For Python ----------------------------------------------------------------------------------------------------------
+
+cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil:
+    """The id of the question that a slot is about: the generation, and which slot it is."""
+    return with_state(load_word(&slot.word), 0) | <uint64_t>(slot - &table.slots[0]) << 48
+
 
 cdef list split_words(const char *start, size_t length):
     return (<bytes>start[:length]).split(b"\0")[:-1]
@@ -228,10 +362,12 @@ cdef tuple endpoint_values(int protocol, int port, int width, const uint8_t *add
 
 cdef tuple facts_of(const Slot *slot):
     """Of a socket call: protocol, address, port, path, abstract, scope and size. Of an exec: path, exe, cwd, the
-    interpreter's words and argv, in bytes."""
+    interpreter's words and argv, in bytes. Of a fork nothing."""
     cdef const char *at = slot.data
     cdef const Endpoint *to = &slot.call.endpoint
     cdef bytes path, exe, cwd
+    if slot.operation == OPERATION_FORK:
+        return ()
     if slot.operation != OPERATION_EXEC:
         return (
             *endpoint_values(to.protocol, to.port, to.width, to.bytes, to.abstract, to.path[:to.path_length]),
@@ -249,8 +385,8 @@ cdef tuple facts_of(const Slot *slot):
 
 
 cdef tuple take_questions(Table *table):
-    """The new questions, each (id, operation, syscall number, rule, tid, tgid, facts as in `facts_of`), and the ids of
-    those that are over."""
+    """The new questions, each (id, ns of CLOCK_MONOTONIC when it came, operation, syscall number, rule, tid, tgid,
+    facts as in `facts_of`), and the ids of those that are over."""
     cdef Slot *slot
     cdef uint64_t word
     cdef int i
@@ -262,13 +398,56 @@ cdef tuple take_questions(Table *table):
             # Even if it is over at this moment: as long as we have not said that we know, its facts stay.
             slot.seen = 1
             new.append((
-                with_state(word, 0) | <uint64_t>i << 48, slot.operation, slot.number, slot.rule, slot.tid, slot.tgid,
+                question_of(table, slot), slot.since_ns, slot.operation, slot.number, slot.rule, slot.tid, slot.tgid,
                 facts_of(slot),
             ))
         elif state_of(word) == GONE:
-            gone.append(with_state(word, 0) | <uint64_t>i << 48)
+            gone.append(question_of(table, slot))
             move(slot, GONE, DONE)
     return new, gone
+
+
+cdef Slot *asked_slot(Table *table, uint64_t question) except NULL:
+    """The slot of a question that still waits. Raises LookupError."""
+    cdef uint64_t i = question >> 48
+    if table == NULL or i >= MAX_SLOTS or load_word(&table.slots[i].word) != with_state(
+        question & 0xFFFFFFFFFFFF, ASKED
+    ):
+        raise LookupError("the question is over")
+    return &table.slots[i]
+
+
+cdef bytes remember(Table *table, uint64_t question, int words):
+    """An approval of what is asked, for `add_approval`: of an exec with its first `words` words and any more, or, if
+    that is -1, with exactly these. Raises LookupError."""
+    cdef Slot *slot = asked_slot(table, question)
+    # As long as Python has given no verdict, the facts stay, whatever becomes of the call.
+    if slot.operation != OPERATION_EXEC:
+        return approval_of_call(&slot.call.endpoint)
+    if words < 0:
+        return approval_of_exec(&slot.named, &slot.loaded, argv_of(slot), slot.argv_count, 0)
+    return approval_of_exec(&slot.named, &slot.loaded, argv_of(slot), min(words, slot.argv_count), 1)
+
+
+cdef tuple read_environment(Table *table, uint64_t question):
+    """The environment of an exec that waits, each variable as bytes; from now on the exec is attested with it. Raises
+    LookupError, OSError."""
+    cdef Slot *slot = asked_slot(table, question)
+    cdef char *room
+    cdef long length
+    cdef int count = 0
+    if slot.environment == NULL:
+        room = <char *>malloc(MAX_FACTS)
+        if room == NULL:
+            raise MemoryError
+        length = read_strings(slot.tid, slot.envp_address, room, MAX_FACTS, MAX_WORDS, &count)
+        if length < 0 or not still_waits(table, slot):
+            free(room)
+            raise OSError(<int>-length if length < 0 else ESRCH, "read the environment of an exec")
+        slot.environment = <char *>realloc(room, length + 1)
+        slot.environment_length = <size_t>length
+        slot.environment_count = count
+    return tuple(split_words(slot.environment, slot.environment_length))
 
 
 cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1:
@@ -284,9 +463,10 @@ cdef bint settle_question(Table *table, uint64_t question, int act, int error) e
     slot.act = act
     slot.error = error
     slot.cause = CAUSE_VERDICT
+    slot.asked = 0             # what becomes of it is no news for who decided it
     if not swap_word_if(&slot.word, word, with_state(word, READY)):
         return False
-    if act == ACT_ALLOW and slot.operation != OPERATION_EXEC:
+    if act == ACT_ALLOW and is_of_network(slot.operation):
         wake_poller(table)
     else:
         wake_workers(table, 1)
@@ -300,12 +480,13 @@ cdef void stop_listening(Table *table) noexcept:
     for i in range(load_int(&table.top)):
         move(&table.slots[i], ASKED, READY)
         move(&table.slots[i], GONE, DONE)
-    wake_workers(table, 1)
+    wake_workers(table, MAX_WORKERS)
 
 
 cdef list take_denials(Table *table):
     """What was denied without a verdict of Python's, each (operation, cause, rule, errno, syscall number, pid, count,
-    CLOCK_MONOTONIC in ms, text, endpoint as in `endpoint_values`)."""
+    when it came and when it was denied in ns of CLOCK_MONOTONIC, text, endpoint as in `endpoint_values`, the files of
+    the processes above)."""
     cdef Denial *denial
     cdef bytes text
     cdef int i
@@ -317,9 +498,9 @@ cdef list take_denials(Table *table):
                 text = denial.text[:denial.length]
                 found.append((
                     denial.operation, denial.cause, denial.rule, denial.error, denial.number, denial.pid, denial.count,
-                    denial.at_ms, text, endpoint_values(
+                    denial.since_ns, denial.at_ns, text, endpoint_values(
                         denial.protocol, denial.port, denial.width, denial.bytes, denial.abstract, text
-                    ),
+                    ), split_words(denial.chain, denial.chain_length),
                 ))
     return found
 
@@ -335,5 +516,9 @@ cdef void free_table(Table *table) noexcept:
         raw_syscall(SYS_close, table.poller_fd, 0, 0, 0, 0, 0)
     for i in range(min(table.top, MAX_SLOTS)):      # the others were never touched, and shall not be for this
         free(table.slots[i].data)
+        free(table.slots[i].environment)
+    free_approvals(&table.approvals)
+    free(table.journal)
     free(table.scratch)
+    free(table.pins)
     free(table)

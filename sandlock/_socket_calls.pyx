@@ -9,22 +9,27 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.types cimport pid_t
 
+from sandlock._approvals cimport approves_call
 from sandlock._destinations cimport (
-    DECIDED_ALLOW, DECIDED_ASK, OPERATION_BIND, OPERATION_CONNECT, OPERATION_LISTEN, OPERATION_SEND, decide,
+    DECIDED_ALLOW, DECIDED_ASK, OPERATION_BIND, OPERATION_CONNECT, OPERATION_LISTEN, OPERATION_SEND, decide, is_lookup,
     protocol_of, set_destination,
 )
 from sandlock._linux cimport (
-    SYS_bind, SYS_close, SYS_connect, SYS_listen, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_tgkill, raw_syscall,
+    SYS_bind, SYS_close, SYS_connect, SYS_listen, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, raw_syscall,
 )
 from sandlock._memory cimport Address, MessageHeader, read_msghdr, read_sockaddr
-from sandlock._messages cimport Outgoing, read_outgoing, send_some, write_count
+from sandlock._messages cimport Outgoing, break_pipe, read_outgoing, send_some, write_count
+from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
-    ACT_ALLOW, ACT_DENY, ASKED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NO_RULE, CAUSE_RULE, DONE, READY, Slot, Table, load_int,
-    move, note_call, offer, scratch_of, still_waits, store_word, take_slot, wake_poller, with_state,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, READY, Slot, Table,
+    ask, give_back, load_int, load_rules, note_call, permit_call, scratch_of, still_waits, store_word, take_slot,
+    wake_poller, with_state,
 )
-from sandlock._sockets cimport SocketCall, bound_port, duplicate, listen_here, look_at, may_wait, start_connect
-from sandlock._tasks cimport now_ms, thread_group_of
+from sandlock._sockets cimport (
+    SocketCall, bind_anywhere, bound_port, cookie_of, duplicate, listen_here, look_at, may_wait, start_connect,
+)
+from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._unix_sockets cimport find_socket
 from sandlock._workers cimport start_poller, start_worker
 
@@ -32,15 +37,13 @@ cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EAFNOSUPPORT
     const int EAGAIN
+    const int EBADF
     const int EINPROGRESS
     const int EINVAL
     const int ENOMEM
     const int EPERM
     const int EPIPE
     const int ESRCH
-
-cdef extern from "<signal.h>" nogil:
-    const int SIGPIPE
 
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_INET
@@ -49,7 +52,6 @@ cdef extern from "<sys/socket.h>" nogil:
     const int AF_UNIX
     const int AF_UNSPEC
     const int MSG_DONTWAIT
-    const int MSG_NOSIGNAL
     const int SOCK_SEQPACKET
     const int SOCK_STREAM
 
@@ -125,9 +127,7 @@ cdef int set_endpoint(const Notification *notification, SocketCall *call, const 
         if address.path_length == 0 and not address.abstract:
             return NO_DECISION if binds else -EINVAL      # autobind(7): a name of the kernel's choice
         if not address.abstract:
-            return find_socket(
-                <pid_t>notification.pid, thread_group_of(<pid_t>notification.pid), address, call
-            )
+            return find_socket(<pid_t>notification.pid, thread_group_of(<pid_t>notification.pid), call)
         memcpy(call.endpoint.path, address.path, address.path_length)
         call.endpoint.path_length = address.path_length
         return 0
@@ -177,8 +177,17 @@ cdef int read_target(const Notification *notification, SocketCall *call, long de
 
 # Putting it where somebody else answers ------------------------------------------------------------------------------
 
+cdef void note_refusal(
+    Crew *crew, const Notification *notification, const SocketCall *call, int cause, int rule, int64_t result
+) noexcept nogil:
+    note_call(
+        crew.table, cause, rule, <int>-result, notification.data.nr, thread_group_of(<pid_t>notification.pid),
+        &call.endpoint
+    )
+
+
 cdef int64_t hold(
-    Crew *crew, const Notification *notification, const SocketCall *call, int asks, int rule
+    Crew *crew, const Notification *notification, SocketCall *call, long descriptor, int asks
 ) noexcept nogil:
     """Puts the call into a slot: for Python if it `asks`, else for the poller. Returns HELD or -errno."""
     cdef Table *table = crew.table
@@ -188,35 +197,27 @@ cdef int64_t hold(
     if start_poller(crew) == 0 and (not asks or load_int(&table.idle) > 0 or start_worker(crew) == 0):
         slot = take_slot(table)
     if slot == NULL:
-        note_call(
-            table, CAUSE_FULL, rule, EAGAIN, notification.data.nr, <pid_t>notification.pid, &call.endpoint
-        )
+        note_refusal(crew, notification, call, CAUSE_FULL, -1, -EAGAIN)
         return -EAGAIN
     slot.operation = call.endpoint.operation
-    slot.rule = rule
+    slot.rule = -1
     slot.id = notification.id
     slot.tid = <pid_t>notification.pid
     slot.tgid = thread_group_of(slot.tid)
     slot.number = notification.data.nr
+    call.cookie = cookie_of(descriptor)
     slot.call = call[0]
-    slot.seen = 0
-    slot.asked = asks
-    slot.deadline_ms = 0
+    slot.asked = slot.waited = 0
+    slot.recorded = not asks     # else it is on record as allowed, or was nothing to decide
     if not still_waits(table, slot):
-        store_word(&slot.word, with_state(slot.word, DONE))
+        give_back(slot)
         return -ESRCH
-    if not asks:
-        slot.act = ACT_ALLOW
-        store_word(&slot.word, with_state(slot.word, READY))
-        wake_poller(table)
+    if asks:
+        ask(table, slot)
         return HELD
-    slot.act = ACT_DENY
-    slot.error = EACCES
-    slot.cause = CAUSE_NOBODY
-    slot.deadline_ms = now_ms() + table.timeout_ms if table.timeout_ms > 0 else 0
-    offer(table, slot, ASKED)
-    if not load_int(&table.listens):     # it stopped to, in between
-        move(slot, ASKED, READY)
+    slot.act = ACT_ALLOW
+    store_word(&slot.word, with_state(slot.word, READY))
+    wake_poller(table)
     return HELD
 
 
@@ -226,28 +227,28 @@ cdef int64_t send_now(Crew *crew, const Notification *notification, SocketCall *
     """Sends what goes at once. Returns the bytes, -errno, or HELD where the rest, or all of it, has to wait."""
     cdef Outgoing message
     cdef char *room = scratch_of(crew.table)
-    cdef int waits = may_wait(&call.facts) and not call.flags & MSG_DONTWAIT
     cdef int64_t result
     if room == NULL:
         return -ENOMEM
     result = read_outgoing(<pid_t>notification.pid, call, &message)
+    if result == -EPERM:
+        note_refusal(crew, notification, call, CAUSE_NO_RULE, -1, result)
     if result < 0:
         return result
     call.size = message.total
     if message.passes_descriptors:       # they would go through the host's table
-        return hold(crew, notification, call, 0, -1)
+        return hold(crew, notification, call, descriptor, 0)
     result = send_some(
-        crew.table.run.listener, notification.id, <pid_t>notification.pid, descriptor, call, &message, room
+        &crew.caller, crew.table.run.listener, notification.id, <pid_t>notification.pid, descriptor, call, &message,
+        room
     )
-    if result == -EAGAIN and waits:
-        return hold(crew, notification, call, 0, -1)
-    if result > 0 and call.facts.type == SOCK_STREAM and waits and <uint64_t>result < message.total:
+    if result == -EAGAIN and may_wait(call):
+        return hold(crew, notification, call, descriptor, 0)
+    if result > 0 and call.facts.type == SOCK_STREAM and may_wait(call) and <uint64_t>result < message.total:
         call.progress = result
-        return hold(crew, notification, call, 0, -1)
-    if result == -EPIPE and call.facts.type == SOCK_STREAM and not call.flags & MSG_NOSIGNAL:
-        raw_syscall(
-            SYS_tgkill, thread_group_of(<pid_t>notification.pid), <pid_t>notification.pid, SIGPIPE, 0, 0, 0
-        )
+        return hold(crew, notification, call, descriptor, 0)
+    if result == -EPIPE:
+        break_pipe(thread_group_of(<pid_t>notification.pid), <pid_t>notification.pid, call, result)
     return result
 
 
@@ -256,47 +257,79 @@ cdef int64_t call_now(Crew *crew, const Notification *notification, SocketCall *
     cdef int64_t result
     if call.endpoint.operation == OPERATION_SEND:
         if call.endpoint.path_length > 0 and not call.endpoint.abstract:
-            return hold(crew, notification, call, 0, -1)
+            return hold(crew, notification, call, descriptor, 0)
         return send_now(crew, notification, call, descriptor)
     if call.endpoint.operation == OPERATION_LISTEN:
-        return listen_here(descriptor, call.flags, call.endpoint.port if call.endpoint.port > 0 else 0)
+        return listen_here(descriptor, call.flags, call.endpoint.port)
     if call.endpoint.protocol == PROTOCOL_UNIX:
-        return hold(crew, notification, call, 0, -1)      # who connects is kept waiting, who binds has a umask
+        return hold(crew, notification, call, descriptor, 0)      # who connects is kept waiting, who binds has a umask
     if call.endpoint.operation == OPERATION_BIND:
         return raw_syscall(SYS_bind, descriptor, <long>call.address, call.address_length, 0, 0, 0)
     result = start_connect(descriptor, call)
-    if result == -EINPROGRESS and may_wait(&call.facts):
+    if result == -EINPROGRESS and may_wait(call):
         call.started = 1
-        return hold(crew, notification, call, 0, -1)
+        return hold(crew, notification, call, descriptor, 0)
     return result
+
+
+cdef pid_t process_of(const Table *table, const Notification *notification) noexcept nogil:
+    """Of the caller, for the record; 0 where there is none."""
+    return thread_group_of(<pid_t>notification.pid) if table.journal != NULL else 0
+
+
+cdef int64_t look_up(Crew *crew, const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
+    """Makes a call that wants to ask a name server: it asks our resolver, which answers those ports only that are
+    noted here. Returns its result, HELD, or -errno."""
+    cdef long result, port = bound_port(descriptor)
+    if port == 0:
+        result = bind_anywhere(descriptor, call.facts.domain)
+        if result < 0:
+            return result
+        port = bound_port(descriptor)
+    note_asker(crew.table.pins, port, thread_group_of(<pid_t>notification.pid))
+    aim_at_resolver(crew.table.pins, call.address, call.endpoint.width)
+    return call_now(crew, notification, call, descriptor)
 
 
 cdef int64_t judge(Crew *crew, const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
     """Decides where a call may lead, and makes it or has it made. Returns its result, HELD, or -errno."""
-    cdef Table *table = crew.table
-    cdef int rule = -1, decision
-    decision = decide(table.run.program, &call.endpoint, &rule)
-    if decision == DECIDED_ALLOW:
-        return call_now(crew, notification, call, descriptor)
-    if decision == DECIDED_ASK and load_int(&table.listens):
-        return hold(crew, notification, call, 1, -1)
-    note_call(
-        table, CAUSE_NOBODY if decision == DECIDED_ASK else CAUSE_RULE if rule >= 0 else CAUSE_NO_RULE, rule, EACCES,
-        notification.data.nr, thread_group_of(<pid_t>notification.pid), &call.endpoint
+    cdef int rule = -1, cause, decision
+    decision = decide(
+        load_rules(&crew.table.net_rules), crew.table.pins, crew.table.run.program.asks_network, &call.endpoint, &rule
     )
+    cause = CAUSE_RULE if rule >= 0 else CAUSE_NO_RULE
+    if decision == DECIDED_ASK and approves_call(&crew.table.approvals, &call.endpoint):
+        decision = DECIDED_ALLOW
+        cause = CAUSE_APPROVED
+    if decision == DECIDED_ALLOW:
+        if not permit_call(
+            crew.table, cause, rule, notification.data.nr, process_of(crew.table, notification), &call.endpoint
+        ):
+            note_refusal(crew, notification, call, CAUSE_AUDIT, -1, -EACCES)
+            return -EACCES
+        return call_now(crew, notification, call, descriptor)
+    if is_lookup(&call.endpoint) and crew.table.pins != NULL and crew.table.pins.port != 0:
+        return look_up(crew, notification, call, descriptor)
+    if decision == DECIDED_ASK:
+        return hold(crew, notification, call, descriptor, 1)
+    note_refusal(crew, notification, call, cause, rule, -EACCES)
     return -EACCES
 
 
 cdef int64_t vet_call(Crew *crew, const Notification *notification, SocketCall *call) noexcept nogil:
     cdef int64_t result
     cdef long descriptor = duplicate(
-        crew.table.run.listener, notification.id, <pid_t>notification.pid, call.descriptor
+        &crew.caller, crew.table.run.listener, notification.id, <pid_t>notification.pid, call.descriptor
     )
     if descriptor < 0:
+        if descriptor != -EBADF and descriptor != -ESRCH:
+            note_refusal(crew, notification, call, CAUSE_UNREADABLE, -1, descriptor)
         return descriptor
     result = look_at(descriptor, &call.facts)
     if result == 0:
         result = read_target(notification, call, descriptor)
+        if result == -EACCES or result == -EPERM:
+            note_refusal(crew, notification, call, CAUSE_NO_RULE, -1, result)
     if result == NO_DECISION:
         result = call_now(crew, notification, call, descriptor)
     elif result == 0:
@@ -334,6 +367,8 @@ cdef int64_t send_many(Crew *crew, const Notification *notification) noexcept no
 cdef int64_t vet_socket(Crew *crew, const Notification *notification) noexcept nogil:
     """Decides a socket call and makes it. Returns its result (0 or more, or -errno), or HELD."""
     cdef SocketCall call
+    crew.table.since_ns = now_ns()
+    crew.table.tid = <pid_t>notification.pid
     if notification.data.nr == SYS_sendmmsg:
         return send_many(crew, notification)
     read_registers(notification, &call)

@@ -9,18 +9,26 @@ from sandlock._memory cimport MAX_SOCKADDR
 from sandlock._programs cimport FileIdentity
 from sandlock._run cimport Run
 
+cdef enum:
+    CHANGED = -4096          # a result that no call has: what was judged is not what is there now
+
+# Who called last: its calls come in rows.
+cdef struct Caller:
+    pid_t tid                # 0 for none
+    int pidfd
+
 cdef struct SocketFacts:
     int domain
     int type                 # SOCK_STREAM, ...
     int protocol             # IPPROTO_*
     int flags                # fcntl F_GETFL
-    uint64_t cookie          # who the socket is, for as long as the machine runs
 
 # A socket call, as it was read once.
 cdef struct SocketCall:
     Endpoint endpoint
     SocketFacts facts
     int descriptor           # the caller's number for the socket
+    uint64_t cookie          # who the socket is, if the call was held
     int flags                # of a send, or listen's backlog
     int address_length       # 0: no address
     uint8_t address[MAX_SOCKADDR]   # to act on
@@ -33,11 +41,14 @@ cdef struct SocketCall:
     int started              # the connection is under way
     int may_hold             # it may wait for somebody else to answer
 
-cdef long duplicate(int listener, uint64_t id, pid_t tid, long descriptor) noexcept nogil
+cdef void forget_caller(Caller *caller) noexcept nogil
+cdef long duplicate(Caller *caller, int listener, uint64_t id, pid_t tid, long descriptor) noexcept nogil
 cdef int look_at(long descriptor, SocketFacts *out) noexcept nogil
-cdef int may_wait(const SocketFacts *facts) noexcept nogil
+cdef uint64_t cookie_of(long descriptor) noexcept nogil
+cdef int may_wait(const SocketCall *call) noexcept nogil
 cdef long start_connect(long descriptor, const SocketCall *call) noexcept nogil
 cdef long send_limit_ms(long descriptor) noexcept nogil
+cdef long bind_anywhere(long descriptor, int domain) noexcept nogil
 cdef long bound_port(long descriptor) noexcept nogil
 cdef long listen_here(long descriptor, int backlog, long port) noexcept nogil
-cdef int listen_on_behalf(const Run *run, const Notification *notification) noexcept nogil
+cdef int listen_on_behalf(const Run *run, Caller *caller, const Notification *notification) noexcept nogil

@@ -9,9 +9,10 @@ from libc.stdint cimport uint16_t, uint64_t, uint8_t
 from libc.string cimport memset
 from posix.types cimport pid_t
 
+from sandlock._destinations cimport OPERATION_SEND
 from sandlock._linux cimport (
-    Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_close, SYS_connect, SYS_fcntl, SYS_getsockname, SYS_getsockopt,
-    SYS_ioctl, SYS_listen, SYS_pidfd_getfd, SYS_pidfd_open, SYS_shutdown, raw_syscall,
+    Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_bind, SYS_close, SYS_connect, SYS_fcntl, SYS_getsockname,
+    SYS_getsockopt, SYS_ioctl, SYS_listen, SYS_pidfd_getfd, SYS_pidfd_open, SYS_shutdown, raw_syscall,
 )
 from sandlock._run cimport Run
 from sandlock._tasks cimport thread_group_of
@@ -31,6 +32,7 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_INET
     const int AF_INET6
+    const int MSG_DONTWAIT
     const int SHUT_RDWR
     const int SOCK_STREAM
     const int SOCK_SEQPACKET
@@ -64,20 +66,43 @@ cdef struct SocketAddress:
     uint8_t rest[124]
 
 
-cdef long duplicate(int listener, uint64_t id, pid_t tid, long descriptor) noexcept nogil:
+cdef long take(long pidfd, long descriptor) noexcept nogil:
+    return raw_syscall(SYS_pidfd_getfd, pidfd, descriptor, 0, 0, 0, 0)
+
+
+cdef void forget_caller(Caller *caller) noexcept nogil:
+    if caller.tid != 0:
+        raw_syscall(SYS_close, caller.pidfd, 0, 0, 0, 0, 0)
+        caller.tid = 0
+
+
+cdef long duplicate(Caller *caller, int listener, uint64_t id, pid_t tid, long descriptor) noexcept nogil:
     """A descriptor of a caller that waits for our answer to `id`, in our table; or -errno. pidfd_getfd(2)."""
-    cdef long duplicated
-    cdef long pidfd = raw_syscall(SYS_pidfd_open, tid, PIDFD_THREAD, 0, 0, 0, 0)
+    cdef long pidfd, duplicated
+    cdef int lasting = 1
+    if caller.tid == tid:
+        # A pidfd stays with its task, and as long as that lives nobody else has its number: it is the caller.
+        duplicated = take(caller.pidfd, descriptor)
+        if duplicated != -ESRCH:
+            return duplicated
+    pidfd = raw_syscall(SYS_pidfd_open, tid, PIDFD_THREAD, 0, 0, 0, 0)
     if pidfd == -EINVAL:
+        lasting = 0          # of the process: that may outlive the thread, and the thread's number
         pidfd = raw_syscall(SYS_pidfd_open, thread_group_of(tid), 0, 0, 0, 0, 0)
     if pidfd < 0:
         return pidfd
     # Still waiting for our answer, so the pidfd is the caller's and not that of a recycled number.
     if raw_syscall(SYS_ioctl, listener, <long>SECCOMP_IOCTL_NOTIF_ID_VALID, <long>&id, 0, 0, 0) < 0:
+        lasting = 0
         duplicated = -ESRCH
     else:
-        duplicated = raw_syscall(SYS_pidfd_getfd, pidfd, descriptor, 0, 0, 0, 0)
-    raw_syscall(SYS_close, pidfd, 0, 0, 0, 0, 0)
+        duplicated = take(pidfd, descriptor)
+    if not lasting:
+        raw_syscall(SYS_close, pidfd, 0, 0, 0, 0, 0)
+        return duplicated
+    forget_caller(caller)
+    caller.tid = tid
+    caller.pidfd = <int>pidfd
     return duplicated
 
 
@@ -97,16 +122,23 @@ cdef int look_at(long descriptor, SocketFacts *out) noexcept nogil:
     if result == 0:
         result = option_of(descriptor, SO_PROTOCOL, &out.protocol, sizeof(int))
     if result == 0:
-        result = option_of(descriptor, SO_COOKIE, &out.cookie, sizeof(uint64_t))
-    if result == 0:
         result = raw_syscall(SYS_fcntl, descriptor, F_GETFL, 0, 0, 0, 0)
         out.flags = <int>result
     return <int>result if result < 0 else 0
 
 
-cdef int may_wait(const SocketFacts *facts) noexcept nogil:
-    """Whether the guest expects calls on this socket to wait."""
-    return not facts.flags & O_NONBLOCK
+cdef uint64_t cookie_of(long descriptor) noexcept nogil:
+    """Who a socket is, for as long as the machine runs; 0 for what is no socket."""
+    cdef uint64_t cookie = 0
+    option_of(descriptor, SO_COOKIE, &cookie, sizeof(cookie))
+    return cookie
+
+
+cdef int may_wait(const SocketCall *call) noexcept nogil:
+    """Whether the guest expects this call to wait where it cannot be done at once."""
+    if call.endpoint.operation == OPERATION_SEND and call.flags & MSG_DONTWAIT:
+        return 0
+    return not call.facts.flags & O_NONBLOCK
 
 
 cdef long send_limit_ms(long descriptor) noexcept nogil:
@@ -124,7 +156,7 @@ cdef long start_connect(long descriptor, const SocketCall *call) noexcept nogil:
     and to be called again when the socket can be written to: that also tells the socket that it is connected."""
     cdef int waits = call.facts.type == SOCK_STREAM or call.facts.type == SOCK_SEQPACKET
     cdef long result
-    if not waits or not may_wait(&call.facts):
+    if not waits or not may_wait(call):
         return raw_syscall(SYS_connect, descriptor, <long>call.address, call.address_length, 0, 0, 0)
     raw_syscall(SYS_fcntl, descriptor, F_SETFL, call.facts.flags | O_NONBLOCK, 0, 0, 0)
     result = raw_syscall(SYS_connect, descriptor, <long>call.address, call.address_length, 0, 0, 0)
@@ -132,6 +164,14 @@ cdef long start_connect(long descriptor, const SocketCall *call) noexcept nogil:
         result = raw_syscall(SYS_connect, descriptor, <long>call.address, call.address_length, 0, 0, 0)
     raw_syscall(SYS_fcntl, descriptor, F_SETFL, call.facts.flags, 0, 0, 0)
     return -EINPROGRESS if result == -EALREADY else result
+
+
+cdef long bind_anywhere(long descriptor, int domain) noexcept nogil:
+    """Gives an internet socket the port that its first send would have given it. Returns 0 or -errno."""
+    cdef SocketAddress address
+    memset(&address, 0, sizeof(address))
+    address.family = <uint16_t>domain
+    return raw_syscall(SYS_bind, descriptor, <long>&address, 16 if domain == AF_INET else 28, 0, 0, 0)
 
 
 # Listen --------------------------------------------------------------------------------------------------------------
@@ -171,11 +211,11 @@ cdef int port_is_granted(const Run *run, long port) noexcept nogil:
     return 0
 
 
-cdef int listen_on_behalf(const Run *run, const Notification *notification) noexcept nogil:
+cdef int listen_on_behalf(const Run *run, Caller *caller, const Notification *notification) noexcept nogil:
     """listen(2) for the caller, on a port that Landlock lets it bind. Returns 0 or the (positive) errno."""
     cdef long port, result
     cdef long descriptor = duplicate(
-        run.listener, notification.id, <pid_t>notification.pid, <int>notification.data.args[0]
+        caller, run.listener, notification.id, <pid_t>notification.pid, <int>notification.data.args[0]
     )
     if descriptor < 0:
         return <int>-descriptor

@@ -19,10 +19,13 @@ cdef struct Ledger:
 cdef int kill_task(pid_t tid) noexcept nogil
 cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil
 cdef long read_proc_file(const char *path, char *into, size_t size) noexcept nogil
+cdef int put_number(char *into, long value) noexcept nogil
 cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil
 cdef pid_t parent_of(pid_t pid) noexcept nogil
 cdef pid_t thread_group_of(pid_t tid) noexcept nogil
 cdef long umask_of(pid_t tid) noexcept nogil
 cdef uint64_t caught_signals(pid_t tid) noexcept nogil
 cdef int64_t now_ms() noexcept nogil
+cdef int64_t now_ns() noexcept nogil
+cdef long list_chain(pid_t pid, pid_t init, char *into, long size) noexcept nogil
 cdef int list_tasks(pid_t pid, pid_t *into, int limit) noexcept nogil

@@ -5,6 +5,7 @@ signal 0 reach the tasks of the run and no other (landlock(7), ABI 6). Without t
 """
 
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
 from posix.types cimport pid_t
 
 from sandlock._linux cimport (
@@ -22,6 +23,12 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from "<signal.h>" nogil:
     const int SIGKILL
+
+cdef extern from * nogil:
+    """
+    #include <sys/syscall.h>
+    """
+    const long SYS_readlinkat
 
 cdef extern from "<dirent.h>" nogil:
     pass
@@ -46,14 +53,19 @@ cdef enum:
     LIST_SIZE = 8192
     PENDING_ROOM = 256
     MAX_DEPTH = 1024
+    MAX_CHAIN = 16
     MAX_HELPERS = 9
     STATUS_SIZE = 4096
 
 
-cdef int64_t now_ms() noexcept nogil:
+cdef int64_t now_ns() noexcept nogil:
     cdef Clock clock
     raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, <long>&clock, 0, 0, 0, 0)
-    return clock.seconds * 1000 + clock.nanoseconds // 1000000
+    return clock.seconds * 1000000000 + clock.nanoseconds
+
+
+cdef int64_t now_ms() noexcept nogil:
+    return now_ns() // 1000000
 
 
 cdef int kill_task(pid_t tid) noexcept nogil:
@@ -61,28 +73,35 @@ cdef int kill_task(pid_t tid) noexcept nogil:
     return <int>raw_syscall(SYS_tkill, tid, SIGKILL, 0, 0, 0, 0)
 
 
-cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil:
-    """Writes "/proc/PID/name" (at most 64 bytes with a name of at most 40). Returns the length."""
-    cdef char digits[12]
-    cdef int length = 0, count = 0
-    cdef const char *prefix = b"/proc/"
-    while prefix[length] != 0:
-        into[length] = prefix[length]
-        length += 1
-    while True:
-        digits[count] = <char>(48 + pid % 10)
-        pid = pid // 10
+cdef int put_number(char *into, long value) noexcept nogil:
+    """Writes a number in decimal, with a NUL (at most 21 bytes). Returns its length."""
+    cdef char digits[20]
+    cdef unsigned long left = <unsigned long>value
+    cdef int count = 0, at = 0
+    if value < 0:
+        into[0] = 45  # '-'
+        at = 1
+        left = 0 - left
+    while left > 0 or count == 0:
+        digits[count] = <char>(48 + left % 10)
+        left = left // 10
         count += 1
-        if pid <= 0:
-            break
     while count > 0:
         count -= 1
-        into[length] = digits[count]
-        length += 1
+        into[at] = digits[count]
+        at += 1
+    into[at] = 0
+    return at
+
+
+cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil:
+    """Writes "/proc/PID/name" (at most 64 bytes with a name of at most 40). Returns the length."""
+    cdef int length = 6, count = 0
+    memcpy(into, <const char *>b"/proc/", 6)
+    length += put_number(into + length, pid)
     if name[0] != 0:
         into[length] = 47  # '/'
         length += 1
-    count = 0
     while name[count] != 0 and count < 40:
         into[length] = name[count]
         length += 1
@@ -145,6 +164,25 @@ cdef pid_t parent_of(pid_t pid) noexcept nogil:
         return 0
     field = stat_field(stat, length, 4)
     return 0 if field == NULL else <pid_t>parse_number(field)
+
+
+cdef long list_chain(pid_t pid, pid_t init, char *into, long size) noexcept nogil:
+    """The files of the processes above one, nearest first, up to the run's init, each with a NUL. Returns the bytes.
+    Only advice: they are looked up one after the other, and who has lost its parent has the init for one."""
+    cdef char link[64]
+    cdef long at = 0, length
+    cdef int _depth
+    for _depth in range(MAX_CHAIN):
+        pid = parent_of(pid)
+        if pid <= 1 or pid == init:
+            break
+        format_proc_path(link, pid, b"exe")
+        length = raw_syscall(SYS_readlinkat, AT_FDCWD, <long>link, <long>(into + at), size - at - 1, 0, 0)
+        if length <= 0 or at + length >= size - 1:
+            break
+        at += length + 1
+        into[at - 1] = 0
+    return at
 
 
 cdef pid_t thread_group_of(pid_t tid) noexcept nogil:

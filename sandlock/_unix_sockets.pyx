@@ -10,12 +10,11 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
-from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, open_named, real_path
-from sandlock._sockets cimport start_connect
+from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, last_part, open_named, real_path
+from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
 
 cdef extern from "<errno.h>" nogil:
-    const int EACCES
     const int EADDRINUSE
     const int ECONNREFUSED
     const int EINVAL
@@ -36,30 +35,24 @@ cdef enum:
     MAX_NAME = 108
 
 
-cdef const char *split_name(const char *name, char *directory) noexcept nogil:
-    """Cuts a name into its directory and its last part, which is returned."""
-    cdef const char *last = name
-    cdef const char *at = name
-    while at[0] != 0:
-        if at[0] == 47:      # '/'
-            last = at + 1
-        at += 1
-    memset(directory, 0, MAX_NAME + 2)
-    if last == name:
-        directory[0] = 46    # '.'
-    else:
-        memcpy(directory, name, last - name)
-    return last
+cdef void read_name(const SocketCall *call, char *name) noexcept nogil:
+    """The name in the call's own copy of the address, in MAX_NAME + 2 bytes."""
+    memset(name, 0, MAX_NAME + 2)
+    memcpy(name, call.address + FAMILY, call.address_length - FAMILY)
 
 
 cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file) noexcept nogil:
     """The socket that a name means (to bind: its directory), pinned; or -errno."""
     cdef char directory[MAX_NAME + 2]
+    cdef const char *last = last_part(name)
     cdef long opened
     cdef int mode
     if binds:
-        if split_name(name, directory)[0] == 0:
+        if last[0] == 0:
             return -EADDRINUSE
+        memset(directory, 0, sizeof(directory))
+        directory[0] = 46    # '.'
+        memcpy(directory, name, last - name)
         name = directory
     opened = open_named(tid, tgid, AT_FDCWD, name, 0)
     if opened < 0:
@@ -73,15 +66,17 @@ cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIde
     return opened
 
 
-cdef int find_socket(pid_t tid, pid_t tgid, const Address *address, SocketCall *call) noexcept nogil:
-    """Sets the endpoint's path, without links, and who the file is. Returns 0, or the -errno of the call."""
+cdef int find_socket(pid_t tid, pid_t tgid, SocketCall *call) noexcept nogil:
+    """Sets the endpoint's path, without links, and who the file is. Returns 0, or the -errno of the call; the path is
+    the name that was given then."""
     cdef char name[MAX_NAME + 2]
     cdef char path[4096]
     cdef const char *last
     cdef int binds = call.endpoint.operation == OPERATION_BIND
     cdef long opened, length, more
-    memset(name, 0, sizeof(name))
-    memcpy(name, address.path, address.path_length)
+    read_name(call, name)
+    call.endpoint.path_length = <int>strlen(name)
+    memcpy(call.endpoint.path, name, call.endpoint.path_length)
     opened = open_place(tid, tgid, name, binds, &call.file)
     if opened < 0:
         return <int>opened
@@ -90,9 +85,7 @@ cdef int find_socket(pid_t tid, pid_t tgid, const Address *address, SocketCall *
     if length < 0:
         return <int>length
     if binds:
-        last = name + strlen(name)
-        while last > name and last[-1] != 47:
-            last -= 1
+        last = last_part(name)
         if length > 1:
             path[length] = 47
             length += 1
@@ -109,16 +102,15 @@ cdef int find_socket(pid_t tid, pid_t tgid, const Address *address, SocketCall *
 
 
 cdef long open_judged(pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:
-    """The file that was judged, pinned; -EACCES if the name means another one now."""
+    """The file that was judged, pinned; CHANGED if the name means another one now."""
     cdef char name[MAX_NAME + 2]
     cdef FileIdentity now
     cdef long opened
-    memset(name, 0, sizeof(name))
-    memcpy(name, call.address + FAMILY, call.address_length - FAMILY)
+    read_name(call, name)
     opened = open_place(tid, tgid, name, binds, &now)
     if opened >= 0 and (now.device != call.file.device or now.inode != call.file.inode):
         raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
-        return -EACCES
+        return CHANGED
     return opened
 
 
@@ -131,8 +123,8 @@ cdef void set_name(SocketCall *call, const char *name) noexcept nogil:
 
 
 cdef long pin(pid_t tid, pid_t tgid, const SocketCall *call, SocketCall *pinned) noexcept nogil:
-    """The call, with the address of exactly the socket that was judged. Returns a descriptor that keeps it true, or
-    -errno."""
+    """The call, with the address of exactly the socket that was judged. Returns a descriptor that keeps it true,
+    CHANGED, or -errno."""
     cdef char link[64]
     cdef long opened = open_judged(tid, tgid, call, 0)
     if opened < 0:
@@ -144,7 +136,8 @@ cdef long pin(pid_t tid, pid_t tgid, const SocketCall *call, SocketCall *pinned)
 
 
 cdef long connect_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
-    """connect(2) to the socket that was judged. Returns 0 or -errno; -EAGAIN where the guest's own call may wait."""
+    """connect(2) to the socket that was judged. Returns 0, CHANGED or -errno; -EAGAIN where the guest's own call may
+    wait."""
     cdef SocketCall pinned
     cdef long result
     cdef long opened = pin(tid, tgid, call, &pinned)
@@ -157,17 +150,15 @@ cdef long connect_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall 
 
 cdef long bind_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
     """bind(2) in the directory that was judged, with the caller's umask. Only for a task with a working directory and
-    umask of its own (no CLONE_FS). Returns 0 or -errno."""
+    umask of its own (no CLONE_FS). Returns 0, CHANGED or -errno."""
     cdef SocketCall pinned = call[0]
     cdef char name[MAX_NAME + 2]
-    cdef char directory[MAX_NAME + 2]
     cdef long result
     cdef long mask = umask_of(tid)
     cdef long opened = open_judged(tid, tgid, call, 1)
     if opened < 0:
         return opened
-    memset(name, 0, sizeof(name))
-    memcpy(name, call.address + FAMILY, call.address_length - FAMILY)
+    read_name(call, name)
     result = raw_syscall(SYS_fchdir, opened, 0, 0, 0, 0, 0)
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
     if result < 0:
@@ -175,5 +166,5 @@ cdef long bind_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *ca
     if mask < 0:
         return -EINVAL
     raw_syscall(SYS_umask, mask, 0, 0, 0, 0, 0)
-    set_name(&pinned, split_name(name, directory))
+    set_name(&pinned, last_part(name))
     return raw_syscall(SYS_bind, descriptor, <long>pinned.address, pinned.address_length, 0, 0, 0)

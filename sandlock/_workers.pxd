@@ -2,12 +2,14 @@ from posix.types cimport pid_t
 
 from sandlock._poller cimport Poller
 from sandlock._slots cimport MAX_WORKERS, Table
+from sandlock._sockets cimport Caller
 from sandlock._tasks cimport Ledger
 
 cdef struct Worker:
     Table *table
     char *stack
     pid_t pid
+    int place               # among all who write the journal
     int lives               # cleared and woken by the kernel at its end
 
 cdef struct Crew:
@@ -15,6 +17,7 @@ cdef struct Crew:
     Ledger *ledger
     Worker workers[MAX_WORKERS + 1]      # the last one is the poller
     Poller *poller
+    Caller caller           # of the fast lane
 
 cdef int start_worker(Crew *crew) noexcept nogil
 cdef int start_poller(Crew *crew) noexcept nogil

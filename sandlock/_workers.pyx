@@ -13,18 +13,21 @@ from posix.types cimport pid_t
 
 from sandlock._attest cimport refuse, run_attested
 from sandlock._linux cimport (
-    SYS_futex, SYS_kill, SYS_sched_yield, SYS_wait4, raw_clone, raw_syscall, set_prctl,
+    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_kill, SYS_sched_yield,
+    SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
-from sandlock._destinations cimport OPERATION_EXEC
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, is_of_network
+from sandlock._journal cimport LANE, enlist
 from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
-    ACT_ALLOW, ACT_KILL, ASKED, CAUSE_TIMEOUT, CAUSE_VERDICT, READY, Slot, WORKING, add_int,
-    finish, load_int, load_word, move, note_slot, state_of, still_waits, store_int, store_word,
-    swap_int_if, wake_poller, wake_workers, with_state,
+    ACT_ALLOW, ACT_KILL, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Slot, WORKING, add_int,
+    answer, finish, load_int, load_word, move, note_slot, permit_slot, record_slot, state_of, still_waits, store_int,
+    store_word, swap_int_if, wake_poller, wake_workers, with_state,
 )
 from sandlock._tasks cimport kill_task, now_ms
 
 cdef extern from "<errno.h>" nogil:
+    const int EAGAIN
     const int EINTR
 
 cdef extern from "<signal.h>" nogil:
@@ -32,24 +35,16 @@ cdef extern from "<signal.h>" nogil:
 
 cdef extern from * nogil:
     """
-    #include <linux/prctl.h>
     #include <linux/sched.h>
-    struct sandlock_wait { long long seconds; long long nanoseconds; };
     """
     const unsigned long CLONE_VM
     const unsigned long CLONE_FILES
     const unsigned long CLONE_CHILD_CLEARTID
-    const int PR_SET_NAME
-    const int PR_SET_PDEATHSIG
-    ctypedef struct Duration "struct sandlock_wait":
-        long long seconds
-        long long nanoseconds
 
 cdef enum:
     FUTEX_WAIT = 0
     STACK = 65536
     WALL = 0x40000000
-    LOOK_MS = 100            # between two looks at whether those who wait for Python are alive
     PATIENCE_MS = 1000       # for a worker to end by itself
 
 
@@ -77,7 +72,7 @@ cdef Slot *pick(Table *table) noexcept nogil:
         slot = &table.slots[i]
         if state_of(load_word(&slot.word)) != READY:
             continue
-        if slot.act == ACT_ALLOW and slot.operation != OPERATION_EXEC:
+        if slot.act == ACT_ALLOW and is_of_network(slot.operation):
             continue             # the poller's
         if slot.act == ACT_ALLOW and process_is_busy(table, slot.tgid):
             continue
@@ -92,15 +87,26 @@ cdef Slot *pick(Table *table) noexcept nogil:
 
 cdef int act_on(Table *table, Slot *slot) noexcept nogil:
     """Carries out a verdict. Returns 1 when this worker must end."""
-    if slot.act == ACT_ALLOW and slot.operation != OPERATION_EXEC:
+    if slot.act == ACT_ALLOW and is_of_network(slot.operation):
         store_word(&slot.word, with_state(load_word(&slot.word), READY))
         wake_poller(table)
+        return 0
+    if slot.act == ACT_ALLOW and slot.operation == OPERATION_FORK and not permit_slot(table, slot):
+        refuse(table, slot, CAUSE_AUDIT, EAGAIN)
+        return 0
+    if slot.act == ACT_ALLOW and slot.operation == OPERATION_FORK:
+        # Nothing of it was decided from memory: its flags are registers.
+        if answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE) < 0:
+            kill_task(slot.tid)
+        finish(table, slot)
         return 0
     if slot.act == ACT_ALLOW:
         return run_attested(table, slot)
     if slot.act == ACT_KILL:
         if slot.cause != CAUSE_VERDICT:
             note_slot(table, slot, slot.cause, 0)
+        else:
+            record_slot(table, slot, ACT_KILL, slot.cause, 0)
         kill_task(slot.tid)
         finish(table, slot)
         return 0
@@ -136,34 +142,52 @@ cdef int64_t tend(Table *table, int *retire) noexcept nogil:
 
 
 cdef void wait_for_work(Table *table, int seen, int64_t milliseconds) noexcept nogil:
-    cdef Duration limit
-    limit.seconds = milliseconds // 1000
-    limit.nanoseconds = (milliseconds % 1000) * 1000000
+    cdef Duration limit = duration_of(milliseconds)
     add_int(&table.idle, 1)
     raw_syscall(SYS_futex, <long>&table.work, FUTEX_WAIT, seen, <long>&limit if milliseconds >= 0 else 0, 0, 0)
     add_int(&table.idle, -1)
+
+
+cdef void leave_watch(Table *table) noexcept nogil:
+    """From here on, who puts a question has to wake somebody."""
+    swap_int_if(&table.watched, 1, 0)     # a full barrier, too: see `offer`
 
 
 cdef int worker_main(void *argument) noexcept nogil:
     cdef Table *table = (<Worker *>argument).table
     cdef Slot *slot
     cdef int64_t pause
-    cdef int seen, retire = 0
+    cdef int seen, watches = 0, retire = 0
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-exec", 0)
+    if table.journal != NULL:
+        enlist(table.journal, (<Worker *>argument).place, &(<Worker *>argument).lives)
     while not load_int(&table.closing):
         seen = load_int(&table.work)
         slot = pick(table)
         if slot != NULL:
+            if watches:
+                leave_watch(table)
+                watches = 0
+                wake_workers(table, 1)
             retire |= act_on(table, slot)
             # Another exec of the same process may have waited for the end of this one.
             wake_workers(table, 1)
         else:
             pause = tend(table, &retire)
+            if pause >= 0 and not watches:
+                watches = swap_int_if(&table.watched, 0, 1)
+            elif pause < 0 and watches:
+                leave_watch(table)
+                watches = 0
+                continue       # one more look, for who asked in the meantime woke nobody
             if not retire:
-                wait_for_work(table, seen, pause)
+                wait_for_work(table, seen, pause if watches else -1)
         if retire:
             break
+    if watches:
+        leave_watch(table)
+        wake_workers(table, 1)
     return 0
 
 
@@ -186,6 +210,7 @@ cdef int launch(Crew *crew, int place, int (*function)(void *) noexcept nogil, v
         if worker.stack == NULL:
             return -1
     worker.table = crew.table
+    worker.place = LANE + 1 + place
     worker.lives = 1
     pid = raw_clone(
         CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, worker.stack + STACK, &worker.lives, function, argument
@@ -227,17 +252,17 @@ cdef int start_poller(Crew *crew) noexcept nogil:
         if crew.poller == NULL:
             return -1
     crew.poller.table = crew.table
+    crew.poller.lives = &crew.workers[MAX_WORKERS].lives
     crew.poller.count = 0
+    crew.poller.caller.tid = 0
     return launch(crew, MAX_WORKERS, poller_main, crew.poller)
 
 
 cdef void stop_workers(Crew *crew) noexcept nogil:
     """The tree is gone: ends the workers and the poller, and waits for them."""
     cdef Worker *worker
-    cdef Duration limit
+    cdef Duration limit = duration_of(PATIENCE_MS)
     cdef int i
-    limit.seconds = PATIENCE_MS // 1000
-    limit.nanoseconds = 0
     store_int(&crew.table.closing, 1)
     wake_workers(crew.table, MAX_WORKERS)
     if crew.workers[MAX_WORKERS].pid != 0:

@@ -1,4 +1,4 @@
-"""What a callback is asked (events), what it answers (verdicts), and what is written down of it (denials).
+"""What a callback is asked (events), and what it answers (verdicts).
 
 Every fact of an event was read once, and is what the call will act on or be ended by: `binding` says how.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from os import fsdecode
 
-from . import syscalls
-from ._net_rules import UNIX, protocol_name
+from ._net_rules import protocol_name
 from ._record import field, record
 from .errors import SandlockError
 
@@ -16,28 +15,32 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    from ._exec_rules import ExecRule
-    from ._net_rules import NetRule
+    from ._call import Call
 
 __all__ = [
-    "CAUSES",
+    "ACT_ALLOW",
+    "ACT_KILL",
+    "OPERATIONS",
     "Allow",
+    "Ancestor",
     "Bind",
     "Connect",
-    "Denial",
     "Deny",
     "Event",
     "Exec",
     "ExecDecision",
+    "Fork",
     "Kill",
     "Listen",
+    "Resolve",
     "Send",
-    "denial_of",
+    "address_text",
+    "alike",
     "exec_event",
-    "logged_denial",
     "network_event",
     "read_on_timeout",
     "read_verdict",
+    "target_of",
 ]
 
 EACCES = 13
@@ -67,6 +70,65 @@ class Exec:
     binding: Literal["attested"] = "attested"
     """What the kernel loaded is compared with these facts before its first instruction; another program is killed."""
     argv_bytes: tuple[bytes, ...] = field(repr=False, default=())
+    run: str = ""
+    """The run's id, as in its Result."""
+    call_id: str = ""
+    """What the caller of `run` or `start` gave as `call_id`."""
+    call: Call | None = field(repr=False, default=None)
+    """For `chain` and `environment`."""
+
+    @property
+    def chain(self) -> tuple[Ancestor, ...]:
+        """The programs above: the one that asks, then its parents up to the first of the tree. Looked up now."""
+        return () if self.call is None else self.call.chain(self.pid)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that the new program will get; the exec is attested with them from now on.
+
+        Raises SandlockError when the call does not wait any more.
+        """
+        if self.call is None:
+            raise SandlockError("this event belongs to no call")
+        return self.call.environment()
+
+
+@record
+class Fork:
+    """A process of the tree wants to start another one: fork(2), vfork(2), clone(2) without CLONE_THREAD. Only with
+    `ask_forks`."""
+
+    pid: int = 0
+    """The process."""
+    tid: int = 0
+    """The thread that asks."""
+    syscall: str = ""
+    category: Literal["process"] = "process"
+    binding: Literal["registers"] = "registers"
+    """Nothing in memory was judged."""
+    run: str = ""
+    """The run's id, as in its Result."""
+    call_id: str = ""
+    """What the caller of `run` or `start` gave as `call_id`."""
+    call: Call | None = field(repr=False, default=None)
+    """For `chain`."""
+
+    @property
+    def chain(self) -> tuple[Ancestor, ...]:
+        """The programs above, as of Exec."""
+        return () if self.call is None else self.call.chain(self.pid)
+
+
+@record
+class Ancestor:
+    """A program of the tree that an event has above it."""
+
+    pid: int
+    exe: str
+    """The file that it runs; "" if that cannot be seen."""
+    argv: tuple[str, ...]
+    attested: bool = False
+    """These are the facts of its approved exec; otherwise what /proc shows, of which the words are the program's own
+    to change."""
 
 
 @record
@@ -90,6 +152,17 @@ class _Network:
     category: Literal["network"] = "network"
     binding: Literal["on-behalf"] = "on-behalf"
     """The supervisor makes the call itself, from its own copy of the address, on the program's socket."""
+    run: str = ""
+    """The run's id, as in its Result."""
+    call_id: str = ""
+    """What the caller of `run` or `start` gave as `call_id`."""
+    call: Call | None = field(repr=False, default=None)
+    """For `chain`."""
+
+    @property
+    def chain(self) -> tuple[Ancestor, ...]:
+        """The programs above, as of Exec: first the one that makes the call."""
+        return () if self.call is None else self.call.chain(self.pid)
 
     @property
     def target(self) -> str:
@@ -101,11 +174,16 @@ class _Network:
 class Connect(_Network):
     """A program wants to connect: connect(2), also of UDP sockets, whose later sends go there unasked."""
 
+    host: str = ""
+    """The name by which the tree looked the address up last; "" if it did not. Others may share the address."""
+
 
 @record
 class Send(_Network):
     """A program wants to send a datagram to somebody it is not connected to: sendto(2), sendmsg(2), sendmmsg(2)."""
 
+    host: str = ""
+    """The name by which the tree looked the address up last; "" if it did not."""
     size: int = 0
     """Bytes, where the call says it in a register (sendto); else 0."""
 
@@ -120,12 +198,38 @@ class Listen(_Network):
     """A program wants to take connections: listen(2). Port 0: on one of the kernel's choice."""
 
 
-Event = Exec | Connect | Send | Bind | Listen
+@record
+class Resolve:
+    """A program wants the addresses of a name that no rule is about. Allow() has the host look it up, and the name then
+    stands in the `host` of later events; it opens nothing. Whatever denies is "no such name" to the program, and nobody
+    hears of the name. Kill() ends the whole tree. An Allow() holds for the rest of the run."""
+
+    name: str
+    """In lower case and ASCII, without a last dot."""
+    pid: int = 0
+    """The process whose socket asks."""
+    category: Literal["network"] = "network"
+    binding: Literal["resolver"] = "resolver"
+    """The supervisor's own resolver is asked instead of a name server."""
+
+    @property
+    def target(self) -> str:
+        """The name."""
+        return self.name
+
+
+Event = Exec | Fork | Connect | Send | Bind | Listen | Resolve
 
 
 @record(kw_only=False)
 class Allow:
-    """Let the call happen."""
+    """Let the call happen; and, by `scope`, all that are like it without asking."""
+
+    scope: Literal["once", "run", "sandbox"] = "once"
+    """"run": until this run ends. "sandbox": in all runs of the sandbox, also those under way. Alike are execs of the
+    same unchanged file with the same words, and calls to the same address, port and protocol. Rules that deny win."""
+    words: int | None = None
+    """Of an exec, how many of its first words have to be the same, further ones being free; None: all of them."""
 
 
 @record(kw_only=False)
@@ -157,70 +261,36 @@ class ExecDecision:
     """The rule's own."""
 
 
-@record
-class Denial:
-    """A call that was denied, and why."""
-
-    kind: str
-    """What was asked for: "exec", "connect", "send", "bind", "listen"."""
-    target: str
-    """The file; or the destination as a rule names it."""
-    argv: tuple[str, ...]
-    """The words; those that were denied without a question are kept up to 480 bytes."""
-    cause: str
-    """"rule" (it denies), "no-rule" (none allows it), "verdict" (the callback's), "no-opinion" (it answered None),
-    "callback-error", "timeout", "full" (too much waits
-    already), "nobody-listens", "changed" (the facts changed while they were judged), "attestation" (the kernel loaded
-    another program; killed), "unreadable", "no-ptrace"."""
-    reason: str
-    errno: int
-    """What the call failed with; 0 when the process was killed."""
-    pid: int
-    rule: str = ""
-    """The policy's rule that denied it."""
-    count: int = 1
-    """How often the same was denied without a question."""
-    fix: str = ""
-    """The smallest grant that would allow it, as a keyword; "" where no rule can."""
-
-
-CAUSES = (
-    ("", ""),
-    ("rule", "a rule of the policy denies it"),
-    ("verdict", ""),
-    ("timeout", "nobody answered within policy_timeout"),
-    ("full", "too many calls wait for a verdict, or their arguments are too large"),
-    ("nobody-listens", "nobody listened for questions any more"),
-    ("changed", "the program changed the call's arguments, or its file, while they were judged"),
-    ("attestation", "the kernel loaded another program, or other arguments, than what was approved"),
-    ("unreadable", "the call could not be looked at"),
-    ("no-ptrace", "ptrace(2) is refused here, so that an exec cannot be attested; allow it in the container's profile"),
-    ("no-rule", "no rule of the policy allows it"),
-)
-"""By number, as the core has them (_slots.pxd): the cause, and what it means."""
-
 ACT_DENY, ACT_ALLOW, ACT_KILL = range(3)
-CAUSE_VERDICT = 2
 
 
 class Verdict:
     """What the core does with a callback's answer, and what is written down of it."""
 
-    __slots__ = ("act", "cause", "errno", "reason")
+    __slots__ = ("act", "cause", "errno", "reason", "scope", "words")
 
-    def __init__(self, act: int, errno: int = 0, cause: str = "", reason: str = "") -> None:
+    def __init__(
+        self, act: int, errno: int = 0, cause: str = "", reason: str = "", scope: str = "once", words: int = -1
+    ) -> None:
         self.act = act
         self.errno = errno
         self.cause = cause
         self.reason = reason
+        self.scope = scope
+        self.words = words
+        """As Allow has it; -1 for None."""
 
 
 def read_verdict(answer: object) -> Verdict:
     """What a callback's answer means. Whatever is no verdict denies, and says so: True means different things to
     different people."""
     match answer:
-        case Allow():
+        case Allow(scope="once", words=None):
             return Verdict(ACT_ALLOW)
+        case Allow(scope="once" | "run" | "sandbox" as scope, words=None):
+            return Verdict(ACT_ALLOW, scope=scope)
+        case Allow(scope="run" | "sandbox" as scope, words=int(words)) if words > 0:
+            return Verdict(ACT_ALLOW, scope=scope, words=words)
         case Deny(reason=str(reason), errno=int(errno)) if 0 < errno < 4096:
             return Verdict(ACT_DENY, errno, "verdict", reason)
         case Kill(reason=reason):
@@ -234,6 +304,16 @@ def read_verdict(answer: object) -> Verdict:
     )
 
 
+def alike(one: Event) -> object:
+    """What is the same for questions that one answer does for; None for those that stand for themselves."""
+    match one:
+        case Fork() | Resolve():
+            return None
+        case Exec():
+            return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter)
+    return (type(one), one.target, one.scope_id)
+
+
 def read_on_timeout(answer: object) -> tuple[int, int]:
     """(act, errno) of the `on_timeout` of a sandbox. Raises SandlockError for what is no verdict."""
     if not isinstance(answer, Allow | Deny | Kill):
@@ -244,17 +324,18 @@ def read_on_timeout(answer: object) -> tuple[int, int]:
 
 # From the core's bytes ------------------------------------------------------------------------------------------------
 
-OPERATIONS = ("exec", "connect", "send", "bind", "listen")
+OPERATIONS = ("exec", "connect", "send", "bind", "listen", "fork")
 """By number, as the core has them (_destinations.pxd)."""
 _EVENTS: dict[int, type[Connect | Send | Bind | Listen]] = {1: Connect, 2: Send, 3: Bind, 4: Listen}
 
 
-def _address(packed: bytes) -> str:
-    if not packed:
-        return ""
-    from _socket import AF_INET, AF_INET6, inet_ntop  # only who has a network needs it
+def address_text(packed: bytes) -> str:
+    """An internet address as text; "" for none."""
+    if len(packed) != 16:
+        return ".".join(map(str, packed))
+    from _socket import AF_INET6, inet_ntop  # only who has a network needs it
 
-    return inet_ntop(AF_INET if len(packed) == 4 else AF_INET6, packed)
+    return inet_ntop(AF_INET6, packed)
 
 
 def target_of(protocol: str, ip: str, port: int, path: str, abstract: bool) -> str:
@@ -275,6 +356,10 @@ def exec_event(
     cwd: bytes,
     interpreter: list[bytes],
     argv: list[bytes],
+    *,
+    call: Call | None = None,
+    run: str = "",
+    call_id: str = "",
 ) -> Exec:
     """The event of an exec, from what the core read of it."""
     return Exec(
@@ -288,6 +373,9 @@ def exec_event(
         rule=rule,
         syscall=syscall,
         argv_bytes=tuple(argv),
+        call=call,
+        run=run,
+        call_id=call_id,
     )
 
 
@@ -303,12 +391,19 @@ def network_event(
     abstract: bool,
     scope_id: int,
     size: int,
+    *,
+    host: str = "",
+    call: Call | None = None,
+    run: str = "",
+    call_id: str = "",
 ) -> Connect | Send | Bind | Listen:
     """The event of a socket call, from what the core read of it."""
-    facts = {"size": size} if operation == OPERATIONS.index("send") else {}
+    facts: dict[str, object] = {"host": host} if operation in (1, 2) else {}
+    if operation == OPERATIONS.index("send"):
+        facts["size"] = size
     return _EVENTS[operation](
         protocol=protocol_name(protocol),  # type: ignore[arg-type]
-        ip=_address(address),
+        ip=address_text(address),
         port=port,
         path=fsdecode(path),
         abstract=abstract,
@@ -316,82 +411,8 @@ def network_event(
         pid=pid,
         tid=tid,
         syscall=syscall,
+        call=call,
+        run=run,
+        call_id=call_id,
         **facts,  # type: ignore[arg-type]
-    )
-
-
-def denial_of(event: Event, verdict: Verdict) -> Denial:
-    """What is written down of an event that a verdict denied."""
-    kind = type(event).__name__.lower()
-    if isinstance(event, Exec):
-        target, argv, fix = event.exe, event.argv, ""
-    else:
-        target, argv, fix = event.target, (), _fix(kind, event.target, event.port)
-    return Denial(
-        kind=kind,
-        target=target,
-        argv=argv,
-        cause=verdict.cause,
-        reason=verdict.reason,
-        errno=verdict.errno,
-        pid=event.pid,
-        fix=fix,
-    )
-
-
-def _fix(kind: str, target: str, port: int) -> str:
-    if kind not in ("bind", "listen"):
-        return f"net_allow={target!r}"
-    if target.startswith("unix:"):
-        return f"net_allow_bind={target!r}"
-    ports = str(port) if port else "*"
-    return f"net_allow_bind={('udp://' if target.startswith('udp:') else '') + ports!r}"
-
-
-def logged_denial(
-    arch: str,
-    net_rules: tuple[NetRule, ...],
-    exec_rules: tuple[ExecRule, ...],
-    operation: int,
-    cause: int,
-    rule: int,
-    error: int,
-    number: int,
-    pid: int,
-    count: int,
-    at_ms: int,
-    text: bytes,
-    endpoint: tuple[int, bytes, int, bytes, bool],
-) -> Denial:
-    """A denial that the core wrote down; its rule is a number of those."""
-    name, meaning = CAUSES[cause]
-    kind = OPERATIONS[operation]
-    argv: list[bytes] = []
-    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else net_rules
-    decided = rules[rule] if 0 <= rule < len(rules) else None
-    fix, by = "", "" if decided is None else decided.text
-    own = getattr(decided, "reason", "")
-    if kind == "exec":
-        target, *argv = text.split(b"\0")
-        if argv and not argv[-1]:
-            argv.pop()
-        shown = fsdecode(target)
-    else:
-        protocol, address, port, path, abstract = endpoint
-        known = protocol_name(protocol) if protocol else syscalls.name(number, arch) or "unknown"
-        shown = target_of(known, _address(address), port, fsdecode(path), abstract)
-        fix = _fix(kind, shown, port) if protocol and not by else ""
-        if protocol == UNIX and not path:
-            shown = "unix:"
-    return Denial(
-        kind=kind,
-        target=shown,
-        argv=tuple(map(fsdecode, argv)),
-        cause=name,
-        reason=own or (f"{meaning}: {by}" if by else meaning),
-        errno=error,
-        pid=pid,
-        rule=by,
-        count=count,
-        fix=fix,
     )

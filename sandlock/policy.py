@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         extra_allow_syscalls: Names
         keep_capabilities: Names
         record_execs: bool
+        ask_forks: bool
         allow_degraded: Names
         disable: Names
 
@@ -290,6 +291,10 @@ class Policy:
     record_execs: bool = _option(
         False, "switch", "--record-execs", key="config.record_execs", off=("--no-record-execs",),
         help="Record every program that the tree executes (result.execs); each exec gets slower.",
+    )
+    ask_forks: bool = _option(
+        False, "switch", "--ask-forks", key="config.ask_forks", off=("--no-ask-forks",),
+        help="Have the callback decide about each new process, too; threads are not asked about.",
     )
     allow_degraded: tuple[str, ...] = _option(
         (), "names", "--allow-degraded", key="config.allow_degraded", metavar="PROTECTION",

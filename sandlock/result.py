@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from .events import Denial
+    from ._denials import Denial
 
 SCHEMA = 1
 """Version of `to_dict`. Keys are only ever added within one version."""
@@ -66,6 +66,8 @@ class Result:
     `waived` names the protections that were asked to be, and were, left out.
     `denials`: the execs that a `policy_fn` denied, or that were denied because it did not answer; more than are
     kept are counted in `dropped_denials`. Where it denied the program itself, `exit_code` is 126, `reason` "denied".
+    `run_id`: the run's id, as in events, decisions and the audit file; `call_id`: what the caller gave for the call.
+    `audit_error`: what became of the audit file, if it could not be written in full.
     `survivors`: a task in uninterruptible sleep could not be killed within 5 s.
     """
 
@@ -84,6 +86,9 @@ class Result:
     denials: tuple[Denial, ...] = ()
     dropped_denials: int = 0
     survivors: bool = False
+    run_id: str = ""
+    call_id: str = ""
+    audit_error: str = ""
 
     @property
     def ok(self) -> bool:
@@ -128,6 +133,8 @@ class Result:
             lines.append(_denial_line(denial))
         if self.dropped_denials:
             lines.append(f"  denials without a record, for want of room: {self.dropped_denials}")
+        if self.audit_error:
+            lines.append(f"  the record is not complete: {printable(self.audit_error)}")
         lines += [f"  hint: {hint}" for hint in self._hints()]
         return "\n".join(lines)
 
@@ -135,6 +142,8 @@ class Result:
         """The result as JSON-ready data with stable keys. `output`: with what was captured, as text."""
         report: dict[str, object] = {
             "schema": SCHEMA,
+            "run_id": self.run_id,
+            "call_id": self.call_id,
             "argv": [_jsonable(word) for word in self.argv],
             "exit_code": self.exit_code,
             "signal": self.signal,
@@ -159,10 +168,16 @@ class Result:
                     "pid": each.pid,
                     "count": each.count,
                     "fix": each.fix,
+                    "fix_flag": each.fix_flag,
+                    "time": each.time,
+                    "latency": each.latency,
+                    "chain": [_jsonable(file) for file in each.chain],
+                    "host": each.host,
                 }
                 for each in self.denials
             ],
             "dropped_denials": self.dropped_denials,
+            "audit_error": self.audit_error,
         }
         if output:
             report["stdout"] = self.stdout_text
@@ -211,7 +226,8 @@ def _denial_line(denial: Denial) -> str:
     words = f" ({' '.join(map(_jsonable, denial.argv))[:200]!r})" if denial.argv else ""
     times = f", {denial.count} times" if denial.count > 1 else ""
     fix = f"; to allow it: {denial.fix}" if denial.fix else ""
-    return f"  denied: {denial.kind} {printable(denial.target)}{words}{times}: {printable(denial.reason)}{fix}"
+    name = f" ({denial.host})" if denial.host not in ("", denial.target) else ""
+    return f"  denied: {denial.kind} {printable(denial.target)}{name}{words}{times}: {printable(denial.reason)}{fix}"
 
 
 def exec_tree(execs: tuple[ExecRecord, ...]) -> list[str]:

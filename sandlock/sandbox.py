@@ -11,191 +11,33 @@ import select
 from _thread import allocate_lock
 from time import monotonic
 
-from . import _program
-from ._command import prepare
+from ._confinement import Confinement, policy_of, question_limits
 from ._execution import Execution, milliseconds
-from ._host import probe
-from ._plan import plan as make_plan
-from ._settle import settle
+from ._records import recording_of
 from ._stdio import PIPE, Stdio
-from .errors import ConfinementError, PolicyError, SandlockError, SandlockTimeout
-from .events import Deny, ExecDecision, read_on_timeout
+from .errors import PolicyError, SandlockError, SandlockTimeout
 from .policy import Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import BinaryIO, Self, Unpack
+    from typing import Any, BinaryIO, Literal, Self, Unpack
 
     from ._answers import SyncAnswers
     from ._command import Text
-    from ._execution import QuestionLimits
-    from ._host import Host
     from ._plan import Plan
+    from ._records import AuditPath
+    from ._resolver import SyncResolver
     from ._stdio import Stream
     from ._terminal import PreservedTerminal
+    from .events import ExecDecision
     from .policy import Fields
-    from .presets import Expansion
     from .result import Result
-
-
-class Confinement:
-    """A policy made ready for this host: what sync and async sandboxes share."""
-
-    def __init__(self, policy: Policy, *, vet: bool = False) -> None:
-        if policy.is_empty():
-            raise PolicyError(
-                "nothing is granted, so no program could start: grant the system with presets=['system'] "
-                "(--preset system), or single paths with fs_readable (-r)",
-                field="fs_readable",
-            )
-        expansion = policy.expand()
-        expansion = expansion.__class__(settle(expansion.grants), expansion.env)
-        self.policy = policy
-        self.preset_env = expansion.env
-        programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
-        self.plan, self._program = compiled(policy, probe(), expansion, vet, programs)
-        self._owner = os.getpid()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process made it; a fork of that process may not use it."""
-        return os.getpid() == self._owner
-
-    def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
-        """What the exec rules say of this command, without running it."""
-        command = prepare(self.policy, self.preset_env, argv, host_env=os.environb)
-        for path in command.executables:
-            try:
-                decision, number, exe = self._program.check_exec(path, command.argv)
-            except OSError:
-                continue
-            rule = self.plan.exec_rules[number] if number >= 0 else None
-            return ExecDecision(
-                decision=decision,
-                exe=os.fsdecode(exe),
-                rule="" if rule is None else rule.text,
-                reason="" if rule is None else rule.reason,
-            )
-        raise SandlockError(f"{command.text[0]}: no such program; check PATH")
-
-    def launch(
-        self,
-        argv: Sequence[Text],
-        stdio: Stdio,
-        *,
-        streams: tuple[Stream, Stream, Stream] | None = None,
-        timeout: float | None,
-        env: Mapping[str, str] | None,
-        cwd: Text | None,
-        new_session: bool,
-        questions: QuestionLimits | None = None,
-    ) -> Execution:
-        """Starts a command on `stdio`, in which `streams` are opened first. On failure it is closed.
-
-        The launch confines itself on another CPU while we prepare what it will execute. Raises SandlockError.
-        """
-        try:
-            if not self.is_ours:
-                raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
-            limit = self.policy.timeout if timeout is None else _seconds(timeout)
-            execution = Execution(
-                self._program,
-                self.policy,
-                self.plan,
-                stdio,
-                timeout=limit,
-                new_session=new_session,
-                questions=questions,
-            )
-        except BaseException:
-            stdio.close()
-            raise
-        try:
-            if streams is not None:
-                open_streams(stdio, streams)
-            execution.provide(prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd))
-        except BaseException:
-            execution.abandon()
-            raise
-        return execution
-
-
-def open_streams(stdio: Stdio, streams: tuple[Stream, Stream, Stream]) -> None:
-    """Opens a command's streams. Raises ConfinementError where there are no descriptors left."""
-    try:
-        stdio.open(*streams)
-    except OSError as error:
-        if error.errno not in (23, 24):  # ENFILE, EMFILE; others are about what was given
-            raise
-        fix = "raise the limit of open files (ulimit -n), or have fewer runs alive"
-        raise ConfinementError("open the program's streams", error.errno, fix=fix) from error
-
-
-def question_limits(
-    policy_fn: Callable[..., object] | None, policy_timeout: float | None, on_timeout: object
-) -> QuestionLimits | None:
-    """What the core does with questions that nobody answers; None without a callback. Raises PolicyError."""
-    if policy_fn is not None and not callable(policy_fn):
-        raise PolicyError(f"policy_fn: {policy_fn!r} cannot be called; give a function", field="policy_fn")
-    if policy_timeout is not None and not 0 < policy_timeout < 1e9:
-        raise PolicyError(
-            f"policy_timeout: {policy_timeout!r} is no time limit; give seconds, or None", field="policy_timeout"
-        )
-    act, error = read_on_timeout(Deny() if on_timeout is None else on_timeout)
-    limit = None if policy_timeout is None else int(policy_timeout * 1000) + 1
-    return None if policy_fn is None else (limit, act, error)
 
 
 CLOSE_LOOK = 0.05
 """Seconds between two looks at a run that another thread may be waiting for too."""
-
-_kept: dict[tuple[object, ...], tuple[Plan, _program.Program]] = {}
-# A memo of values, not state (functools costs 6 ms to import).
-
-
-def compiled(
-    policy: Policy, host: Host, expansion: Expansion, vet: bool = False, programs: tuple[tuple[str, str], ...] = ()
-) -> tuple[Plan, _program.Program]:
-    """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
-    key = (policy, host, expansion, vet, programs)
-    made = _kept.get(key)
-    if made is None:
-        plan = make_plan(policy, host, expansion=expansion, vet=vet, programs=programs)
-        made = (plan, _program.Program(plan, wait_killable=host.wait_killable))
-        if len(_kept) >= 64:
-            _kept.clear()
-        _kept[key] = made
-    return made
-
-
-def find_programs(policy: Policy, expansion: Expansion) -> tuple[tuple[str, str], ...]:
-    """The files, without links, of the programs that exec rules name: where PATH finds them, but not where the sandbox
-    may write, for what lies there is not what was meant."""
-    from ._command import DEFAULT_PATH, environment
-    from ._exec_rules import programs_of
-
-    variables = environment(policy, expansion.env, os.environb)
-    writable = [grant.path.rstrip("/") for grant in expansion.grants if grant.kind == "write"]
-    entries = os.fsdecode(variables.get(b"PATH", DEFAULT_PATH)).split(":")
-    found = []
-    for name in programs_of(policy):
-        places = [name] if "/" in name else [f"{entry}/{name}" for entry in entries if entry.startswith("/")]
-        for place in places:
-            exe = os.path.realpath(place)
-            if any(f"{path}/".startswith(f"{root}/") for root in writable for path in (os.path.dirname(place), exe)):
-                continue
-            if os.path.isfile(exe) and os.access(exe, os.X_OK):
-                found.append((name, exe))
-                break
-    return tuple(found)
-
-
-def _seconds(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-        raise PolicyError(f"timeout: {value!r} is no time limit; give seconds, 0 or more", field="timeout")
-    return float(value)
 
 
 class Process:
@@ -295,6 +137,12 @@ class Sandbox:
 
     `policy_fn(event, box)` is asked as by AsyncSandbox, while `run` waits: a plain function in a worker thread, an
     async one in a trio loop of ours.
+
+    `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes.
+
+    `audit`: a file that gets a line of JSON for each run and each decision about an exec or a call of the network;
+    `on_audit_failure`: what happens when it cannot be written: "deny", nothing more is allowed, or "warn".
+    `otel`: spans and metrics by OpenTelemetry: True, False, "argv" (with words), or None: if the application uses it.
     """
 
     def __init__(
@@ -304,17 +152,21 @@ class Sandbox:
         policy_fn: Callable[..., object] | None = None,
         policy_timeout: float | None = 60.0,
         on_timeout: object = None,
+        ceiling: Mapping[str, object] | None = None,
+        audit: AuditPath = None,
+        on_audit_failure: Literal["deny", "warn"] = "deny",
+        otel: bool | Literal["argv"] | None = None,
         **fields: Unpack[Fields],
     ) -> None:
-        if policy is not None and not isinstance(policy, Policy):
-            raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
-        merged = Policy.of(**fields) if policy is None else policy.but(**fields) if fields else policy
         self._policy_fn = policy_fn
         self._questions = question_limits(policy_fn, policy_timeout, on_timeout)
-        self._confinement = Confinement(merged, vet=policy_fn is not None)
+        self._confinement = Confinement(
+            policy_of(policy, fields), vet=policy_fn is not None, ceiling=ceiling, record=audit is not None
+        )
+        self._recording = recording_of(self._confinement.grants, audit, on_audit_failure, otel)
         self._lock = allocate_lock()
         self._live: set[Execution] = set()
-        self._answers: dict[Execution, SyncAnswers] = {}
+        self._served: dict[Execution, list[SyncAnswers | SyncResolver]] = {}
 
     @property
     def policy(self) -> Policy:
@@ -325,6 +177,21 @@ class Sandbox:
     def plan(self) -> Plan:
         """What the policy compiles to on this kernel."""
         return self._confinement.plan
+
+    def grant(self, **fields: Any) -> None:
+        """Allows all runs, also those under way, more: net_allow and net_allow_bind are added, max_processes raised.
+
+        Only within the `ceiling` that the sandbox was made with, or its policy (what `restrict` took away). From any
+        thread, also from within a callback. Raises PolicyError, and then nothing changes.
+        """
+        self._confinement.permissions.grant(**fields)
+
+    def restrict(self, **fields: Any) -> None:
+        """Allows all runs, also those under way, less: of net_allow and net_allow_bind only these remain ([]: nothing),
+        net_deny and net_deny_bind are added, max_processes is lowered. What callbacks approved for longer than once
+        is forgotten. Connections that exist stay. Raises PolicyError, and then nothing changes.
+        """
+        self._confinement.permissions.restrict(**fields)
 
     def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
         """What the policy's exec rules say of this command, without running it.
@@ -346,14 +213,16 @@ class Sandbox:
         cwd: Text | None = None,
         check: bool = False,
         interactive: bool = False,
+        call_id: str | None = None,
     ) -> Result:
         """Runs a command to its end and returns the Result.
 
         `argv`: the words; no shell. `input`: bytes or text for stdin (default stdin: /dev/null). `stdout`, `stderr`:
         PIPE (captured, up to `max_output`), NULL, INHERIT, a descriptor or an open file; `stderr` also STDOUT.
         `timeout` in seconds replaces the policy's; when it passes, the whole tree is killed and the result says
-        `timed_out`. `interactive`: the program stays in our session, with our terminal. The run is done when the
-        program itself has exited; what it left in the background is killed.
+        `timed_out`. `interactive`: the program stays in our session, with our terminal. `call_id`: a
+        name for this call, such as a tool call's id, that goes into events, records and the result. The run is done
+        when the program itself has exited; what it left in the background is killed.
 
         Raises PolicyError, ConfinementError (a step of the launch failed, nothing ran), GuestError with `check`.
         """
@@ -371,6 +240,7 @@ class Sandbox:
                 env=env,
                 cwd=cwd,
                 new_session=not interactive,
+                call_id=call_id,
             )
             result = self._drive(execution, data)
         finally:
@@ -390,6 +260,7 @@ class Sandbox:
         cwd: Text | None = None,
         pty: bool | tuple[int, int] = False,
         interactive: bool = False,
+        call_id: str | None = None,
     ) -> Process:
         """Starts a command and returns when it is executed. Arguments and errors as for `run`.
 
@@ -409,6 +280,7 @@ class Sandbox:
                 env=env,
                 cwd=cwd,
                 new_session=not interactive,
+                call_id=call_id,
             )
             self._wait_launched(execution)
         except BaseException:
@@ -430,6 +302,8 @@ class Sandbox:
             while not execution.ended:
                 _wait_readable(execution, CLOSE_LOOK)
                 execution.advance()
+        if self._recording is not None:
+            self._recording.close()
 
     def __enter__(self) -> Self:
         return self
@@ -439,43 +313,56 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def _launch(
-        self,
-        argv: Sequence[Text],
-        stdio: Stdio,
-        *,
-        streams: tuple[Stream, Stream, Stream] | None,
-        timeout: float | None,
-        env: Mapping[str, str] | None,
-        cwd: Text | None,
-        new_session: bool,
-    ) -> Execution:
-        execution = self._confinement.launch(
-            argv,
-            stdio,
-            streams=streams,
-            timeout=timeout,
-            env=env,
-            cwd=cwd,
-            new_session=new_session,
-            questions=self._questions,
-        )
+    def _launch(self, argv: Sequence[Text], stdio: Stdio, **options: Any) -> Execution:
+        resolver = self._resolver(stdio)
+        try:
+            execution = self._confinement.launch(
+                argv,
+                stdio,
+                questions=self._questions,
+                recording=self._recording,
+                resolver=None if resolver is None else resolver.resolver,
+                **options,
+            )
+        except BaseException:
+            if resolver is not None:
+                resolver.stop()
+            raise
         with self._lock:
             self._live.add(execution)
-        if self._policy_fn is not None:
-            self._serve(execution, self._policy_fn)
+        self._serve(execution, resolver)
         return execution
 
-    def _serve(self, execution: Execution, policy_fn: Callable[..., object]) -> None:
-        from ._answers import SyncAnswers  # brings trio
+    def _resolver(self, stdio: Stdio) -> SyncResolver | None:
+        """Of a run that looks names up, opened. On failure the streams are closed."""
+        if not self.plan.looks_up or not self._confinement.is_ours:
+            return None
+        from ._answers import asker  # brings trio
+        from ._resolver import SyncResolver
 
         try:
-            answers = SyncAnswers(execution, policy_fn, self)
-            answers.start()
+            ask = None if self._policy_fn is None else asker(self._policy_fn, self)
+            resolver = SyncResolver(self.plan, ask, self._questions)
+            resolver.open()
+        except BaseException:
+            stdio.close()
+            raise
+        return resolver
+
+    def _serve(self, execution: Execution, resolver: SyncResolver | None) -> None:
+        try:
+            if resolver is not None:
+                self._served.setdefault(execution, []).append(resolver)
+                resolver.start(execution)
+            if self._policy_fn is not None:
+                from ._answers import SyncAnswers  # brings trio
+
+                answers = SyncAnswers(execution, self._policy_fn, self)
+                answers.start()
+                self._served.setdefault(execution, []).append(answers)
         except BaseException:
             self._abandon(execution)
             raise
-        self._answers[execution] = answers
 
     def _wait_launched(self, execution: Execution) -> None:
         try:
@@ -510,10 +397,10 @@ class Sandbox:
         self._forget(execution)
 
     def _forget(self, execution: Execution) -> None:
-        answers = self._answers.pop(execution, None)
-        if answers is not None:
-            answers.stop()
+        for each in self._served.pop(execution, ()):
+            each.stop()
         execution.finish()
+        execution.close_record()
         with self._lock:
             self._live.discard(execution)
 
@@ -523,11 +410,14 @@ def run(
     policy: Policy | None = None,
     *,
     policy_fn: Callable[..., object] | None = None,
+    audit: AuditPath = None,
+    on_audit_failure: Literal["deny", "warn"] = "deny",
+    call_id: str | None = None,
     **fields: Unpack[Fields],
 ) -> Result:
-    """Runs one command in a sandbox of its own: Sandbox(policy, policy_fn=..., **fields).run(argv)."""
-    with Sandbox(policy, policy_fn=policy_fn, **fields) as sandbox:
-        return sandbox.run(argv)
+    """Runs one command in a sandbox of its own: Sandbox(policy, policy_fn=..., audit=..., **fields).run(argv)."""
+    with Sandbox(policy, policy_fn=policy_fn, audit=audit, on_audit_failure=on_audit_failure, **fields) as sandbox:
+        return sandbox.run(argv, call_id=call_id)
 
 
 def _wait_readable(execution: Execution, timeout: float | None) -> None:

@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+import trio
 
 sys.path.insert(0, os.path.dirname(__file__))  # tests import their own rooms (`ordinary`, ...) by bare name
 
 import ordinary
+from loops import LOOPS, Loop
 
 from sandlock._host import Host, probe
+from sandlock._trio_thread import from_thread
 
 SETTLE = 2.0  # seconds that what a test started may take to disappear
 LIMIT, SLOW_LIMIT = 120.0, 400.0  # seconds; a test that takes longer hangs: all threads are shown, the process ends
@@ -62,6 +65,18 @@ def pytest_report_header(config: pytest.Config) -> str:
 def host() -> Host:
     """What this kernel offers."""
     return probe()
+
+
+@pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
+def loop(request: pytest.FixtureRequest) -> Loop:
+    """Trio, then asyncio."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def lasting_thread() -> None:
+    """The trio loop behind asyncio and sync callers stays for good: it is there before anything is counted."""
+    from_thread(trio.lowlevel.checkpoint)
 
 
 @pytest.fixture

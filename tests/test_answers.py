@@ -12,14 +12,11 @@ import bpf
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned import ALL, ARCHES, EACCES, ENOSYS, EPERM, TYPICAL, Box, a_host
+from planned import ALL, ARCHES, EACCES, ENOSYS, EPERM, TYPICAL, Box
 from test_filter import interesting, meaning
 
 from sandlock import syscalls
 from sandlock._landlock import BIND_TCP, CONNECT_TCP, PROTECTIONS
-from sandlock._plan import plan
-from sandlock.errors import Unsupported
-from sandlock.policy import Policy
 
 if TYPE_CHECKING:
     from sandlock._filter import Answer
@@ -439,16 +436,3 @@ def test_without_the_tcp_barrier_only_a_star_opens_anything(abi: int) -> None:
     bind = Box(abi, net_allow_bind="*", **waive)
     assert bind("socket", INET, STREAM, 0) == bind("bind", 3, 1, 16) == bind("listen", 3, 1) == bpf.ALLOW
     assert bind("connect", 3, 1, 16) == bind("sendmsg", 3, 1, FASTOPEN) == EACCES
-
-
-@pytest.mark.parametrize(
-    ("fields", "missing"),
-    [
-        ({"net_allow": "example.org:443"}, "net-hosts"),
-        ({"net_deny": "example.org"}, "net-hosts"),
-    ],
-)
-def test_rules_that_cannot_be_enforced_yet_are_refused(fields: dict[str, Any], missing: str) -> None:
-    with pytest.raises(Unsupported) as caught:
-        plan(Policy(**fields), a_host())
-    assert caught.value.missing == {missing}

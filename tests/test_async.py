@@ -25,23 +25,8 @@ import sandlock
 from sandlock import PIPE, STDOUT, AsyncSandbox
 from sandlock._trio_thread import in_trio
 
-pytestmark = pytest.mark.needs(landlock=6)
+pytestmark = [pytest.mark.needs(landlock=6), pytest.mark.usefixtures("lasting_thread")]
 numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lasting_thread() -> None:
-    """The trio loop behind asyncio stays for good: it is there before anything is counted."""
-
-    async def main() -> None:
-        await in_trio(os.getpid(), trio.lowlevel.checkpoint)
-
-    asyncio.run(main())
-
-
-@pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
-def loop(request: pytest.FixtureRequest) -> Loop:
-    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -110,6 +95,7 @@ def test_the_result_is_that_of_the_sync_twin(loop: Loop, case: str) -> None:
 
     result = loop.run(main).to_dict(output=True)
     assert result.pop("duration") > 0
+    assert result.pop("run_id") != expected.pop("run_id")
     del expected["duration"]
     assert result == expected
 
@@ -241,7 +227,7 @@ def test_nothing_is_left_after_two_hundred_runs(loop: Loop) -> None:
 
     descriptors, descriptors_after, threads, threads_after = loop.run(main)
     assert len(descriptors_after) == len(descriptors)
-    assert threads_after == threads
+    assert threads_after <= threads  # an idle one of trio's cache may have ended meanwhile
 
 
 # ---- cancellation and the end

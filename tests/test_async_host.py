@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import functools
@@ -23,25 +22,9 @@ import trio
 from loops import LOOPS, Loop, wait_alive
 
 from sandlock import PIPE, AsyncSandbox
-from sandlock._trio_thread import in_trio
 
-pytestmark = pytest.mark.needs(landlock=6)
+pytestmark = [pytest.mark.needs(landlock=6), pytest.mark.usefixtures("lasting_thread")]
 numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lasting_thread() -> None:
-    """The trio loop behind asyncio stays for good: it is there before anything is counted."""
-
-    async def main() -> None:
-        await in_trio(os.getpid(), trio.lowlevel.checkpoint)
-
-    asyncio.run(main())
-
-
-@pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
-def loop(request: pytest.FixtureRequest) -> Loop:
-    return request.param  # type: ignore[no-any-return]
 
 
 @pytest.fixture

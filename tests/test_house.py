@@ -25,39 +25,49 @@ LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
-    "_arguments", "_describe", "_exec_rules", "_filter", "_landlock", "_net_rules", "_plan", "_record", "_values",
-    "errors", "events", "policy", "presets", "result", "syscalls",
+    "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_landlock", "_lookups",
+    "_names", "_net_rules", "_plan", "_record", "_values", "errors", "events", "policy", "presets", "result",
+    "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
 DOORS = {
     "_native": {"_execution"},
-    "_program": {"_execution", "sandbox"},
+    "_program": {"_confinement", "_execution", "_permissions"},
     "_launch": {"_execution"},
     "_sys": {"_host", "_probes"},
-    "_execution": {"_capture", "sandbox"},
+    "_execution": {"_capture", "_confinement", "sandbox"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
     "_answers": {"_async", "sandbox"},
+    "_audit": {"_recording", "_telemetry"},
+    "_recording": {"_async", "_records"},
+    "_telemetry": {"_recording"},
+    "_decision_stream": {"_async"},
     "_async_streams": {"_async"},
-    "_trio_thread": {"_answers", "_async", "_async_streams"},
+    "_trio_thread": {"_answers", "_async", "_async_streams", "_decision_stream", "_resolver"},
+    "_resolver": {"_async", "sandbox"},
 }
 NOBODY = (
     "_core",
     "_domain",
+    "_journal",
     "_memory",
     "_observe",
     "_signals",
     "_sockets",
     "_tasks",
+    "_approvals",
     "_attest",
     "_exec",
     "_programs",
     "_slots",
     "_workers",
     "_exits",
+    "_forks",
     "_images",
     "_commands",
     "_destinations",
+    "_pins",
     "_messages",
     "_poller",
     "_socket_calls",
@@ -65,7 +75,8 @@ NOBODY = (
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
-    "trio": {"_answers", "_async", "_async_streams", "_trio_thread"},
+    "trio": {"_answers", "_async", "_async_streams", "_decision_stream", "_resolver", "_trio_thread"},
+    "opentelemetry": {"_telemetry"},
     "outcome": {"_trio_thread"},
     "sniffio": {"_trio_thread"},
     "asyncio": {"_answers", "_trio_thread"},

@@ -92,6 +92,8 @@ def test_reports_are_json_with_stable_keys() -> None:
     assert list(report) == [
         *(
             "schema",
+            "run_id",
+            "call_id",
             "argv",
             "exit_code",
             "signal",
@@ -107,6 +109,7 @@ def test_reports_are_json_with_stable_keys() -> None:
         "dropped_execs",
         "denials",
         "dropped_denials",
+        "audit_error",
     ]
     json.dumps(report).encode("utf-8")
     assert report["argv"] == ["/bin/\\udcff"]

@@ -182,9 +182,9 @@ print(tries, reached)
 class Counter:
     """Counts who connects."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
+        self.socket.bind((address, 0))
         self.socket.listen(512)
         self.port = self.socket.getsockname()[1]
         self.count = 0
@@ -432,6 +432,22 @@ def test_denials_are_counted_and_say_what_would_allow_them() -> None:
 
 
 # ---- where it cannot be done
+
+
+UNRULED = """
+import os, socket, struct
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+try: udp.sendmsg([b"x"], [(socket.IPPROTO_IP, 7, b"\\7\\3\\4")], 0, ("127.0.0.1", 9))  # IP_RETOPTS: a source route
+except OSError as error: print(error.errno)
+try: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).sendto(b"x", (os.getppid(), 0))
+except OSError as error: print(error.errno)
+"""
+
+
+def test_what_no_rule_can_be_about_is_written_down_as_well() -> None:
+    result = python("-c", UNRULED, net_allow=["udp://127.0.0.1:9"])
+    assert result.stdout.split() == [b"1", b"1"]
+    assert [(denial.kind, denial.cause, denial.errno) for denial in result.denials] == [("send", "no-rule", 1)] * 2
 
 
 def test_it_is_refused_where_it_would_not_hold() -> None:

@@ -17,16 +17,9 @@ from test_vet_network import CONNECT
 
 import sandlock
 from sandlock import Allow, Deny, Exec, Sandbox, SandlockTimeout
-from sandlock._trio_thread import from_thread
 
-pytestmark = pytest.mark.needs(landlock=6, kernel=(5, 19))
+pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
 SHELL = ["/bin/sh", "-c", "touch bad; touch good"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lasting_thread() -> None:
-    """The trio loop behind it stays for good: it is there before anything is counted."""
-    from_thread(trio.lowlevel.checkpoint)
 
 
 def plain(event: Any, box: Sandbox) -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -11,30 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
-import trio.lowlevel
 from loops import LOOPS, Loop
 
 from sandlock import Allow, AsyncSandbox, Deny, Exec, Kill, PolicyError, Result, SandlockError
-from sandlock._trio_thread import in_trio
 
-pytestmark = pytest.mark.needs(landlock=6, kernel=(5, 19))
+pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
 SH = os.path.realpath("/bin/sh")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lasting_thread() -> None:
-    """The trio loop behind asyncio stays for good: it is there before anything is counted."""
-
-    async def main() -> None:
-        await in_trio(os.getpid(), trio.lowlevel.checkpoint)
-
-    asyncio.run(main())
-
-
-@pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
-def loop(request: pytest.FixtureRequest) -> Loop:
-    return request.param  # type: ignore[no-any-return]
 
 
 def vetted(loop: Loop, place: Path, policy_fn: Any, *argv: str, **options: Any) -> Result:

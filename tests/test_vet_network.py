@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
 import sys
 import time
@@ -11,30 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio.lowlevel
 from attacks.arena import Listener, free_port, tcp
-from loops import LOOPS, Loop
+from loops import Loop
 from test_supervised_network import SPOKEN, UNIX, Counter
 
 from sandlock import Allow, AsyncSandbox, Bind, Connect, Deny, Exec, Kill, Listen, Result, Send
-from sandlock._trio_thread import in_trio
 
-pytestmark = pytest.mark.needs(landlock=6, kernel=(5, 19))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lasting_thread() -> None:
-    """The trio loop behind asyncio stays for good: it is there before anything is counted."""
-
-    async def main() -> None:
-        await in_trio(os.getpid(), trio.lowlevel.checkpoint)
-
-    asyncio.run(main())
-
-
-@pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
-def loop(request: pytest.FixtureRequest) -> Loop:
-    return request.param  # type: ignore[no-any-return]
+pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
 
 
 class Vetting:
@@ -200,7 +181,9 @@ def test_a_socket_file_that_is_swapped_while_it_is_judged(loop: Loop, tmp_path: 
 
         vetting = Vetting(loop, swap)
         code = UNIX.replace("for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)", "for kind in (socket.SOCK_STREAM,)")
-        assert vetting.run(code, str(link)).stdout.split() == [b"13"]
+        result = vetting.run(code, str(link))
+        assert result.stdout.split() == [b"13"]
+        assert [(denial.cause, denial.target) for denial in result.denials] == [("changed", f"unix:{tmp_path}/good")]
         assert (good.visits(), bad.visits()) == ([], [])
 
 
@@ -227,15 +210,15 @@ def test_a_socket_that_is_swapped_while_it_is_judged(loop: Loop) -> None:
 def test_who_waits_delays_nobody(loop: Loop) -> None:
     code = (
         "import socket, subprocess, sys, threading, time\n"
-        "def knock(): socket.socket().connect_ex(('127.0.0.1', int(sys.argv[1])))\n"
-        "for _ in range(64): threading.Thread(target=knock).start()\n"
+        "def knock(i): socket.socket().connect_ex((f'127.0.1.{i}', int(sys.argv[1])))\n"
+        "for i in range(64): threading.Thread(target=knock, args=[i]).start()\n"
         "time.sleep(0.3)\n"
         "before = time.monotonic()\n"
         "for _ in range(5): subprocess.run(['/bin/true'])\n"
         "socket.create_connection(('127.0.0.1', int(sys.argv[2]))).close()\n"
         "print(time.monotonic() - before < 1, flush=True)\n"
     )
-    slow, quick = Counter(), Counter()
+    slow, quick = Counter("0.0.0.0"), Counter()
     vetting = Vetting(loop, lambda event: 2.0)
     result = vetting.run(code, str(slow.port), str(quick.port), net_allow=[f"127.0.0.1:{quick.port}"])
     assert (result.exit_code, result.stdout) == (0, b"True\n")

@@ -1,0 +1,227 @@
+"""Confinement: a policy made ready for this host, and the launch of commands under it; what sync and async sandboxes
+share.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import _program
+from ._command import prepare
+from ._execution import MORE_FILES, Execution
+from ._host import probe
+from ._permissions import Permissions, read_ceiling
+from ._plan import plan as make_plan
+from ._records import read_call_id
+from ._settle import settle
+from .errors import ConfinementError, PolicyError, SandlockError
+from .events import Deny, ExecDecision, read_on_timeout
+from .policy import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ._command import Text
+    from ._execution import QuestionLimits
+    from ._host import Host
+    from ._plan import Plan
+    from ._recording import Recording
+    from ._resolver import Resolver
+    from ._stdio import Stdio, Stream
+    from .policy import Fields
+    from .presets import Expansion
+
+
+class Confinement:
+    """A policy made ready for this host: what sync and async sandboxes share."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        vet: bool = False,
+        ceiling: Mapping[str, object] | None = None,
+        record: bool = False,
+    ) -> None:
+        if policy.is_empty():
+            raise PolicyError(
+                "nothing is granted, so no program could start: grant the system with presets=['system'] "
+                "(--preset system), or single paths with fs_readable (-r)",
+                field="fs_readable",
+            )
+        expansion = policy.expand()
+        expansion = expansion.__class__(settle(expansion.grants), expansion.env)
+        self.policy = policy
+        self.preset_env = expansion.env
+        programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
+        widest = read_ceiling(policy, ceiling)
+        self._sources = (policy, probe(), expansion, vet, widest, programs)
+        self.plan, self._program = compiled(*self._sources, record)
+        self.permissions = Permissions(policy, widest, self.plan)
+        self.grants = expansion.grants
+        self._owner = os.getpid()
+
+    def record(self) -> None:
+        """From now on every exec and every destination is decided by the supervisor. Raises Unsupported."""
+        self.plan, self._program = compiled(*self._sources, True)
+        self.permissions.adopt(self.plan)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it; a fork of that process may not use it."""
+        return os.getpid() == self._owner
+
+    def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
+        """What the exec rules say of this command, without running it."""
+        command = prepare(self.policy, self.preset_env, argv, host_env=os.environb)
+        for path in command.executables:
+            try:
+                decision, number, exe = self._program.check_exec(path, command.argv)
+            except OSError:
+                continue
+            rule = self.plan.exec_rules[number] if number >= 0 else None
+            return ExecDecision(
+                decision=decision,
+                exe=os.fsdecode(exe),
+                rule="" if rule is None else rule.text,
+                reason="" if rule is None else rule.reason,
+            )
+        raise SandlockError(f"{command.text[0]}: no such program; check PATH")
+
+    def launch(
+        self,
+        argv: Sequence[Text],
+        stdio: Stdio,
+        *,
+        streams: tuple[Stream, Stream, Stream] | None = None,
+        timeout: float | None,
+        env: Mapping[str, str] | None,
+        cwd: Text | None,
+        new_session: bool,
+        questions: QuestionLimits | None = None,
+        call_id: str | None = None,
+        recording: Recording | None = None,
+        resolver: Resolver | None = None,
+    ) -> Execution:
+        """Starts a command on `stdio`, in which `streams` are opened first. On failure it is closed.
+
+        The launch confines itself on another CPU while we prepare what it will execute. Raises SandlockError.
+        """
+        try:
+            if not self.is_ours:
+                raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
+            limit = self.policy.timeout if timeout is None else _seconds(timeout)
+            execution = Execution(
+                self._program,
+                self.policy,
+                self.plan,
+                stdio,
+                timeout=limit,
+                new_session=new_session,
+                questions=questions,
+                permissions=self.permissions,
+                resolver=resolver,
+                call_id=read_call_id(call_id),
+                recorder=None if recording is None else recording.recorder(),
+            )
+        except BaseException:
+            stdio.close()
+            raise
+        try:
+            if streams is not None:
+                open_streams(stdio, streams)
+            execution.provide(prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd))
+            if execution.recorder is not None:
+                execution.recorder.start(execution)
+        except BaseException:
+            execution.abandon()
+            raise
+        return execution
+
+
+def open_streams(stdio: Stdio, streams: tuple[Stream, Stream, Stream]) -> None:
+    """Opens a command's streams. Raises ConfinementError where there are no descriptors left."""
+    try:
+        stdio.open(*streams)
+    except OSError as error:
+        if error.errno not in (23, 24):  # ENFILE, EMFILE; others are about what was given
+            raise
+        raise ConfinementError("open the program's streams", error.errno, fix=MORE_FILES) from error
+
+
+def policy_of(policy: object, fields: Fields) -> Policy:
+    """The policy of a sandbox, from what its constructor was given. Raises PolicyError."""
+    if policy is None:
+        return Policy.of(**fields)
+    if not isinstance(policy, Policy):
+        raise PolicyError(f"policy: {policy!r} is no Policy; use Policy(...) or keywords", field="policy")
+    return policy.but(**fields) if fields else policy
+
+
+def question_limits(
+    policy_fn: Callable[..., object] | None, policy_timeout: float | None, on_timeout: object
+) -> QuestionLimits | None:
+    """What the core does with questions that nobody answers; None without a callback. Raises PolicyError."""
+    if policy_fn is not None and not callable(policy_fn):
+        raise PolicyError(f"policy_fn: {policy_fn!r} cannot be called; give a function", field="policy_fn")
+    if policy_timeout is not None and not 0 < policy_timeout < 1e9:
+        raise PolicyError(
+            f"policy_timeout: {policy_timeout!r} is no time limit; give seconds, or None", field="policy_timeout"
+        )
+    act, error = read_on_timeout(Deny() if on_timeout is None else on_timeout)
+    limit = None if policy_timeout is None else int(policy_timeout * 1000) + 1
+    return None if policy_fn is None else (limit, act, error)
+
+
+_kept: dict[tuple[object, ...], tuple[Plan, _program.Program]] = {}
+# A memo of values, not state (functools costs 6 ms to import).
+
+
+def compiled(
+    policy: Policy,
+    host: Host,
+    expansion: Expansion,
+    vet: bool = False,
+    ceiling: Policy | None = None,
+    programs: tuple[tuple[str, str], ...] = (),
+    record: bool = False,
+) -> tuple[Plan, _program.Program]:
+    """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
+    key = (policy, host, expansion, vet, ceiling, programs, record)
+    made = _kept.get(key)
+    if made is None:
+        plan = make_plan(policy, host, expansion=expansion, vet=vet, ceiling=ceiling, record=record, programs=programs)
+        made = (plan, _program.Program(plan, wait_killable=host.wait_killable))
+        if len(_kept) >= 64:
+            _kept.clear()
+        _kept[key] = made
+    return made
+
+
+def find_programs(policy: Policy, expansion: Expansion) -> tuple[tuple[str, str], ...]:
+    """The files, without links, of the programs that exec rules name: where PATH finds them, but not where the sandbox
+    may write, for what lies there is not what was meant."""
+    from ._command import DEFAULT_PATH, environment
+    from ._exec_rules import programs_of
+
+    variables = environment(policy, expansion.env, os.environb)
+    writable = [grant.path.rstrip("/") for grant in expansion.grants if grant.kind == "write"]
+    entries = os.fsdecode(variables.get(b"PATH", DEFAULT_PATH)).split(":")
+    found = []
+    for name in programs_of(policy):
+        places = [name] if "/" in name else [f"{entry}/{name}" for entry in entries if entry.startswith("/")]
+        for place in places:
+            exe = os.path.realpath(place)
+            if any(f"{path}/".startswith(f"{root}/") for root in writable for path in (os.path.dirname(place), exe)):
+                continue
+            if os.path.isfile(exe) and os.access(exe, os.X_OK):
+                found.append((name, exe))
+                break
+    return tuple(found)
+
+
+def _seconds(value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise PolicyError(f"timeout: {value!r} is no time limit; give seconds, 0 or more", field="timeout")
+    return float(value)

@@ -1,0 +1,162 @@
+"""Decision: what was decided about one call of a run, allowed or denied, as the core's journal has it.
+
+Rules: values in, values out. Every fact was read once, by whoever decided.
+"""
+
+from __future__ import annotations
+
+from os import fsdecode
+
+from . import syscalls
+from ._denials import CAUSES, endpoint_target, exec_fixes, fixes
+from ._record import record
+from .events import OPERATIONS, address_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._exec_rules import ExecRule
+    from ._net_rules import NetRule
+    from ._plan import Plan
+    from .events import Event, Verdict
+
+__all__ = ["ASKED", "Decision", "decision_of"]
+
+ACTS = ("deny", "allow", "kill")
+"""By number, as the core has them (enum Act in _slots.pxd)."""
+ASKED = ("verdict", "no-opinion", "callback-error", "timeout", "nobody-listens")
+"""The causes of decisions that a callback made, or ought to have made."""
+BINDINGS = {"exec": "attested", "fork": "registers"}
+
+
+@record
+class Decision:
+    """What was decided about one exec, connect, send, bind or listen."""
+
+    seq: int
+    """Its number among the decisions of its run, from 1. A gap is what was lost on the way."""
+    time: float
+    """When it was decided: seconds since the epoch; of one run, they do not jump when the clock is set."""
+    monotonic: float
+    """The same moment as `time.monotonic()` has it."""
+    run: str
+    """The run's id, as in its Result."""
+    kind: str
+    """"exec", "fork", "connect", "send", "bind" or "listen"."""
+    target: str
+    """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
+    decision: str
+    """"allow", "deny" or "kill"."""
+    cause: str
+    """As in Denial; of what is allowed "rule", "no-rule" (no rule forbids it), "verdict", "timeout" or "approved" (a
+    verdict has allowed what is like it)."""
+    reason: str = ""
+    rule: str = ""
+    """The policy's rule that decided, or that sent it to the callback."""
+    errno: int = 0
+    """What a denied call failed with; 0 when the process was killed."""
+    argv: tuple[str, ...] = ()
+    """Of an exec: the words; what was decided without a question keeps about 3,700 bytes of them, see `truncated`."""
+    truncated: bool = False
+    exe: str = ""
+    """Of an exec, the file that runs; else the program of the process that calls, as /proc shows it."""
+    cwd: str = ""
+    """Of an exec: the working directory."""
+    ip: str = ""
+    port: int = 0
+    pid: int = 0
+    tid: int = 0
+    latency: float = 0.0
+    """Seconds from the call to the decision; with a question, until its verdict is acted on."""
+    binding: str = "attested"
+    """How the decision holds: "attested", "registers" or "on-behalf", as in events."""
+    asked: bool = False
+    """Whether a callback was asked."""
+    call_id: str = ""
+    """What the caller of `run` or `start` gave as `call_id`."""
+    fix: str = ""
+    """Of a denial: the smallest grant that would allow it, as a keyword; "" where no rule can."""
+    fix_flag: str = ""
+    """The same as flags of `sandlock run`."""
+    dropped: int = 0
+    """From `decisions()`: how many decisions before this one its reader missed, by being slow."""
+
+
+def decision_of(
+    entry: tuple[Any, ...],
+    *,
+    seq: int,
+    epoch: float,
+    plan: Plan,
+    net_rules: tuple[NetRule, ...],
+    run: str,
+    call_id: str,
+    answered: tuple[Event, Verdict] | None,
+) -> Decision:
+    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `answered`: the
+    question and its verdict, if the callback decided."""
+    (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
+    exe, cwd, argv, cut, endpoint = facts
+    kind, name = OPERATIONS[operation], CAUSES[cause][0]
+    rules: tuple[ExecRule | NetRule, ...] = plan.exec_rules if kind == "exec" else net_rules
+    by = rules[rule] if 0 <= rule < len(rules) else None
+    text = "" if by is None else by.text
+    reason = getattr(by, "reason", "") or _reason(ACTS[act], cause, text)
+    words = tuple(map(fsdecode, argv))
+    if answered is not None and name == "verdict":
+        event, verdict = answered
+        name, reason = verdict.cause or name, verdict.reason or "the callback allowed it"
+        words, cut = getattr(event, "argv", ()), False
+    target = _target(plan.arch, kind, number, exe, endpoint)
+    fix, flag = "", ""
+    if kind == "exec" and (ACTS[act], name, cut) == ("deny", "no-rule", False):
+        fix, flag = exec_fixes(target, words)
+    elif kind not in ("exec", "fork") and ACTS[act] != "allow" and endpoint[0] and not text and name != "audit":
+        fix, flag = fixes(kind, target, endpoint[2])
+    return Decision(
+        seq=seq,
+        time=epoch + decided / 1e9,
+        monotonic=decided / 1e9,
+        run=run,
+        kind=kind,
+        target=target,
+        decision=ACTS[act],
+        cause=name,
+        reason=reason,
+        rule=text,
+        errno=error,
+        argv=words,
+        truncated=cut,
+        exe=fsdecode(exe),
+        cwd=fsdecode(cwd),
+        ip=address_text(endpoint[1]),
+        port=endpoint[2],
+        pid=pid,
+        tid=tid,
+        latency=max(0.0, (decided - since) / 1e9),
+        binding=BINDINGS.get(kind, "on-behalf"),
+        asked=question != 0,
+        call_id=call_id,
+        fix=fix,
+        fix_flag=flag,
+    )
+
+
+def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
+    if kind == "exec":
+        return fsdecode(exe)
+    return syscalls.name(number, arch) or kind if kind == "fork" else endpoint_target(arch, number, endpoint)
+
+
+def _reason(act: str, cause: int, rule: str) -> str:
+    name, meaning = CAUSES[cause]
+    if act != "allow":
+        return f"{meaning}: {rule}" if rule and name == "rule" else meaning
+    if name == "rule":
+        return f"a rule of the policy allows it: {rule}"
+    if name == "approved":
+        return meaning
+    if name == "timeout":
+        return f"{meaning}, and on_timeout allows it"
+    return "no rule of the policy forbids it"

@@ -1,0 +1,235 @@
+"""What is written down of calls that were denied: what was asked for, who or what denied it, what would allow it.
+
+Rules: values in, values out; the facts are those that the call was judged by.
+"""
+
+from __future__ import annotations
+
+from os import fsdecode
+
+from . import syscalls
+from ._net_rules import UNIX, protocol_name
+from ._record import record
+from .events import OPERATIONS, Exec, Fork, Resolve, address_text, target_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._exec_rules import ExecRule
+    from ._lookups import Lookups
+    from ._net_rules import NetRule
+    from .events import Event, Verdict
+
+__all__ = [
+    "CAUSES",
+    "Denial",
+    "denial_of",
+    "endpoint_target",
+    "exec_fixes",
+    "fixes",
+    "logged_denial",
+    "resolve_denial",
+]
+
+DENIAL_TEXT = 480  # as the core keeps of it (_slots.pxd)
+
+
+@record
+class Denial:
+    """A call that was denied, and why."""
+
+    kind: str
+    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "resolve"."""
+    target: str
+    """The file; the destination as a rule names it; of a fork the system call; or the name that was looked up."""
+    argv: tuple[str, ...]
+    """The words; those that were denied without a question are kept up to 480 bytes."""
+    cause: str
+    """"rule" (it denies), "no-rule" (none allows it), "verdict" (the callback's), "no-opinion" (it answered None),
+    "callback-error", "timeout", "full" (too much waits
+    already), "nobody-listens", "changed" (the facts changed while they were judged), "attestation" (the kernel loaded
+    another program; killed), "unreadable", "no-ptrace", "audit" (it could not be recorded); of a lookup
+    also "lookup-failed" (the host has no address) and "rebinding" (a stranger's name that leads inside)."""
+    reason: str
+    errno: int
+    """What the call failed with; 0 when the process was killed, and for lookups, which no call is."""
+    pid: int
+    rule: str = ""
+    """The policy's rule that denied it."""
+    count: int = 1
+    """How often the same was denied without a question."""
+    fix: str = ""
+    """The smallest grant that would allow it, as a keyword; "" where no rule can."""
+    fix_flag: str = ""
+    """The same as flags of `sandlock run`, ready for a shell."""
+    time: float = 0.0
+    """When it was denied, of several the first: seconds since the epoch."""
+    latency: float = 0.0
+    """Seconds from the call to the denial."""
+    chain: tuple[str, ...] = ()
+    """The files of the processes above, nearest first, inside the tree. Advice, not proof: they are looked up one after
+    the other, and a process whose parent has ended has none above it."""
+    host: str = ""
+    """The name by which the tree looked the destination up last; "" if it did not."""
+
+
+CAUSES = (
+    ("", ""),
+    ("rule", "a rule of the policy denies it"),
+    ("verdict", ""),
+    ("timeout", "nobody answered within policy_timeout"),
+    ("full", "too many calls wait for a verdict, or their arguments are too large"),
+    ("nobody-listens", "nobody listened for questions any more"),
+    ("changed", "the program changed the call's arguments, or its file, while they were judged"),
+    ("attestation", "the kernel loaded another program, or other arguments, than what was approved"),
+    ("unreadable", "the call could not be looked at"),
+    ("no-ptrace", "ptrace(2) is refused here, so that an exec cannot be attested; allow it in the container's profile"),
+    ("no-rule", "no rule of the policy allows it"),
+    ("audit", "it could not be recorded, and on_audit_failure says that then nothing is allowed"),
+    ("approved", "a verdict has allowed what is like it for the run, or for the sandbox"),
+)
+"""By number, as the core has them (_slots.pxd): the cause, and what it means."""
+
+
+def denial_of(event: Event, verdict: Verdict, *, time: float, latency: float, chain: list[bytes]) -> Denial:
+    """What is written down of an event that a verdict denied."""
+    kind = type(event).__name__.lower()
+    argv: tuple[str, ...] = ()
+    host = ""
+    if isinstance(event, Resolve):
+        return resolve_denial(event.name, verdict.cause, verdict.reason, "", event.pid)
+    if isinstance(event, Fork):
+        target, fix = event.syscall, ("", "")
+    elif isinstance(event, Exec):
+        target, argv, fix = event.exe, event.argv, ("", "")
+    else:
+        host = getattr(event, "host", "")
+        target, fix = event.target, fixes(kind, event.target, event.port, host)
+    return Denial(
+        kind=kind,
+        target=target,
+        argv=argv,
+        cause=verdict.cause,
+        reason=verdict.reason,
+        errno=verdict.errno,
+        pid=event.pid,
+        fix=fix[0],
+        fix_flag=fix[1],
+        host=host,
+        time=time,
+        latency=latency,
+        chain=tuple(map(fsdecode, chain)),
+    )
+
+
+def resolve_denial(name: str, cause: str, reason: str, rule: str, pid: int) -> Denial:
+    """What is written down of a lookup that was refused, or led nowhere."""
+    none = cause in ("rule", "lookup-failed", "rebinding")
+    return Denial(
+        kind="resolve",
+        target=name,
+        argv=(),
+        cause=cause,
+        reason=reason,
+        errno=0,
+        pid=pid,
+        rule=rule,
+        fix="" if none else f"net_allow='{name}:443'",
+        fix_flag="" if none else f"--net-allow {name}:443",
+        host=name,
+    )
+
+
+def fixes(kind: str, target: str, port: int, host: str = "") -> tuple[str, str]:
+    """The smallest grant that allows a call of the network, as a keyword and as a flag."""
+    from shlex import quote  # only denials need it
+
+    if host:
+        protocol = target.partition("://")[0]
+        shown = host if protocol == "icmp" or not port else f"{host}:{port}"
+        target = shown if protocol == "tcp" else f"{protocol}://{shown}"
+    if kind not in ("bind", "listen"):
+        return f"net_allow={target!r}", f"--net-allow {quote(target)}"
+    if not target.startswith("unix:"):
+        target = ("udp://" if target.startswith("udp:") else "") + (str(port) if port else "*")
+    return f"net_allow_bind={target!r}", f"--net-allow-bind {quote(target)}"
+
+
+def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
+    """The rule that allows this exec alone, as a keyword and as a flag; "" where a word would mean more in a rule."""
+    from shlex import join, quote
+
+    words = (exe, *argv[1:])
+    if any(not word.isprintable() or "*" in word or "#" in word for word in words):
+        return "", ""
+    return f"exec_allow={join(words)!r}", f"--exec-allow {quote(join(words))}"
+
+
+def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
+    """Where a socket call leads, as a rule names it; of an unknown protocol by the name of the call."""
+    protocol, address, port, path, abstract = endpoint
+    if protocol == UNIX and not path:
+        return "unix:"
+    known = protocol_name(protocol) if protocol else syscalls.name(number, arch) or "unknown"
+    return target_of(known, address_text(address), port, fsdecode(path), abstract)
+
+
+def logged_denial(
+    arch: str,
+    net_rules: tuple[NetRule, ...],
+    exec_rules: tuple[ExecRule, ...],
+    operation: int,
+    cause: int,
+    rule: int,
+    error: int,
+    number: int,
+    pid: int,
+    count: int,
+    time: float,
+    latency: float,
+    text: bytes,
+    endpoint: tuple[int, bytes, int, bytes, bool],
+    chain: list[bytes],
+    *,
+    lookups: Lookups | None = None,
+) -> Denial:
+    """A denial that the core wrote down; its rule is a number of those."""
+    name, meaning = CAUSES[cause]
+    kind = OPERATIONS[operation]
+    argv: list[bytes] = []
+    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else net_rules
+    decided = rules[rule] if 0 <= rule < len(rules) else None
+    fix, by = ("", ""), "" if decided is None else decided.text
+    own, host = getattr(decided, "reason", ""), ""
+    if kind == "exec":
+        target, *argv = text.split(b"\0")
+        if argv and not argv[-1]:
+            argv.pop()
+        shown = fsdecode(target)
+        if name == "no-rule" and len(text) < DENIAL_TEXT:
+            fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
+    elif kind == "fork":
+        shown = syscalls.name(number, arch) or "fork"
+    else:
+        shown = endpoint_target(arch, number, endpoint)
+        if lookups is not None and kind in ("connect", "send"):
+            host = lookups.host_of(endpoint[1])
+            if name == "no-rule" and lookups.without_address:
+                meaning += f"; no address was found of {', '.join(sorted(lookups.without_address)[:3])}"
+        fix = fixes(kind, shown, endpoint[2], host) if endpoint[0] and not by else ("", "")
+    return Denial(
+        kind=kind,
+        target=shown,
+        argv=tuple(map(fsdecode, argv)),
+        cause=name,
+        reason=own or (f"{meaning}: {by}" if by else meaning),
+        errno=error,
+        pid=pid,
+        rule=by,
+        count=count,
+        fix=fix[0],
+        fix_flag=fix[1],
+        host=host,
+        time=time,
+        latency=latency,
+        chain=tuple(map(fsdecode, chain)),
+    )

@@ -1,0 +1,207 @@
+"""What the runs of a sandbox may do at the moment: its policy, changed by `grant` and `restrict` within a ceiling that
+was declared at the start, and what verdicts have approved for all of them.
+
+A change is in force for the next call of every run, also of those under way. What is connected stays connected.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock
+
+from ._net_rules import NetRule, compile_rules
+from ._program import NetRuleSet
+from .errors import PolicyError
+from .policy import Policy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ._native import Run
+    from ._plan import Plan
+
+__all__ = ["Permissions", "read_ceiling"]
+
+CHANGEABLE = ("net_allow", "net_allow_bind", "max_processes")
+"""What can be widened and narrowed while a program runs."""
+DENIALS = ("net_deny", "net_deny_bind")
+
+
+def read_ceiling(policy: Policy, ceiling: Mapping[str, object] | None) -> Policy | None:
+    """The policy widened as far as `grant` may ever do it; None without a ceiling. Raises PolicyError."""
+    if ceiling is None:
+        return None
+    for name in ceiling:
+        if name not in CHANGEABLE:
+            raise PolicyError(
+                f"ceiling: {name!r} cannot be changed later; give {', '.join(CHANGEABLE)}", field="ceiling"
+            )
+    wide = Policy.of(**ceiling)  # type: ignore[arg-type]  # read and normalised there
+    processes = policy.max_processes if wide.max_processes is None else wide.max_processes
+    if policy.max_processes is not None and processes is not None and processes < policy.max_processes:
+        raise PolicyError(
+            f"ceiling: max_processes={processes} is below the policy's own {policy.max_processes}", field="ceiling"
+        )
+    return policy.but(
+        net_allow=(*policy.net_allow, *wide.net_allow),
+        net_allow_bind=(*policy.net_allow_bind, *wide.net_allow_bind),
+        max_processes=processes,
+    )
+
+
+class Permissions:
+    """Of one sandbox. May be used from any thread."""
+
+    def __init__(self, policy: Policy, ceiling: Policy | None, plan: Plan) -> None:
+        self._lock = RLock()
+        self._runs: list[Run] = []
+        self._approvals: list[bytes] = []
+        self._now = policy
+        self._ceiling = policy if ceiling is None else ceiling
+        self._plan = plan
+        self._rules: NetRuleSet | None = None
+        self.net_rules: tuple[NetRule, ...] = plan.net_rules
+        """All that ever were in force, by number."""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy as it is now."""
+        return self._now
+
+    def adopt(self, plan: Plan) -> None:
+        """Runs to come have this plan, of the same policy."""
+        with self._lock:
+            self._plan = plan
+            if self._rules is None:
+                self.net_rules = plan.net_rules
+
+    def attach(self, run: Run) -> None:
+        """A run begins: it gets what is in force, and what will be."""
+        with self._lock:
+            self._runs.append(run)
+            for approval in self._approvals:
+                run.approve(approval)
+            self._put_in_force(run)
+
+    def detach(self, run: Run) -> None:
+        """The run has ended."""
+        with self._lock:
+            if run in self._runs:
+                self._runs.remove(run)
+
+    def approve(self, approval: bytes) -> None:
+        """All runs may do this without asking."""
+        with self._lock:
+            self._approvals.append(approval)
+            for run in self._runs:
+                run.approve(approval)
+
+    def grant(self, **fields: object) -> None:
+        """Allows more, see Sandbox.grant."""
+        with self._lock:
+            wanted = Policy.of(**self._read("grant", fields, CHANGEABLE))  # type: ignore[arg-type]
+            processes = wanted.max_processes
+            self._check_processes("grant", processes, self._ceiling.max_processes)
+            _check_within("grant", wanted, self._ceiling, "the ceiling that the sandbox was made with")
+            self._change(
+                self._now.but(
+                    net_allow=tuple(dict.fromkeys((*self._now.net_allow, *wanted.net_allow))),
+                    net_allow_bind=tuple(dict.fromkeys((*self._now.net_allow_bind, *wanted.net_allow_bind))),
+                    max_processes=self._now.max_processes if processes is None else processes,
+                )
+            )
+
+    def restrict(self, **fields: object) -> None:
+        """Allows less, see Sandbox.restrict."""
+        with self._lock:
+            fields = self._read("restrict", fields, CHANGEABLE + DENIALS)
+            wanted = Policy.of(**fields)  # type: ignore[arg-type]
+            limit = self._now.max_processes or self._ceiling.max_processes
+            self._check_processes("restrict", wanted.max_processes, limit)
+            _check_within("restrict", wanted, self._now, "what is granted now")
+            changes: dict[str, Any] = {name: getattr(wanted, name) for name in CHANGEABLE if name in fields}
+            changes |= {name: (*getattr(self._now, name), *getattr(wanted, name)) for name in DENIALS}
+            self._change(self._now.but(**changes))
+            self._approvals.clear()
+            for run in self._runs:
+                run.revoke()
+
+    def _read(self, verb: str, fields: dict[str, object], known: tuple[str, ...]) -> dict[str, object]:
+        for name in fields:
+            if name not in known:
+                raise PolicyError(
+                    f"{verb}: {name!r} cannot be changed while programs run; {', '.join(known)} can", field=name
+                )
+            decided = self._plan.supervised and all(run.supervised for run in self._runs)
+            if name != "max_processes" and not decided:
+                raise PolicyError(
+                    f"{verb}: this sandbox's network is decided by the kernel, for good; make it with a ceiling or a "
+                    "policy_fn",
+                    field=name,
+                )
+        return fields
+
+    def _check_processes(self, verb: str, wanted: int | None, limit: int | None) -> None:
+        if wanted is None:
+            return
+        if self._ceiling.max_processes is None:
+            raise PolicyError(
+                f"{verb}: this sandbox does not count processes; give max_processes to it or to its ceiling",
+                field="max_processes",
+            )
+        if limit is not None and wanted > limit:
+            raise PolicyError(f"{verb}: max_processes={wanted} is above {limit}", field="max_processes")
+
+    def _change(self, policy: Policy) -> None:
+        if self._plan.supervised:
+            rules = compile_rules(policy)
+            for rule in rules:
+                if rule.host and rule.host not in self._plan.hosts:
+                    raise PolicyError(
+                        f"{rule.text!r}: a name has to be in the policy or its ceiling from the start", field="net_deny"
+                    )
+            self._rules = NetRuleSet(rules, self._plan.hosts, len(self.net_rules))
+            self.net_rules = (*self.net_rules, *rules)
+        self._now = policy
+        for run in self._runs:
+            self._put_in_force(run)
+
+    def _put_in_force(self, run: Run) -> None:
+        if self._rules is not None:
+            run.set_net_rules(self._rules)
+        if self._now.max_processes is not None:
+            run.set_max_processes(self._now.max_processes)
+
+
+def _check_within(verb: str, wanted: Policy, limit: Policy, name: str) -> None:
+    """Raises PolicyError if a rule that allows is not part of one that the limit has."""
+    limits = [rule for rule in compile_rules(limit) if rule.allow]
+    for rule in compile_rules(wanted):
+        if rule.allow and not any(_covers(each, rule) for each in limits):
+            raise PolicyError(f"{verb}: {rule.text!r} is not within {name}", field="net_allow")
+
+
+def _covers(wide: NetRule, rule: NetRule) -> bool:
+    if wide.binds != rule.binds or rule.protocols & ~wide.protocols:
+        return False
+    if wide.path is not None and rule.path != wide.path:
+        below = rule.path is not None and rule.path.startswith(wide.path.rstrip(b"/") + b"/")
+        if wide.abstract or rule.abstract or not below:
+            return False
+    if wide.path is not None and wide.abstract != rule.abstract:
+        return False
+    if wide.first > rule.first or wide.last < rule.last:
+        return False
+    if wide.host:
+        return rule.host == wide.host or (wide.host.startswith("*.") and rule.host.endswith(wide.host[1:]))
+    if not wide.address:
+        return True
+    if rule.host:
+        return False
+    shift = len(wide.address) * 8 - wide.prefix
+    return (
+        len(wide.address) == len(rule.address)
+        and wide.prefix <= rule.prefix
+        and int.from_bytes(wide.address, "big") >> shift == int.from_bytes(rule.address, "big") >> shift
+    )
