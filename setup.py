@@ -25,6 +25,7 @@ MODULES = (
     "_observe",
     "_approvals",
     "_journal",
+    "_wakeups",
     "_slots",
     "_forks",
     "_programs",

@@ -15,28 +15,27 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, strlen
 from posix.types cimport pid_t
 
+from sandlock._destinations cimport OPERATION_EXEC
 from sandlock._journal cimport pass_gate
 from sandlock._linux cimport (
-    Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_openat, SYS_ptrace, SYS_wait4,
+    Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_ptrace, SYS_wait4,
     raw_syscall,
 )
 from sandlock._memory cimport read_memory
-from sandlock._programs cimport identify, open_named, same_file
+from sandlock._programs cimport identify, identify_path, open_named, same_file
 from sandlock._slots cimport (
-    ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NO_TRACE, CAUSE_NONE, CAUSE_VERDICT, FileIdentity, answer,
-    argv_of, finish, note_slot, permit_slot, record_slot,
+    ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, ERESTARTNOINTR,
+    FileIdentity, READY, answer, argv_of, fence, finish, load_int, load_word, note_slot, permit_slot, record_slot,
+    state_of, store_int,
 )
-from sandlock._tasks cimport format_proc_path, kill_task, list_tasks, now_ns
+from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
+from sandlock._wakeups cimport ANY_CPU, wake_workers
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EINTR
     const int ENOENT
     const int ESRCH
-
-cdef extern from "<fcntl.h>" nogil:
-    const int AT_FDCWD
-    const int O_CLOEXEC
 
 cdef extern from "<signal.h>" nogil:
     const int SIGKILL
@@ -50,7 +49,6 @@ cdef enum:
     PTRACE_O_EXITKILL = 0x100000
     PTRACE_EVENT_EXEC = 4
     NT_PRSTATUS = 1
-    O_PATH = 0o10000000
     WNOHANG = 1
     WALL = 0x40000000
     WNOTHREAD = 0x20000000
@@ -111,8 +109,10 @@ cdef int place_of(const Frozen *frozen, pid_t tid) noexcept nogil:
 cdef int seize_siblings(const Slot *slot, Frozen *frozen) noexcept nogil:
     """Seizes the threads of the caller's process that are not seized yet. Returns how many there were."""
     cdef pid_t tids[MAX_FROZEN]
-    cdef int count = list_tasks(slot.tgid, tids, MAX_FROZEN)
-    cdef int new = 0, i
+    cdef int count, new = 0, i
+    if slot.tid == slot.tgid and is_single_threaded(slot.tgid):
+        return 0
+    count = list_tasks(slot.tgid, tids, MAX_FROZEN)
     for i in range(count):
         if tids[i] == slot.tid or frozen.count == MAX_FROZEN or place_of(frozen, tids[i]) >= 0:
             continue
@@ -162,7 +162,6 @@ cdef void take_stop(Frozen *frozen, int i, int status) noexcept nogil:
 
 cdef void freeze_siblings(const Slot *slot, Frozen *frozen) noexcept nogil:
     cdef int _round
-    frozen.count = 0
     for _round in range(3):      # a thread may have started another one before it stopped
         if seize_siblings(slot, frozen) == 0:
             return
@@ -242,15 +241,8 @@ cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
     cdef uint64_t count = <uint64_t>slot.argv_count
     cdef uint64_t at, end = 1
     cdef size_t skipped
-    cdef long opened
-    cdef int mode
     format_proc_path(path, pid, b"exe")
-    opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_PATH | O_CLOEXEC, 0, 0, 0)
-    if opened < 0:
-        return 0
-    mode = identify(opened, &now)
-    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
-    if mode < 0 or not same_file(&now, &slot.loaded):
+    if identify_path(path, &now) < 0 or not same_file(&now, &slot.loaded):
         return 0
     span.at = registers
     span.size = sizeof(registers)
@@ -319,6 +311,7 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
         if tid == slot.tid:
             if (status & 0xFF) == 0x7F:
                 permit_slot(table, slot)               # it was allowed, whatever the kernel said of it
+                store_int(&slot.stops, 0)              # before it can call again
                 trace(PTRACE_DETACH, <pid_t>tid, 0)    # the exec failed, and the caller is back
             return
         i = place_of(frozen, <pid_t>tid)
@@ -326,12 +319,36 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
             take_stop(frozen, i, status)
 
 
-cdef int seize_caller(const Slot *slot) noexcept nogil:
-    """Returns 0, or -errno. The stop that is asked for here comes after the exec, should that fail."""
-    cdef long result = trace(PTRACE_SEIZE, slot.tid, PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)
-    if result < 0:
-        return <int>result
-    return <int>trace(PTRACE_INTERRUPT, slot.tid, 0)
+cdef void let_go_on(Table *table, Slot *slot) noexcept nogil:
+    """Lets the seized caller execute. It stops at the new program's first instruction, or after an exec that failed.
+
+    That second stop is asked for when the answer is given: before it, the caller would be woken once for nothing, on
+    another CPU. So an exec that fails at once may be followed by the next one before the stop; that one is restarted.
+    `stops` is 1 for as long as a call of this task that comes now is one before the stop."""
+    cdef int result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+    if result < 0 and result != -ENOENT:
+        kill_task(slot.tid)
+    trace(PTRACE_INTERRUPT, slot.tid, 0)
+    store_int(&slot.stops, 1)
+    fence()
+    if next_exec_of(table, slot) != NULL:
+        wake_workers(table, 1, ANY_CPU)
+
+
+cdef Slot *next_exec_of(Table *table, const Slot *slot) noexcept nogil:
+    """An exec of the same task that waits to be carried out, though the one in the slot is not over; or NULL."""
+    cdef int i
+    for i in range(load_int(&table.top)):
+        if state_of(load_word(&table.slots[i].word)) == READY and table.slots[i].tid == slot.tid:
+            if table.slots[i].operation == OPERATION_EXEC:
+                return &table.slots[i]
+    return NULL
+
+
+cdef void restart(Table *table, Slot *slot) noexcept nogil:
+    """Has a call begin anew, after the stop that its task owes, see `owes_a_stop`."""
+    answer(table, slot, ERESTARTNOINTR, 0)
+    finish(table, slot)
 
 
 cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
@@ -342,20 +359,19 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
     if table.journal != NULL and not pass_gate(table.journal):
         refuse(table, slot, CAUSE_AUDIT, EACCES)
         return 0
-    freeze_siblings(slot, &frozen)
-    if (slot.waited or frozen.count > 0) and not is_unchanged(slot):
+    frozen.count = 0
+    if slot.waited:              # else it was read a moment ago, and whoever rewrites it now is killed
+        freeze_siblings(slot, &frozen)
+    if slot.waited and not is_unchanged(slot):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
-    result = seize_caller(slot)
+    result = <int>trace(PTRACE_SEIZE, slot.tid, PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)
     if result < 0:
-        # Gone, or ptrace is refused. Should it be seized all the same, the end of this task kills it.
-        refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)
-        return 1
+        refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)     # gone, or not allowed
+        return release(&frozen) > 0
     if table.journal != NULL:
         slot.decided_ns = now_ns()
-    result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
-    if result < 0 and result != -ENOENT:
-        kill_task(slot.tid)
+    let_go_on(table, slot)
     follow(table, slot, &frozen)
     result = release(&frozen) > 0
     finish(table, slot)

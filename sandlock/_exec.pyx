@@ -152,7 +152,9 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     facts.argv_length = read_argv(table, slot)
     if facts.argv_length < 0:
         return <int>facts.argv_length
-    facts.cwd_length = read_cwd(slot.tid, facts.cwd)
+    facts.cwd_length = facts.cwd[0] = 0
+    if load_int(&table.listens) or table.journal != NULL:      # who else would want to know it
+        facts.cwd_length = read_cwd(slot.tid, facts.cwd)
     return keep_facts(table, slot, &facts)
 
 

@@ -76,6 +76,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_fstat
     const long SYS_futex
     const long SYS_getdents64
+    const long SYS_getcpu
     const long SYS_getpgid
     const long SYS_getpid
     const long SYS_gettid
@@ -97,6 +98,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_nanosleep
     const long SYS_ppoll
     const long SYS_prctl
+    const long SYS_pread64
     const long SYS_prlimit64
     const long SYS_process_vm_readv
     const long SYS_process_vm_writev

@@ -24,6 +24,7 @@ cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int
 cdef int identify(long descriptor, FileIdentity *out) noexcept nogil
 cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil
 cdef long real_path(long descriptor, char *into) noexcept nogil
+cdef int identify_path(const char *path, FileIdentity *out) noexcept nogil
 cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept nogil
 cdef int is_executable(long descriptor) noexcept nogil
 cdef int resolve_program(

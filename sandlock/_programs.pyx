@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset, strlen
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_read, raw_syscall
+from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, SYS_read, raw_syscall
 from sandlock._tasks cimport format_proc_path, put_number
 
 cdef extern from "<errno.h>" nogil:
@@ -27,6 +27,7 @@ cdef extern from "<fcntl.h>" nogil:
     const int O_NOCTTY
     const int O_NOFOLLOW
     const int O_NONBLOCK
+    const int O_RDONLY
 
 cdef extern from * nogil:
     """
@@ -45,6 +46,7 @@ cdef extern from * nogil:
     const int AT_EACCESS "SANDLOCK_AT_EACCESS"
     const int X_OK
     const long SYS_faccessat2
+    const long SYS_newfstatat
     const long SYS_readlinkat
     const unsigned int S_IFMT
     const unsigned int S_IFREG
@@ -128,9 +130,23 @@ cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil:
 
 cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil:
     """An O_PATH descriptor of the file that execveat(directory, path, flags) of the caller names, or -errno."""
+    return open_as_named(tid, tgid, directory, path, flags, O_PATH | O_CLOEXEC)
+
+
+cdef long open_program(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil:
+    """The same, for reading if that may be: to open an O_PATH descriptor again takes 8 us."""
+    # In this domain nothing opens, with whatever effect, that the caller could not open itself.
+    cdef long opened = open_as_named(
+        tid, tgid, directory, path, flags, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
+    )
+    return opened if opened >= 0 else open_named(tid, tgid, directory, path, flags)
+
+
+cdef long open_as_named(
+    pid_t tid, pid_t tgid, int directory, const char *path, int flags, int how
+) noexcept nogil:
     cdef char own[MAX_PATH]
     cdef long base, opened
-    cdef int how = O_PATH | O_CLOEXEC
     if flags & AT_SYMLINK_NOFOLLOW:
         how |= O_NOFOLLOW
     if path[0] == 0:
@@ -160,8 +176,19 @@ cdef int identify(long descriptor, FileIdentity *out) noexcept nogil:
     """Returns the file's mode, or -errno."""
     cdef Status status
     cdef long result
-    memset(out, 0, sizeof(FileIdentity))
     result = raw_syscall(SYS_fstat, descriptor, <long>&status, 0, 0, 0, 0)
+    return note_identity(result, &status, out)
+
+
+cdef int identify_path(const char *path, FileIdentity *out) noexcept nogil:
+    """The same for what a path of ours leads to."""
+    cdef Status status
+    cdef long result = raw_syscall(SYS_newfstatat, AT_FDCWD, <long>path, <long>&status, 0, 0, 0)
+    return note_identity(result, &status, out)
+
+
+cdef int note_identity(long result, const Status *status, FileIdentity *out) noexcept nogil:
+    memset(out, 0, sizeof(FileIdentity))
     if result < 0:
         return <int>result
     out.device = status.st_dev
@@ -213,10 +240,13 @@ cdef int is_blank(char byte) noexcept nogil:
 
 
 cdef long read_header(long descriptor, char *into) noexcept nogil:
-    """The first bytes of a file that we have as O_PATH, zeros behind them. Returns how many, or -errno."""
+    """The first bytes of a file that we have, maybe as O_PATH, zeros behind them. Returns how many, or -errno."""
     cdef char path[64]
     cdef long opened, length
     memset(into, 0, HEADER)
+    length = raw_syscall(SYS_pread64, descriptor, <long>into, HEADER, 0, 0, 0)
+    if length != -EBADF:
+        return length
     format_own_descriptor(path, descriptor)
     opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0, 0, 0)
     if opened < 0:
@@ -325,7 +355,7 @@ cdef int follow_interpreters(
         opened = descriptor
         if result < 0:
             return result
-        opened = open_named(tid, tgid, AT_FDCWD, interpreter, 0)
+        opened = open_program(tid, tgid, AT_FDCWD, interpreter, 0)
         if opened < 0:
             return <int>opened
         result = is_executable(opened)
@@ -349,7 +379,7 @@ cdef int resolve_program(
     of argv[0] for a script, nothing otherwise."""
     cdef char name[MAX_PREFIX]
     cdef int result
-    cdef long opened = open_named(tid, tgid, directory, path, flags)
+    cdef long opened = open_program(tid, tgid, directory, path, flags)
     prefix.count = 0
     prefix.length = 0
     if opened < 0:

@@ -48,6 +48,7 @@ cdef enum:
     DENIAL_TEXT = 480
     LOOK_MS = 100           # between two looks at whether those who wait for Python are alive, and in time
     CHAIN_TEXT = 512
+    ERESTARTNOINTR = 513    # linux/errno.h
     MAX_FACTS = 6 * 1024 * 1024 + 65536   # bytes of one call: more argv than the kernel takes (3/4 of _STK_LIM)
     MAX_ALL_FACTS = 64 * 1024 * 1024      # bytes of all that wait
 
@@ -88,6 +89,7 @@ cdef struct Slot:
     uint64_t id             # of the notification
     pid_t tid
     pid_t tgid
+    int cpu                 # where the caller has run, or ANY_CPU
     int number              # of the syscall
     int waited              # it waited for a verdict: what was read may have changed
     int asked               # Python has to hear of the end before the facts are freed
@@ -99,6 +101,8 @@ cdef struct Slot:
     int64_t since_ns        # when the notification came
     int64_t decided_ns      # 0: at the moment when it is recorded
     int recorded            # in the journal, as allowed
+    int restarts            # its task owes a stop to the worker of its last exec
+    int stops               # the caller of an exec that is carried out stops when that has failed
     int directory           # the descriptor that a path is relative to, or AT_FDCWD
     int flags               # of execveat(2)
     uint64_t path_address
@@ -143,6 +147,13 @@ cdef struct Denial:
     char chain[CHAIN_TEXT]  # the files of the processes above, nearest first, each with a NUL
     char text[DENIAL_TEXT]  # exe, then argv as far as it goes, each with a NUL; or the path of a socket
 
+# Of one worker, or, the last one, of the poller.
+cdef struct Seat:
+    int waits               # futex, see _wakeups
+    int lives               # cleared and woken by the kernel at its end
+    int cpu                 # where it is kept, + 1; 0: nowhere
+    pid_t tid
+
 cdef struct Table:
     Run *run
     int listens             # Python serves questions
@@ -152,10 +163,11 @@ cdef struct Table:
     int on_timeout          # enum Act
     int on_timeout_error
     int closing
-    int work                # futex: something for a worker to do
+    int work                # counts what there was for workers to do
     int picking             # a worker chooses
     int idle                # workers that wait
     int watched             # one of them looks at the questions at least every LOOK_MS
+    int64_t asked_ms        # when the last question was put
     int top                 # no slot from here on was ever used
     uint64_t held           # bytes of facts, counted by the fast lane
     char *scratch           # MAX_FACTS, of the fast lane
@@ -167,6 +179,7 @@ cdef struct Table:
     int denials_dropped
     const NetRules *net_rules    # in force now
     Approvals approvals
+    Seat seats[MAX_WORKERS + 1]
     Slot slots[MAX_SLOTS]
     Denial denials[MAX_DENIALS]
 
@@ -181,11 +194,9 @@ cdef char *scratch_of(Table *table) noexcept nogil
 cdef int move(Slot *slot, int old, int new) noexcept nogil
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil
 cdef void ask(Table *table, Slot *slot) noexcept nogil
+cdef int owes_a_stop(Table *table, pid_t tid) noexcept nogil
 cdef void give_back(Slot *slot) noexcept nogil
 cdef void finish(Table *table, Slot *slot) noexcept nogil
-cdef void wake_workers(Table *table, int how_many) noexcept nogil
-cdef void wake_python(Table *table) noexcept nogil
-cdef void wake_poller(Table *table) noexcept nogil
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil
 cdef int answer(const Table *table, const Slot *slot, int error, uint32_t flags) noexcept nogil
 cdef int answer_value(const Table *table, const Slot *slot, int64_t value) noexcept nogil

@@ -12,11 +12,12 @@ from sandlock._approvals cimport approval_of_call, approval_of_exec, free_approv
 from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, Endpoint, is_of_network
 from sandlock._journal cimport Judged, pass_gate, record
 from sandlock._linux cimport (
-    Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_futex, SYS_ioctl, SYS_write,
+    Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_ioctl,
     raw_syscall,
 )
 from sandlock._memory cimport read_strings
 from sandlock._tasks cimport list_chain, now_ms, now_ns
+from sandlock._wakeups cimport ANY_CPU, current_cpu, wake_poller, wake_python, wake_workers
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -24,7 +25,6 @@ cdef extern from "<errno.h>" nogil:
     const int ESRCH
 
 cdef enum:
-    FUTEX_WAKE = 1
     MAX_WORDS = 0x7FFFFFFF
 
 
@@ -48,7 +48,9 @@ cdef Slot *take_slot(Table *table) noexcept nogil:
             slot.since_ns = table.since_ns
             slot.decided_ns = 0
             slot.recorded = 0
+            slot.stops = slot.restarts = 0
             slot.asked = 0
+            slot.cpu = current_cpu()
             # The next generation: answers to the last question of this slot no longer count.
             store_word(&slot.word, with_state(word + 0x100, FILLING))
             if i >= table.top:
@@ -70,21 +72,6 @@ cdef int move(Slot *slot, int old, int new) noexcept nogil:
     return state_of(word) == old and swap_word_if(&slot.word, word, with_state(word, new))
 
 
-cdef void wake_workers(Table *table, int how_many) noexcept nogil:
-    add_int(&table.work, 1)
-    raw_syscall(SYS_futex, <long>&table.work, FUTEX_WAKE, how_many, 0, 0, 0)
-
-
-cdef void wake_python(Table *table) noexcept nogil:
-    cdef uint64_t one = 1
-    raw_syscall(SYS_write, table.wake_fd, <long>&one, sizeof(one), 0, 0, 0)
-
-
-cdef void wake_poller(Table *table) noexcept nogil:
-    cdef uint64_t one = 1
-    raw_syscall(SYS_write, table.poller_fd, <long>&one, sizeof(one), 0, 0, 0)
-
-
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil:
     """The fast lane has filled the slot: for Python (ASKED) or for a worker (READY)."""
     store_word(&slot.word, with_state(load_word(&slot.word), state))
@@ -93,7 +80,9 @@ cdef void offer(Table *table, Slot *slot, int state) noexcept nogil:
         fence()                # against `leave_watch`: either we see that nobody watches, or that one sees the question
         if load_int(&table.watched) and (table.timeout_ms == 0 or table.timeout_ms > LOOK_MS):
             return
-    wake_workers(table, 1)     # also for a question: somebody has to keep an eye on its deadline
+        wake_workers(table, 1, ANY_CPU)      # somebody has to keep an eye on its deadline
+    else:
+        wake_workers(table, 1, slot.cpu)
 
 
 cdef void ask(Table *table, Slot *slot) noexcept nogil:
@@ -106,10 +95,23 @@ cdef void ask(Table *table, Slot *slot) noexcept nogil:
     slot.waited = 1
     slot.environment_count = -1
     slot.asked = load_int(&table.listens)
-    slot.deadline_ms = now_ms() + table.timeout_ms if table.timeout_ms > 0 else 0
+    table.asked_ms = now_ms()
+    slot.deadline_ms = table.asked_ms + table.timeout_ms if table.timeout_ms > 0 else 0
     offer(table, slot, ASKED if slot.asked else READY)
     if slot.asked and not load_int(&table.listens):     # it stopped to, in between
         move(slot, ASKED, READY)
+
+
+cdef int owes_a_stop(Table *table, pid_t tid) noexcept nogil:
+    """Whether a task that makes a call now has to stop first, for the worker of an exec of its that has failed. Such a
+    call is answered with ERESTARTNOINTR: no program sees that, the kernel calls again once the stop is over."""
+    cdef Slot *slot
+    cdef int i
+    for i in range(load_int(&table.top)):
+        slot = &table.slots[i]
+        if state_of(load_word(&slot.word)) == WORKING and slot.operation == OPERATION_EXEC and slot.tid == tid:
+            return load_int(&slot.stops)
+    return 0
 
 
 cdef void give_back(Slot *slot) noexcept nogil:
@@ -469,7 +471,7 @@ cdef bint settle_question(Table *table, uint64_t question, int act, int error) e
     if act == ACT_ALLOW and is_of_network(slot.operation):
         wake_poller(table)
     else:
-        wake_workers(table, 1)
+        wake_workers(table, 1, slot.cpu)
     return True
 
 
@@ -480,7 +482,7 @@ cdef void stop_listening(Table *table) noexcept:
     for i in range(load_int(&table.top)):
         move(&table.slots[i], ASKED, READY)
         move(&table.slots[i], GONE, DONE)
-    wake_workers(table, MAX_WORKERS)
+    wake_workers(table, MAX_WORKERS, ANY_CPU)
 
 
 cdef list take_denials(Table *table):

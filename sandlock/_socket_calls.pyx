@@ -22,15 +22,16 @@ from sandlock._messages cimport Outgoing, break_pipe, read_outgoing, send_some, 
 from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, READY, Slot, Table,
-    ask, give_back, load_int, load_rules, note_call, permit_call, scratch_of, still_waits, store_word, take_slot,
-    wake_poller, with_state,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, ERESTARTNOINTR,
+    READY, Slot, Table, ask, give_back, load_int, load_rules, note_call, owes_a_stop, permit_call, scratch_of,
+    still_waits, store_word, take_slot, with_state,
 )
 from sandlock._sockets cimport (
     SocketCall, bind_anywhere, bound_port, cookie_of, duplicate, listen_here, look_at, may_wait, start_connect,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._unix_sockets cimport find_socket
+from sandlock._wakeups cimport wake_poller
 from sandlock._workers cimport start_poller, start_worker
 
 cdef extern from "<errno.h>" nogil:
@@ -194,6 +195,8 @@ cdef int64_t hold(
     cdef Slot *slot = NULL
     if not call.may_hold:
         return -EAGAIN
+    if owes_a_stop(table, <pid_t>notification.pid):
+        return -ERESTARTNOINTR
     if start_poller(crew) == 0 and (not asks or load_int(&table.idle) > 0 or start_worker(crew) == 0):
         slot = take_slot(table)
     if slot == NULL:

@@ -23,6 +23,7 @@ cdef int put_number(char *into, long value) noexcept nogil
 cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil
 cdef pid_t parent_of(pid_t pid) noexcept nogil
 cdef pid_t thread_group_of(pid_t tid) noexcept nogil
+cdef int is_single_threaded(pid_t pid) noexcept nogil
 cdef long umask_of(pid_t tid) noexcept nogil
 cdef uint64_t caught_signals(pid_t tid) noexcept nogil
 cdef int64_t now_ms() noexcept nogil

@@ -1,7 +1,7 @@
 from posix.types cimport pid_t
 
 from sandlock._poller cimport Poller
-from sandlock._slots cimport MAX_WORKERS, Table
+from sandlock._slots cimport MAX_WORKERS, Seat, Table
 from sandlock._sockets cimport Caller
 from sandlock._tasks cimport Ledger
 
@@ -9,8 +9,8 @@ cdef struct Worker:
     Table *table
     char *stack
     pid_t pid
+    Seat *seat
     int place               # among all who write the journal
-    int lives               # cleared and woken by the kernel at its end
 
 cdef struct Crew:
     Table *table

@@ -11,20 +11,21 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from posix.types cimport pid_t
 
-from sandlock._attest cimport refuse, run_attested
+from sandlock._attest cimport refuse, restart, run_attested
 from sandlock._linux cimport (
-    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_kill, SYS_sched_yield,
-    SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
+    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_gettid, SYS_kill,
+    SYS_sched_yield, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, is_of_network
 from sandlock._journal cimport LANE, enlist
 from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
-    ACT_ALLOW, ACT_KILL, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Slot, WORKING, add_int,
+    ACT_ALLOW, ACT_KILL, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Seat, Slot, WORKING,
     answer, finish, load_int, load_word, move, note_slot, permit_slot, record_slot, state_of, still_waits, store_int,
-    store_word, swap_int_if, wake_poller, wake_workers, with_state,
+    store_word, swap_int_if, with_state,
 )
 from sandlock._tasks cimport kill_task, now_ms
+from sandlock._wakeups cimport ANY_CPU, wait_for_work, wake_poller, wake_workers
 
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
@@ -50,20 +51,21 @@ cdef enum:
 
 # Choosing ------------------------------------------------------------------------------------------------------------
 
-cdef int process_is_busy(Table *table, pid_t tgid) noexcept nogil:
-    """Another thread of this process is in an exec of ours: if that works, this one is gone."""
+cdef Slot *exec_under_way(Table *table, const Slot *slot) noexcept nogil:
+    """Another exec of this process that is carried out now: if it works, the thread of this one is gone. Or NULL."""
     cdef int i
     for i in range(load_int(&table.top)):
         if state_of(load_word(&table.slots[i].word)) != WORKING or table.slots[i].operation != OPERATION_EXEC:
             continue
-        if table.slots[i].tgid == tgid:
-            return 1
-    return 0
+        if table.slots[i].tgid == slot.tgid:
+            return &table.slots[i]
+    return NULL
 
 
 cdef Slot *pick(Table *table) noexcept nogil:
     """A call to act on, now this worker's, or NULL."""
     cdef Slot *slot
+    cdef Slot *other
     cdef Slot *found = NULL
     cdef int i
     while not swap_int_if(&table.picking, 0, 1):
@@ -74,10 +76,12 @@ cdef Slot *pick(Table *table) noexcept nogil:
             continue
         if slot.act == ACT_ALLOW and is_of_network(slot.operation):
             continue             # the poller's
-        if slot.act == ACT_ALLOW and process_is_busy(table, slot.tgid):
+        other = exec_under_way(table, slot) if slot.act == ACT_ALLOW else NULL
+        if other != NULL and (other.tid != slot.tid or not load_int(&other.stops)):
             continue
         if move(slot, READY, WORKING):
             found = slot
+            slot.restarts = other != NULL
             break
     store_int(&table.picking, 0)
     return found
@@ -100,6 +104,9 @@ cdef int act_on(Table *table, Slot *slot) noexcept nogil:
             kill_task(slot.tid)
         finish(table, slot)
         return 0
+    if slot.act == ACT_ALLOW and slot.restarts:
+        restart(table, slot)
+        return 0
     if slot.act == ACT_ALLOW:
         return run_attested(table, slot)
     if slot.act == ACT_KILL:
@@ -118,7 +125,8 @@ cdef int64_t tend(Table *table, int *retire) noexcept nogil:
     """Looks after calls that wait for Python: deadlines, callers that are gone. Returns the ms until the next look,
     -1 for never."""
     cdef Slot *slot
-    cdef int64_t now = now_ms(), next = -1
+    cdef int64_t now = now_ms()
+    cdef int64_t next = LOOK_MS if now - table.asked_ms < LOOK_MS else -1     # the next question will come soon
     cdef int i
     for i in range(load_int(&table.top)):
         slot = &table.slots[i]
@@ -141,13 +149,6 @@ cdef int64_t tend(Table *table, int *retire) noexcept nogil:
     return next
 
 
-cdef void wait_for_work(Table *table, int seen, int64_t milliseconds) noexcept nogil:
-    cdef Duration limit = duration_of(milliseconds)
-    add_int(&table.idle, 1)
-    raw_syscall(SYS_futex, <long>&table.work, FUTEX_WAIT, seen, <long>&limit if milliseconds >= 0 else 0, 0, 0)
-    add_int(&table.idle, -1)
-
-
 cdef void leave_watch(Table *table) noexcept nogil:
     """From here on, who puts a question has to wake somebody."""
     swap_int_if(&table.watched, 1, 0)     # a full barrier, too: see `offer`
@@ -155,13 +156,15 @@ cdef void leave_watch(Table *table) noexcept nogil:
 
 cdef int worker_main(void *argument) noexcept nogil:
     cdef Table *table = (<Worker *>argument).table
+    cdef Seat *seat = (<Worker *>argument).seat
     cdef Slot *slot
     cdef int64_t pause
     cdef int seen, watches = 0, retire = 0
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-exec", 0)
+    seat.tid = <pid_t>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0)
     if table.journal != NULL:
-        enlist(table.journal, (<Worker *>argument).place, &(<Worker *>argument).lives)
+        enlist(table.journal, (<Worker *>argument).place, &seat.lives)
     while not load_int(&table.closing):
         seen = load_int(&table.work)
         slot = pick(table)
@@ -169,10 +172,8 @@ cdef int worker_main(void *argument) noexcept nogil:
             if watches:
                 leave_watch(table)
                 watches = 0
-                wake_workers(table, 1)
+                wake_workers(table, 1, ANY_CPU)
             retire |= act_on(table, slot)
-            # Another exec of the same process may have waited for the end of this one.
-            wake_workers(table, 1)
         else:
             pause = tend(table, &retire)
             if pause >= 0 and not watches:
@@ -182,12 +183,12 @@ cdef int worker_main(void *argument) noexcept nogil:
                 watches = 0
                 continue       # one more look, for who asked in the meantime woke nobody
             if not retire:
-                wait_for_work(table, seen, pause if watches else -1)
+                wait_for_work(table, seat, seen, pause if watches else -1, watches)
         if retire:
             break
     if watches:
         leave_watch(table)
-        wake_workers(table, 1)
+    wake_workers(table, 1, ANY_CPU)      # what this one would have looked at next
     return 0
 
 
@@ -211,9 +212,11 @@ cdef int launch(Crew *crew, int place, int (*function)(void *) noexcept nogil, v
             return -1
     worker.table = crew.table
     worker.place = LANE + 1 + place
-    worker.lives = 1
+    worker.seat = &crew.table.seats[place]
+    worker.seat.waits = worker.seat.cpu = 0
+    worker.seat.lives = 1
     pid = raw_clone(
-        CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, worker.stack + STACK, &worker.lives, function, argument
+        CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, worker.stack + STACK, &worker.seat.lives, function, argument
     )
     if pid < 0:
         return -1
@@ -225,7 +228,7 @@ cdef int launch(Crew *crew, int place, int (*function)(void *) noexcept nogil, v
 cdef int is_vacant(Crew *crew, int place) noexcept nogil:
     """Nobody lives there (any more)."""
     cdef Worker *worker = &crew.workers[place]
-    if worker.pid != 0 and load_int(&worker.lives) == 0:
+    if worker.pid != 0 and load_int(&worker.seat.lives) == 0:
         reap(crew, worker)
     return worker.pid == 0
 
@@ -252,7 +255,7 @@ cdef int start_poller(Crew *crew) noexcept nogil:
         if crew.poller == NULL:
             return -1
     crew.poller.table = crew.table
-    crew.poller.lives = &crew.workers[MAX_WORKERS].lives
+    crew.poller.lives = &crew.table.seats[MAX_WORKERS].lives
     crew.poller.count = 0
     crew.poller.caller.tid = 0
     return launch(crew, MAX_WORKERS, poller_main, crew.poller)
@@ -264,15 +267,15 @@ cdef void stop_workers(Crew *crew) noexcept nogil:
     cdef Duration limit = duration_of(PATIENCE_MS)
     cdef int i
     store_int(&crew.table.closing, 1)
-    wake_workers(crew.table, MAX_WORKERS)
+    wake_workers(crew.table, MAX_WORKERS, ANY_CPU)
     if crew.workers[MAX_WORKERS].pid != 0:
         wake_poller(crew.table)
     for i in range(MAX_WORKERS + 1):
         worker = &crew.workers[i]
         if worker.pid != 0:
-            if load_int(&worker.lives) != 0:
-                raw_syscall(SYS_futex, <long>&worker.lives, FUTEX_WAIT, 1, <long>&limit, 0, 0)
-            if load_int(&worker.lives) != 0:
+            if load_int(&worker.seat.lives) != 0:
+                raw_syscall(SYS_futex, <long>&worker.seat.lives, FUTEX_WAIT, 1, <long>&limit, 0, 0)
+            if load_int(&worker.seat.lives) != 0:
                 raw_syscall(SYS_kill, worker.pid, SIGKILL, 0, 0, 0, 0)
             reap(crew, worker)
         free(worker.stack)

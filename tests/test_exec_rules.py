@@ -210,3 +210,40 @@ def test_rules_on_the_command_line(as_user: ordinary.Person) -> None:
     ):
         done = cli(as_user, "rules", "check", *rules, "--", *words)
         assert (done.returncode, " ".join(done.stdout.split())) == (code, text)
+
+
+def test_an_exec_that_fails_is_followed_by_others(tmp_path: Path) -> None:
+    """The kernel refuses what looked like a program; the next exec may come before that is noticed."""
+    (tmp_path / "junk").write_bytes(b"\0" * 200)
+    (tmp_path / "junk").chmod(0o755)
+    (tmp_path / "again.c").write_text(
+        """
+        #include <unistd.h>
+        #include <sys/wait.h>
+        int main(void)
+        {
+            char *junk[] = {"junk", 0}, *good[] = {"true", 0};
+            int status, i, n;
+            for (i = 0; i < 4; i++)
+                if (fork() == 0) {
+                    for (n = 0; n < 200; n++) {
+                        if (fork() == 0) {
+                            execv("./junk", junk); execv("./junk", junk); execv("./junk", junk);
+                            execv("/bin/true", good);
+                            _exit(9);
+                        }
+                        if (wait(&status) < 0 || status)
+                            _exit(1);
+                    }
+                    _exit(0);
+                }
+            while (wait(&status) > 0)
+                if (status)
+                    return 1;
+            return 0;
+        }
+        """
+    )
+    subprocess.run(["gcc", "-o", tmp_path / "again", tmp_path / "again.c"], check=True)
+    result = run(tmp_path, "./again", exec_deny=["rm *"])
+    assert (result.exit_code, result.denials) == (0, ()), result.explain()

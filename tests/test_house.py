@@ -48,6 +48,7 @@ DOORS = {
     "_resolver": {"_async", "sandbox"},
 }
 NOBODY = (
+    "_wakeups",
     "_core",
     "_domain",
     "_journal",
