@@ -2,6 +2,7 @@
  *
  *   guest_calls exec N          vfork, exec of /bin/true, wait
  *   guest_calls connect N PORT  connect to a server of its own, and close
+ *   guest_calls stream N PORT   four bytes to and fro on a TCP connection, by sendmsg and recvmsg
  *   guest_calls sendmsg N PORT  a datagram to and fro, each by sendmsg with an address
  *   guest_calls open N PORT K   open and close, while K children wait in connect to a server that is another one
  */
@@ -106,6 +107,42 @@ static void ping(void)
 		fail("recv");
 }
 
+static void say_on(int fd)
+{
+	struct iovec span = {"ping", 4};
+	struct msghdr message = {.msg_iov = &span, .msg_iovlen = 1};
+	if (sendmsg(fd, &message, 0) != 4)
+		fail("sendmsg");
+}
+
+static void hear_on(int fd)
+{
+	char room[4];
+	struct iovec span = {room, 4};
+	struct msghdr message = {.msg_iov = &span, .msg_iovlen = 1};
+	if (recvmsg(fd, &message, MSG_WAITALL) != 4)
+		fail("recvmsg");
+}
+
+static void ping_on_a_stream(void)
+{
+	say_on(one);
+	hear_on(other);
+	say_on(other);
+	hear_on(one);
+}
+
+static void open_stream(void)
+{
+	int listener = bound(SOCK_STREAM);
+	if (listen(listener, 1))
+		fail("listen");
+	one = knock();
+	other = accept(listener, NULL, NULL);
+	if (one < 0 || other < 0)
+		fail("connect");
+}
+
 static void touch(void)
 {
 	close(open("/dev/null", O_RDONLY));
@@ -125,6 +162,9 @@ int main(int count, char **words)
 	if (!strcmp(words[1], "connect")) {
 		call = visit;
 		serve();
+	} else if (!strcmp(words[1], "stream")) {
+		call = ping_on_a_stream;
+		open_stream();
 	} else if (!strcmp(words[1], "sendmsg")) {
 		call = ping;
 		other = bound(SOCK_DGRAM);

@@ -228,6 +228,7 @@ def _vetted(name: str) -> Callable[[], Any]:
 
 SIDES: dict[str, Callable[[], Any]] = {
     "rules": _vetted("Rules"),
+    "rules of TCP": _vetted("RulesOfTcp"),
     "trio": _vetted("Callback"),
     "asyncio": _vetted("AsyncioCallback"),
     "plain": _vetted("PlainCallback"),

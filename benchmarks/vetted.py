@@ -27,6 +27,16 @@ class Rules(Sandlock):
         }
 
 
+class RulesOfTcp(Rules):
+    """The same without datagrams, so that no send has to be looked at."""
+
+    def fields(self, command: Command) -> dict[str, Any]:
+        fields = super().fields(command)
+        return fields | {
+            name: [rule for rule in fields[name] if "udp" not in rule] for name in ("net_allow", "net_allow_bind")
+        }
+
+
 class Callback(Sandlock):
     """An async callback that approves everything."""
 

@@ -22,10 +22,17 @@ if TYPE_CHECKING:
 
 EXEC = {"rules": 1.15, "trio": 1.35, "asyncio": 1.6, "plain": None}
 CONNECT = {"rules": 1.5, "trio": 3.0, "asyncio": None}
+STREAM = {"rules of TCP": 2.0}
 SENDMSG = {"rules": 2.0, "trio": None}
 REDIS = 1.02
 IMPORTS = 1.1
-CALLBACK = {"rules": "rules", "trio": "trio callback", "asyncio": "asyncio callback", "plain": "callback in a thread"}
+CALLBACK = {
+    "rules of TCP": "rules",
+    "rules": "rules",
+    "trio": "trio callback",
+    "asyncio": "asyncio callback",
+    "plain": "callback in a thread",
+}
 US = Number("us")
 
 
@@ -65,7 +72,8 @@ def vetting(setting: Setting, compiled: Compile, effort: Efforts) -> list[Row]:
 
     rows = measure(setting, "vfork + exec /bin/true", command("exec", "200"), EXEC, effort)
     rows += measure(setting, "loopback connect", command("connect", "1000"), CONNECT, effort)
-    rows += measure(setting, "sendmsg ping-pong", command("sendmsg", "2000"), SENDMSG, effort)
+    rows += measure(setting, "sendmsg ping-pong, TCP", command("stream", "2000"), STREAM, effort)
+    rows += measure(setting, "sendmsg ping-pong, datagrams", command("sendmsg", "2000"), SENDMSG, effort)
     rows.append(pending(setting, guest, effort))
     return rows
 
