@@ -90,28 +90,32 @@ def _field_of(name: str, value: object) -> Field:
 
 
 def _initialiser(cls: Any, positional: tuple[str, ...], post: bool) -> Callable[..., None]:
-    members = [(name, each.default, getattr(cls, name).__set__) for name, each in cls.__record_fields__.items()]
-    puts = [put for _, _, put in members]
+    members = [(name, getattr(cls, name).__set__) for name in cls.__record_fields__]
+    defaults = {name: each.default for name, each in cls.__record_fields__.items() if each.default is not MISSING}
+    known = frozenset(cls.__record_fields__)
+    puts = [put for _, put in members]
 
     def __init__(self: Any, *arguments: Any, **values: Any) -> None:  # noqa: N807  # it is one
-        if len(arguments) == len(puts) and positional and not post and not values:
-            for put, value in zip(puts, arguments, strict=True):  # the presets make some eighty grants per sandbox
-                put(self, value)
-            return
         if arguments:
+            if len(arguments) == len(puts) and positional and not post and not values:
+                for put, value in zip(puts, arguments, strict=True):  # the presets make some eighty grants per sandbox
+                    put(self, value)
+                return
             if len(arguments) > len(positional):
                 raise TypeError(f"{type(self).__name__}() takes {len(positional)} positional arguments")
             for name, value in zip(positional, arguments, strict=False):
                 if name in values:
                     raise TypeError(f"{type(self).__name__}() got multiple values for argument {name!r}")
                 values[name] = value
-        for name, default, put in members:
-            value = values.pop(name, default) if values else default
-            if value is MISSING:
-                raise TypeError(f"{type(self).__name__}() missing required argument: {name!r}")
-            put(self, value)
-        for name in values:
+        if not values.keys() <= known:
+            name = next(name for name in values if name not in known)
             raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
+        filled = defaults | values
+        try:
+            for name, put in members:
+                put(self, filled[name])
+        except KeyError:
+            raise TypeError(f"{type(self).__name__}() missing required argument: {name!r}") from None
         if post:
             self.__post_init__()
 
