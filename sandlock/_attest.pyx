@@ -287,6 +287,11 @@ cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid, int cause) noex
             return
 
 
+cdef void let_go(Slot *slot, pid_t tid) noexcept nogil:
+    store_int(&slot.stops, 0)        # first: what it calls from now on comes after the stop
+    trace(PTRACE_DETACH, tid, 0)
+
+
 cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
     """Waits until the caller has executed, failed to, or ended; siblings that die for the exec are reaped, or it
     would wait for ever (ptrace(2), execve under ptrace)."""
@@ -306,13 +311,12 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
             elif not permit_slot(table, slot):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
             else:
-                trace(PTRACE_DETACH, <pid_t>tid, 0)
+                let_go(slot, <pid_t>tid)
             return
         if tid == slot.tid:
             if (status & 0xFF) == 0x7F:
-                permit_slot(table, slot)               # it was allowed, whatever the kernel said of it
-                store_int(&slot.stops, 0)              # before it can call again
-                trace(PTRACE_DETACH, <pid_t>tid, 0)    # the exec failed, and the caller is back
+                permit_slot(table, slot)     # it was allowed, whatever the kernel said of it
+                let_go(slot, <pid_t>tid)     # the exec failed, and the caller is back
             return
         i = place_of(frozen, <pid_t>tid)
         if i >= 0:

@@ -247,3 +247,27 @@ def test_an_exec_that_fails_is_followed_by_others(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-o", tmp_path / "again", tmp_path / "again.c"], check=True)
     result = run(tmp_path, "./again", exec_deny=["rm *"])
     assert (result.exit_code, result.denials) == (0, ()), result.explain()
+
+
+def test_what_a_new_program_calls_first_is_not_taken_for_what_came_before(tmp_path: Path) -> None:
+    """A program may execute the next one while the worker of its own exec is still about to finish."""
+    (tmp_path / "first.c").write_text(
+        """
+        #include <errno.h>
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <unistd.h>
+        int main(int count, char **words)
+        {
+            char left[16], *next[] = {words[0], left, 0};
+            if (atoi(words[1]) == 0)
+                return 0;
+            sprintf(left, "%d", atoi(words[1]) - 1);
+            execv(words[0], next);
+            return errno;
+        }
+        """
+    )
+    subprocess.run(["gcc", "-static", "-o", tmp_path / "first", tmp_path / "first.c"], check=True)
+    result = run(tmp_path, str(tmp_path / "first"), "500", exec_deny=["rm *"])
+    assert (result.exit_code, result.denials) == (0, ()), result.explain()
