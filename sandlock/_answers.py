@@ -222,7 +222,7 @@ class Answers:
         try:
             try:
                 answer = await self._ask(event)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # one that calls sys.exit() has answered nothing either
                 answer = error
             answered = True
             for each in ((question, event), *others):
