@@ -124,11 +124,13 @@ class Handler:
 
     It runs as callbacks do: an async one where the caller of `run` is (trio, or that asyncio loop), a plain one in a
     worker thread. While it thinks only the thread that calls waits, for `policy_timeout` at most.
+
+    `observes = True` makes it an observer: it may read memory and still answer Continue(), and has no other answer;
+    another one is a denial.
     """
 
     observes: bool = False
-    """An observer may read memory and still answer Continue(), and has no other answer: another one is a denial. What
-    it saw is not what the kernel will see, so nothing can be decided by it."""
+    """What an observer saw is not what the kernel will see, so nothing can be decided by it."""
 
     def handle(self, ctx: HandlerContext) -> Action | Awaitable[Action]:
         """The answer to a call: Continue(), Errno(), Value(), Inject(), Hold(), KillTask() or KillTree()."""
@@ -190,7 +192,11 @@ def include_dir() -> str:
 
 
 class HandlerContext:
-    """A call that a handler in Python is asked about. Its methods work until the handler has answered."""
+    """A call that a handler in Python is asked about. Its methods work until the handler has answered.
+
+    `syscall` is its name, `number` its number, `args` the six registers (0 to 2**64 - 1), `pid` the process, `tid` the
+    thread that calls, `run` the run's id as in its Result, `call_id` what the caller of `run` or `start` gave.
+    """
 
     __slots__ = ("_call", "_handlers", "_question", "args", "call_id", "number", "pid", "run", "syscall", "tid")
 
@@ -214,15 +220,10 @@ class HandlerContext:
         self.syscall = syscall
         self.number = number
         self.args = args
-        """The six registers, as numbers from 0 to 2**64 - 1."""
         self.pid = pid
-        """The process."""
         self.tid = tid
-        """The thread that calls."""
         self.run = run
-        """The run's id, as in its Result."""
         self.call_id = call_id
-        """What the caller of `run` or `start` gave as `call_id`."""
 
     def __repr__(self) -> str:
         return f"<{self.syscall}({', '.join(map(hex, self.args))}) of process {self.pid}>"
