@@ -31,7 +31,9 @@ MODULES = (
     "_programs",
     "_attest",
     "_poller",
+    "_handling",
     "_workers",
+    "_handlers",
     "_socket_calls",
     "_commands",
     "_exec",
@@ -50,10 +52,15 @@ def extension(name):
     return Extension(
         f"sandlock.{name}",
         [f"sandlock/{name}.pyx"],
-        include_dirs=["sandlock"],
+        include_dirs=["sandlock", "sandlock/include"],
         extra_compile_args=FLAGS,
         extra_link_args=[f"-fsanitize={SANITIZE}"] if SANITIZE else [],
-        depends=["sandlock/_rawsys.h", "sandlock/_watch.h", "sandlock/_message.h"],
+        depends=[
+            "sandlock/_rawsys.h",
+            "sandlock/_watch.h",
+            "sandlock/_message.h",
+            "sandlock/include/sandlock/handler.h",
+        ],
     )
 
 

@@ -144,6 +144,19 @@ def extras() -> Iterator[str]:
 PAGES = {
     "Running": ("run", "Sandbox", "Process", "AsyncSandbox", "AsyncProcess"),
     "Policy": ("Policy",),
+    "Handlers": (
+        "Handler",
+        "HandlerContext",
+        "NativeHandler",
+        "include_dir",
+        "Continue",
+        "Errno",
+        "Value",
+        "Inject",
+        "Hold",
+        "KillTask",
+        "KillTree",
+    ),
     "Results": ("Result", "ExecRecord", "Denial", "Decision"),
     "Streams": ("PIPE", "NULL", "INHERIT", "STDOUT"),
     "Errors": (

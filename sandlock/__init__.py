@@ -20,6 +20,19 @@ from .errors import (
     Unsupported,
 )
 from .events import Allow, Ancestor, Bind, Connect, Deny, Exec, ExecDecision, Fork, Kill, Listen, Resolve, Send
+from .handlers import (
+    Continue,
+    Errno,
+    Handler,
+    HandlerContext,
+    Hold,
+    Inject,
+    KillTask,
+    KillTree,
+    NativeHandler,
+    Value,
+    include_dir,
+)
 from .policy import Policy
 from .result import ExecRecord, Result
 from .sandbox import Process, Sandbox, run
@@ -42,17 +55,26 @@ __all__ = [
     "Bind",
     "ConfinementError",
     "Connect",
+    "Continue",
     "Decision",
     "Denial",
     "Deny",
+    "Errno",
     "Exec",
     "ExecDecision",
     "ExecRecord",
     "Fork",
     "GuestError",
+    "Handler",
+    "HandlerContext",
+    "Hold",
+    "Inject",
     "InternalError",
     "Kill",
+    "KillTask",
+    "KillTree",
     "Listen",
+    "NativeHandler",
     "Policy",
     "PolicyError",
     "Process",
@@ -63,7 +85,9 @@ __all__ = [
     "SandlockTimeout",
     "Send",
     "Unsupported",
+    "Value",
     "examine",
+    "include_dir",
     "run",
 ]
 

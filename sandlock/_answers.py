@@ -19,26 +19,51 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from ._trio_thread import from_thread
-from .events import alike
+from .events import Deny, alike
+from .handlers import HandlerContext, NativeHandler
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable, Generator, Mapping
     from typing import Any
 
     from ._execution import Execution
     from .events import Event
+    from .handlers import Handler
 
-    Ask = Callable[[Event], Awaitable[object]]
+    Question = Event | HandlerContext
+    Ask = Callable[[Question], Awaitable[object]]
 
 T = TypeVar("T")
 
+MAX_THREADS = 256
+"""Questions of one run that one plain function answers at once. (Trio's own limit is shared with the whole host.)"""
 
-def asker(policy_fn: Callable[..., object], box: object) -> Ask:
-    """How to ask `policy_fn(event, box)` on behalf of who calls this now: where it runs is decided here."""
-    if not _is_async(policy_fn):
 
-        async def in_worker(event: Event) -> object:
-            return await trio.to_thread.run_sync(policy_fn, event, box, abandon_on_cancel=True)
+def asking(
+    policy_fn: Callable[..., object] | None, box: object, handlers: Mapping[str, Handler | NativeHandler]
+) -> Ask | None:
+    """How to ask `policy_fn(event, box)` and the handlers in Python on behalf of who calls this now; None if there is
+    nobody to ask."""
+    asks = {name: asker(each.handle) for name, each in handlers.items() if not isinstance(each, NativeHandler)}
+    ask = None if policy_fn is None else asker(policy_fn, box)
+    if not asks:
+        return ask
+
+    async def either(event: Question) -> object:
+        if isinstance(event, HandlerContext):
+            return await asks[event.syscall](event)
+        return Deny("there is no policy_fn to ask") if ask is None else await ask(event)
+
+    return either
+
+
+def asker(function: Callable[..., object], *others: object) -> Ask:
+    """How to ask `function(event, *others)` on behalf of who calls this now: where it runs is decided here."""
+    if not _is_async(function):
+        threads = trio.CapacityLimiter(MAX_THREADS)
+
+        async def in_worker(event: Question) -> object:
+            return await trio.to_thread.run_sync(function, event, *others, abandon_on_cancel=True, limiter=threads)
 
         return in_worker
     try:
@@ -48,14 +73,14 @@ def asker(policy_fn: Callable[..., object], box: object) -> Ask:
         loop = None
     if loop is None:
 
-        async def here(event: Event) -> object:
-            return await policy_fn(event, box)  # type: ignore[misc]
+        async def here(event: Question) -> object:
+            return await function(event, *others)  # type: ignore[misc]
 
         return here
     home, context = loop, contextvars.copy_context()
 
-    async def in_loop(event: Event) -> object:
-        return await _ask_loop(home, context, lambda: policy_fn(event, box))
+    async def in_loop(event: Question) -> object:
+        return await _ask_loop(home, context, lambda: function(event, *others))
 
     return in_loop
 
@@ -100,8 +125,8 @@ async def _ask_loop(
 class SyncAnswers:
     """Serves the questions of one run for sync code, in the thread sandlock-trio."""
 
-    def __init__(self, execution: Execution, policy_fn: Callable[..., object], box: object) -> None:
-        self._answers = Answers(execution, asker(policy_fn, box))
+    def __init__(self, execution: Execution, ask: Ask) -> None:
+        self._answers = Answers(execution, ask)
 
     def start(self) -> None:
         """Starts to serve. Raises SandlockError."""
@@ -125,7 +150,7 @@ class Answers:
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._pending: dict[int, trio.CancelScope] = {}
-        self._others: dict[object, list[tuple[int, Event]]] = {}
+        self._others: dict[object, list[tuple[int, Question]]] = {}
         """Questions that are like one that is being asked: its answer does for all."""
         self._nursery: trio.Nursery
 
@@ -172,7 +197,7 @@ class Answers:
                     # Here, not in a task of its own: most callbacks need not wait, and their program does.
                     await until_it_waits(self._answer(question, event), hand_over)
 
-    def _take(self) -> list[tuple[int, Event]]:
+    def _take(self) -> list[tuple[int, Question]]:
         os.read(self._execution.run.wake_fd, 8)
         new, gone = self._execution.questions()
         for question in gone:
@@ -181,23 +206,23 @@ class Answers:
                 scope.cancel()
         return [each for each in new if not self._execution.repeats(*each)]
 
-    async def _answer_in(self, scope: trio.CancelScope, question: int, event: Event) -> None:
+    async def _answer_in(self, scope: trio.CancelScope, question: int, event: Question) -> None:
         with scope:
             await self._answer(question, event)
 
-    async def _answer(self, question: int, event: Event) -> None:
-        like = alike(event)
+    async def _answer(self, question: int, event: Question) -> None:
+        like = None if isinstance(event, HandlerContext) else alike(event)
         if like in self._others:
             self._others[like].append((question, event))
             return
-        others: list[tuple[int, Event]] = []
+        others: list[tuple[int, Question]] = []
         if like is not None:
             self._others[like] = others
         answered = False
         try:
             try:
                 answer = await self._ask(event)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # one that calls sys.exit() has answered nothing either
                 answer = error
             answered = True
             for each in ((question, event), *others):
@@ -209,7 +234,7 @@ class Answers:
                 for each in others:
                     self._nursery.start_soon(self._answer_alone, *each)
 
-    async def _answer_alone(self, question: int, event: Event) -> None:
+    async def _answer_alone(self, question: int, event: Question) -> None:
         scope = self._pending[question] = trio.CancelScope()
         await self._answer_in(scope, question, event)
 

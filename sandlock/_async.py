@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._answers import Answers, asker
+from ._answers import Answers, asking
 from ._async_streams import Pipes, ProcessInput, ProcessOutput, ProcessTerminal, close_all
 from ._capture import GRACE
 from ._confinement import Confinement, policy_of, question_limits
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ._records import AuditPath
     from ._stdio import Stream
     from .events import ExecDecision
+    from .handlers import Handler, NativeHandler
     from .policy import Fields
     from .result import Result
 
@@ -207,6 +208,8 @@ class AsyncSandbox:
     `run` does (trio, or that asyncio loop), a plain one in a worker thread; while it thinks, only the program that
     asks waits. `policy_timeout` in seconds (None: for ever) ends a question with `on_timeout`, a verdict.
 
+    `handlers`: answers of your own to system calls, by name: a Handler in Python, or a NativeHandler.
+
     `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes.
 
     `audit`, `on_audit_failure` and `otel`: as for Sandbox.
@@ -219,6 +222,7 @@ class AsyncSandbox:
         policy_fn: Callable[..., object] | None = None,
         policy_timeout: float | None = 60.0,
         on_timeout: object = None,
+        handlers: Mapping[str, Handler | NativeHandler] | None = None,
         ceiling: Mapping[str, object] | None = None,
         audit: AuditPath = None,
         on_audit_failure: Literal["deny", "warn"] = "deny",
@@ -226,9 +230,13 @@ class AsyncSandbox:
         **fields: Unpack[Fields],
     ) -> None:
         self._policy_fn = policy_fn
-        self._questions = question_limits(policy_fn, policy_timeout, on_timeout)
+        self._questions = question_limits(policy_fn, policy_timeout, on_timeout, handlers)
         self._confinement = Confinement(
-            policy_of(policy, fields), vet=policy_fn is not None, ceiling=ceiling, record=audit is not None
+            policy_of(policy, fields),
+            vet=policy_fn is not None,
+            ceiling=ceiling,
+            record=audit is not None,
+            handlers=handlers,
         )
         self._recording = recording_of(self._confinement.grants, audit, on_audit_failure, otel)
         self._owner = os.getpid()
@@ -297,7 +305,7 @@ class AsyncSandbox:
         if data is not None and stdin is not None:
             raise PolicyError("input: give either input or stdin", field="input")
 
-        ask = None if self._policy_fn is None else asker(self._policy_fn, self)
+        ask = asking(self._policy_fn, self, self._confinement.handlers)
 
         def launch(resolver: Resolver | None) -> Running:
             streams = (PIPE if data is not None else stdin, stdout, stderr)
@@ -330,7 +338,7 @@ class AsyncSandbox:
         size = ((24, 80) if pty is True else pty) or None
         opened: list[AsyncProcess] = []
 
-        ask = None if self._policy_fn is None else asker(self._policy_fn, self)
+        ask = asking(self._policy_fn, self, self._confinement.handlers)
 
         def launch(resolver: Resolver | None) -> Running:
             streams = (stdin, stdout, stderr)
@@ -409,6 +417,7 @@ class AsyncSandbox:
         return running
 
     def _resolver(self, ask: Ask | None) -> Resolver | None:
+        ask = None if self._policy_fn is None else ask
         return Resolver(self.plan, ask, self._questions) if self.plan.looks_up else None
 
     def _forget(self, running: Running) -> None:

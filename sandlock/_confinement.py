@@ -16,6 +16,7 @@ from ._records import read_call_id
 from ._settle import settle
 from .errors import ConfinementError, PolicyError, SandlockError
 from .events import Deny, ExecDecision, read_on_timeout
+from .handlers import NativeHandler, read_handlers
 from .policy import Policy
 
 TYPE_CHECKING = False
@@ -43,7 +44,9 @@ class Confinement:
         vet: bool = False,
         ceiling: Mapping[str, object] | None = None,
         record: bool = False,
+        handlers: object = None,
     ) -> None:
+        self.handlers = read_handlers(handlers)
         if policy.is_empty():
             raise PolicyError(
                 "nothing is granted, so no program could start: grant the system with presets=['system'] "
@@ -56,7 +59,7 @@ class Confinement:
         self.preset_env = expansion.env
         programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
         widest = read_ceiling(policy, ceiling)
-        self._sources = (policy, probe(), expansion, vet, widest, programs)
+        self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers))
         self.plan, self._program = compiled(*self._sources, record)
         self.permissions = Permissions(policy, widest, self.plan)
         self.grants = expansion.grants
@@ -122,6 +125,7 @@ class Confinement:
                 questions=questions,
                 permissions=self.permissions,
                 resolver=resolver,
+                handlers=self.handlers,
                 call_id=read_call_id(call_id),
                 recorder=None if recording is None else recording.recorder(),
             )
@@ -160,9 +164,10 @@ def policy_of(policy: object, fields: Fields) -> Policy:
 
 
 def question_limits(
-    policy_fn: Callable[..., object] | None, policy_timeout: float | None, on_timeout: object
+    policy_fn: Callable[..., object] | None, policy_timeout: float | None, on_timeout: object, handlers: object = None
 ) -> QuestionLimits | None:
-    """What the core does with questions that nobody answers; None without a callback. Raises PolicyError."""
+    """What the core does with questions that nobody answers; None without a callback, and without handlers in Python.
+    Raises PolicyError."""
     if policy_fn is not None and not callable(policy_fn):
         raise PolicyError(f"policy_fn: {policy_fn!r} cannot be called; give a function", field="policy_fn")
     if policy_timeout is not None and not 0 < policy_timeout < 1e9:
@@ -171,7 +176,10 @@ def question_limits(
         )
     act, error = read_on_timeout(Deny() if on_timeout is None else on_timeout)
     limit = None if policy_timeout is None else int(policy_timeout * 1000) + 1
-    return None if policy_fn is None else (limit, act, error)
+    asks = policy_fn is not None or any(
+        not isinstance(each, NativeHandler) for each in read_handlers(handlers).values()
+    )
+    return (limit, act, error) if asks else None
 
 
 _kept: dict[tuple[object, ...], tuple[Plan, _program.Program]] = {}
@@ -185,13 +193,15 @@ def compiled(
     vet: bool = False,
     ceiling: Policy | None = None,
     programs: tuple[tuple[str, str], ...] = (),
+    handlers: tuple[str, ...] = (),
     record: bool = False,
 ) -> tuple[Plan, _program.Program]:
     """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
-    key = (policy, host, expansion, vet, ceiling, programs, record)
+    key = (policy, host, expansion, vet, ceiling, programs, handlers, record)
     made = _kept.get(key)
     if made is None:
-        plan = make_plan(policy, host, expansion=expansion, vet=vet, ceiling=ceiling, record=record, programs=programs)
+        more = {"vet": vet, "ceiling": ceiling, "record": record, "programs": programs, "handlers": handlers}
+        plan = make_plan(policy, host, expansion=expansion, **more)  # type: ignore[arg-type]
         made = (plan, _program.Program(plan, wait_killable=host.wait_killable))
         if len(_kept) >= 64:
             _kept.clear()

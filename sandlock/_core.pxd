@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
+from sandlock._handlers cimport Handlers
 from sandlock._run cimport Run
 from sandlock._slots cimport Table
 from sandlock._tasks cimport Ledger
@@ -23,5 +24,6 @@ cdef struct Lane:
     void *observer           # records execs, or NULL
     Table *table             # calls that wait for a verdict, or NULL
     Crew crew
+    Handlers *handlers       # the users' own, or NULL
 
 cdef void *lane_main(void *argument) noexcept nogil

@@ -11,9 +11,14 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from posix.types cimport pid_t
 
+from sandlock._actions cimport (
+    ACTION_CONTINUE, ACTION_ERRNO, ACTION_HOLD, ACTION_INJECT, ACTION_KILL_TASK, ACTION_KILL_TREE, ACTION_VALUE, Action,
+    errno_action,
+)
 from sandlock._domain cimport enter_domain
 from sandlock._exec cimport vet_exec
 from sandlock._forks cimport vet_fork
+from sandlock._handlers cimport handle
 from sandlock._journal cimport LANE, enlist
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
@@ -25,8 +30,8 @@ from sandlock._linux cimport (
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK,
-    RULE_VET_SOCKET, Rule, Run, STAGE_STARTING,
+    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC,
+    RULE_VET_FORK, RULE_VET_SOCKET, Rule, Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
 from sandlock._socket_calls cimport HELD, vet_socket
@@ -51,19 +56,6 @@ cdef enum:
     FUTEX_WAIT = 0
     NOTIFICATION_ROOM = 256   # the kernel's struct may grow: SECCOMP_GET_NOTIF_SIZES says by how much
     SHUT_WR = 1
-
-cdef enum ActionKind:
-    ACTION_ERRNO
-    ACTION_VALUE
-    ACTION_CONTINUE
-    ACTION_INJECT
-    ACTION_HOLD
-    ACTION_KILL_TASK
-    ACTION_KILL_TREE
-
-cdef struct Action:
-    ActionKind kind
-    int64_t value             # errno, return value or host descriptor, by kind
 
 
 # Receive -----------------------------------------------------------------------------------------------------------
@@ -116,10 +108,6 @@ cdef int receive(Lane *lane, Notification *notification) noexcept nogil:
 
 # Dispatch ----------------------------------------------------------------------------------------------------------
 
-cdef inline Action errno_action(int error) noexcept nogil:
-    return Action(kind=ACTION_ERRNO, value=error)
-
-
 cdef inline Action continue_unsafely() noexcept nogil:
     """Lets the kernel run the call, which reads the caller's memory again. Say at the call why nothing was decided
     from that memory."""
@@ -163,6 +151,8 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         if result == HELD:
             return Action(kind=ACTION_HOLD, value=0)
         return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)
+    if rule.kind == RULE_HANDLE:
+        return handle(lane.handlers, &lane.crew, rule, notification)
     if rule.kind == RULE_OBSERVE_EXEC:
         observe_exec(lane.observer, notification)
         return continue_unsafely()    # observed, not decided

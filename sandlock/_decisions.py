@@ -20,19 +20,20 @@ if TYPE_CHECKING:
     from ._net_rules import NetRule
     from ._plan import Plan
     from .events import Event, Verdict
+    from .handlers import HandlerContext
 
 __all__ = ["ASKED", "Decision", "decision_of"]
 
 ACTS = ("deny", "allow", "kill")
 """By number, as the core has them (enum Act in _slots.pxd)."""
-ASKED = ("verdict", "no-opinion", "callback-error", "timeout", "nobody-listens")
+ASKED = ("verdict", "no-opinion", "callback-error", "handler", "handler-error", "timeout", "nobody-listens")
 """The causes of decisions that a callback made, or ought to have made."""
-BINDINGS = {"exec": "attested", "fork": "registers"}
+BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers"}
 
 
 @record
 class Decision:
-    """What was decided about one exec, connect, send, bind or listen."""
+    """What was decided about one exec, connect, send, bind or listen; or what a handler denied."""
 
     seq: int
     """Its number among the decisions of its run, from 1. A gap is what was lost on the way."""
@@ -43,7 +44,7 @@ class Decision:
     run: str
     """The run's id, as in its Result."""
     kind: str
-    """"exec", "fork", "connect", "send", "bind" or "listen"."""
+    """"exec", "fork", "connect", "send", "bind", "listen" or "handler"."""
     target: str
     """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
     decision: str
@@ -92,7 +93,7 @@ def decision_of(
     net_rules: tuple[NetRule, ...],
     run: str,
     call_id: str,
-    answered: tuple[Event, Verdict] | None,
+    answered: tuple[Event | HandlerContext, Verdict] | None,
 ) -> Decision:
     """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `answered`: the
     question and its verdict, if the callback decided."""
@@ -146,7 +147,9 @@ def decision_of(
 def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
     if kind == "exec":
         return fsdecode(exe)
-    return syscalls.name(number, arch) or kind if kind == "fork" else endpoint_target(arch, number, endpoint)
+    if kind in ("fork", "handler"):
+        return syscalls.name(number, arch) or kind
+    return endpoint_target(arch, number, endpoint)
 
 
 def _reason(act: str, cause: int, rule: str) -> str:

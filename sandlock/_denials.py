@@ -38,16 +38,19 @@ class Denial:
     """A call that was denied, and why."""
 
     kind: str
-    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "resolve"."""
+    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "resolve", "handler"."""
     target: str
-    """The file; the destination as a rule names it; of a fork the system call; or the name that was looked up."""
+    """The file; the destination as a rule names it; of a fork, and of what a handler answers, the system call; or the
+    name that was looked up."""
     argv: tuple[str, ...]
     """The words; those that were denied without a question are kept up to 480 bytes."""
     cause: str
     """"rule" (it denies), "no-rule" (none allows it), "verdict" (the callback's), "no-opinion" (it answered None),
     "callback-error", "timeout", "full" (too much waits
     already), "nobody-listens", "changed" (the facts changed while they were judged), "attestation" (the kernel loaded
-    another program; killed), "unreadable", "no-ptrace", "audit" (it could not be recorded); of a lookup
+    another program; killed), "unreadable", "no-ptrace", "audit" (it could not be recorded); "handler" (its own
+    answer), "handler-error" (it raised, or answered no action), "memory-read" (it has read memory that the kernel would
+    read again, and answered Continue()); of a lookup
     also "lookup-failed" (the host has no address) and "rebinding" (a stranger's name that leads inside)."""
     reason: str
     errno: int
@@ -86,6 +89,12 @@ CAUSES = (
     ("no-rule", "no rule of the policy allows it"),
     ("audit", "it could not be recorded, and on_audit_failure says that then nothing is allowed"),
     ("approved", "a verdict has allowed what is like it for the run, or for the sandbox"),
+    ("handler", "a handler answered so"),
+    ("handler-error", "what the handler answered is no action, or could not be done"),
+    (
+        "memory-read",
+        "the handler has read the program's memory, which the kernel would read again, and answered Continue()",
+    ),
 )
 """By number, as the core has them (_slots.pxd): the cause, and what it means."""
 
@@ -207,8 +216,8 @@ def logged_denial(
         shown = fsdecode(target)
         if name == "no-rule" and len(text) < DENIAL_TEXT:
             fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
-    elif kind == "fork":
-        shown = syscalls.name(number, arch) or "fork"
+    elif kind in ("fork", "handler"):
+        shown = syscalls.name(number, arch) or kind
     else:
         shown = endpoint_target(arch, number, endpoint)
         if lookups is not None and kind in ("connect", "send"):

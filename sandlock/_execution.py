@@ -12,17 +12,21 @@ from time import monotonic, time
 from . import _native, _program
 from ._call import Approved, Call
 from ._denials import denial_of, logged_denial
+from ._handled import Handled
 from ._launch import STEPS
 from .errors import ConfinementError, InternalError, SandlockError
 from .events import ACT_ALLOW, OPERATIONS, Exec, Fork, exec_event, network_event, read_verdict
+from .handlers import HandlerContext
 from .result import ExecRecord, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any, Literal
 
     QuestionLimits = tuple[int | None, int, int]
     """Milliseconds that a question may wait (None: for ever), then the act and errno of what follows."""
+    Entry = tuple[tuple[Any, ...], tuple["Event | HandlerContext", "Verdict"] | None]
 
     from ._command import Command
     from ._denials import Denial
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from ._resolver import Resolver
     from ._stdio import Stdio
     from .events import Event, Verdict
+    from .handlers import Handler, NativeHandler
     from .policy import Policy
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
@@ -92,6 +97,7 @@ class Execution:
         questions: QuestionLimits | None = None,
         permissions: Permissions,
         resolver: Resolver | None = None,
+        handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
         recorder: Recorder | None = None,
     ) -> None:
@@ -113,9 +119,9 @@ class Execution:
         self._ended: tuple[int, ...] | None = None
         self._killed = False
         self._denials: list[Denial] = []
-        self._last_denied: tuple[Event, object] | None = None
+        self._last_denied: tuple[Event | HandlerContext, object] | None = None
         self._asked: dict[int, int] = {}
-        self._answered: dict[int, tuple[Event, Verdict]] = {}
+        self._answered: dict[int, tuple[Event | HandlerContext, Verdict]] = {}
         self._gone: list[int] = []
         self._owner = os.getpid()
         self.epoch = time() - monotonic()
@@ -125,9 +131,9 @@ class Execution:
         try:
             limit = None if timeout is None else max(0, int(timeout * 1000))
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            self._handled = Handled(self.run, handlers) if handlers else None
             if questions is not None:
-                wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-                self.run.listen(wake_fd, *questions)
+                self.run.listen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), *questions)
             if recorder is not None and plan.vets:
                 self.run.keep_journal(recorder.is_patient, recorder.is_patient)
             if resolver is not None:
@@ -211,13 +217,15 @@ class Execution:
         else:
             self._ended = message
 
-    def questions(self) -> tuple[list[tuple[int, Event]], list[int]]:
+    def questions(self) -> tuple[list[tuple[int, Event | HandlerContext]], list[int]]:
         """The new questions, and those that need no answer any more."""
         new, gone = self.run.take_questions()
         self._gone += gone
+        if self._handled is not None:
+            self._handled.release(gone)
         for question in gone:
             self._asked.pop(question, None)
-        events = []
+        events: list[tuple[int, Event | HandlerContext]] = []
         for question, since, *call in new:
             self._asked[question] = since
             events.append((question, self._event(question, *call)))  # type: ignore[arg-type]  # as `_event` has them
@@ -225,10 +233,14 @@ class Execution:
 
     def _event(
         self, question: int, operation: int, number: int, rule: int, tid: int, pid: int, facts: tuple[Any, ...]
-    ) -> Event:
+    ) -> Event | HandlerContext:
         syscall = self._syscalls[number]
         call = Call(self.run, self._approved, question)
         run, call_id = self.run_id, self.call_id
+        if operation == OPERATIONS.index("handler"):
+            assert self._handled is not None
+            who = {"syscall": syscall, "number": number, "pid": pid, "tid": tid, "run": run, "call_id": call_id}
+            return self._handled.context(question, call, args=facts, **who)  # type: ignore[arg-type]
         if operation == OPERATIONS.index("exec"):
             text = self.plan.exec_rules[rule].text if rule >= 0 else ""
             return exec_event(text, syscall, tid, pid, *facts, call=call, run=run, call_id=call_id)
@@ -237,8 +249,16 @@ class Execution:
         host = "" if self._lookups is None else self._lookups.host_of(facts[1])
         return network_event(operation, syscall, tid, pid, *facts, host=host, call=call, run=run, call_id=call_id)
 
-    def settle(self, question: int, event: Event, answer: object) -> None:
+    def settle(self, question: int, event: Event | HandlerContext, answer: object) -> None:
         """Carries out a callback's answer, and writes down a denial. Too late, it does nothing."""
+        if isinstance(event, HandlerContext):
+            assert self._handled is not None
+            order = self._handled.order(question, event, answer)
+            if order.cause:
+                self._remember(question, event, order)
+            since = self._asked.pop(question, int(monotonic() * 1e9)) / 1e9
+            self._handled.settle(question, event, order, since, self.epoch)
+            return
         verdict = read_verdict(answer)
         denial = None
         self._last_denied = (event, answer) if verdict.cause else None
@@ -267,7 +287,7 @@ class Execution:
         else:
             self._permissions.approve(approval)
 
-    def repeats(self, question: int, event: Event) -> bool:
+    def repeats(self, question: int, event: Event | HandlerContext) -> bool:
         """Whether this is what was denied to the same thread just now: a search through PATH finds one file by several
         names. It is denied again, without asking or writing it down once more."""
         if self._last_denied is None or not isinstance(event, Exec):
@@ -282,11 +302,11 @@ class Execution:
         self.run.verdict(question, verdict.act, verdict.errno)
         return True
 
-    def _remember(self, question: int, event: Event, verdict: Verdict) -> None:
+    def _remember(self, question: int, event: Event | HandlerContext, verdict: Verdict) -> None:
         if self.recorder is not None:
             self._answered[question] = (event, verdict)
 
-    def take_decisions(self, final: bool, limit: int) -> list[tuple[tuple[Any, ...], tuple[Event, Verdict] | None]]:
+    def take_decisions(self, final: bool, limit: int) -> list[Entry]:
         """What the journal has of decisions, in their order, each with its question and verdict if there was one. By
         one thread. `final`: nothing native is left that could write."""
         over, self._gone = self._gone, []
@@ -314,12 +334,14 @@ class Execution:
             called = (operation, cause, rule, error, number, pid, count)
             times = (self.epoch + at / 1e9, (at - since) / 1e9)
             logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups))
-        return (*self._denials, *logged, *(() if lookups is None else lookups.denials))
+        handled = () if self._handled is None else self._handled.denials
+        return (*self._denials, *handled, *logged, *(() if lookups is None else lookups.denials))
 
     @property
     def dropped_denials(self) -> int:
         """How many more there were than are kept."""
-        return self.run.dropped_denials + (0 if self._lookups is None else self._lookups.dropped_denials)
+        others = (each for each in (self._lookups, self._handled) if each is not None)
+        return self.run.dropped_denials + sum(each.dropped_denials for each in others)
 
     def kill(self) -> None:
         """Ends the whole tree. `ended` becomes true shortly after. Raises SandlockError in a fork of the host."""
@@ -334,6 +356,8 @@ class Execution:
             self._let_go()
             self._permissions.detach(self.run)
             self.stdio.close()
+            if self._handled is not None and not self.survivors:
+                self._handled.close()
             if self.survivors:
                 self.run.abandon()
             else:

@@ -7,7 +7,7 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport OPERATION_FORK
 from sandlock._slots cimport (
-    CAUSE_FULL, ERESTARTNOINTR, Slot, Table, ask, give_back, load_int, note_fork, owes_a_stop, still_waits, take_slot,
+    CAUSE_FULL, ERESTARTNOINTR, Slot, Table, ask, give_back, load_int, note_plain, owes_a_stop, still_waits, take_slot,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._workers cimport start_worker
@@ -29,7 +29,7 @@ cdef int vet_fork(Crew *crew, const Notification *notification) noexcept nogil:
     if load_int(&table.idle) > 0 or start_worker(crew) == 0:
         slot = take_slot(table)
     if slot == NULL:
-        note_fork(table, CAUSE_FULL, EAGAIN, notification.data.nr, thread_group_of(tid))
+        note_plain(table, OPERATION_FORK, CAUSE_FULL, EAGAIN, notification.data.nr, thread_group_of(tid))
         return EAGAIN
     slot.operation = OPERATION_FORK
     slot.rule = -1

@@ -1,5 +1,6 @@
 from typing import Any, final
 
+from ._handlers import HandlerSet
 from ._program import NetRuleSet, Program
 
 LAUNCHED: int
@@ -27,6 +28,7 @@ class Run:
         terminal: int,
     ) -> None: ...
     def listen(self, wake_fd: int, timeout_ms: int | None, on_timeout: int, error: int) -> None: ...
+    def handle(self, handlers: HandlerSet) -> None: ...
     @property
     def wake_fd(self) -> int: ...
     def take_questions(

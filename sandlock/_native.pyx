@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from sandlock._core cimport Lane, lane_main
+from sandlock._handlers cimport HandlerSet
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
     AddDescriptor, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, Notification,
@@ -235,6 +236,14 @@ cdef class Run:
         self.lane.table.on_timeout = on_timeout
         self.lane.table.on_timeout_error = error
         self.lane.table.listens = 1
+
+    def handle(self, HandlerSet handlers) -> None:
+        """These answer what the plan leaves to handlers; to be called before `start`. They are kept."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("only a run whose plan has handlers, and before it starts")
+        self._alive.append(handlers)
+        handlers.attach(self.lane.table)
+        self.lane.handlers = &handlers.c
 
     @property
     def wake_fd(self) -> int:

@@ -12,9 +12,11 @@ from os import fsencode
 
 from . import _arguments, _filter, _landlock, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
+from ._handler_rules import handle_rules, handled_answers
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
 from ._net_rules import TCP, UDP, UNIX, NetRule, compile_rules, hosts_of, landlock_suffices
 from ._record import field, record, replace
+from ._trap_rules import TrapRule
 from ._values import CAPABILITIES, did_you_mean, read_net_rule, read_port_spans
 from .errors import PolicyError, Unsupported
 
@@ -72,18 +74,6 @@ policy says: they would open the sandbox."""
 
 
 @record
-class TrapRule:
-    """A syscall that the supervisor answers. `rule` is a word of the core; `value` its errno, value or
-    descriptor."""
-
-    syscall: str
-    nr: int
-    rule: str
-    reason: str
-    value: int = 0
-
-
-@record
 class Launch:
     """What the launch sets in the program's process before its filter. None: inherited."""
 
@@ -135,8 +125,8 @@ class Plan:
 
     @property
     def vets(self) -> bool:
-        """Whether the supervisor decides about execs or destinations."""
-        return any(rule.rule in ("vet_exec", "vet_socket") for rule in self.rules)
+        """Whether the supervisor decides about execs or destinations, or handlers do."""
+        return any(rule.rule in ("vet_exec", "vet_socket", "handle") for rule in self.rules)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -164,12 +154,12 @@ def plan(
     ceiling: Policy | None = None,
     record: bool = False,
     programs: tuple[tuple[str, str], ...] = (),
+    handlers: tuple[str, ...] = (),
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the
-    programs of exec rules are, by name.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
@@ -180,16 +170,17 @@ def plan(
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
-    rules = _traps(widest, host.arch, network, vet, record)
+    own = _traps(widest, host.arch, network, vet, record)
+    rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
-    _require(
-        host, any(rule.rule == "vet_exec" for rule in rules), supervised, any(rule.rule == "listen" for rule in rules)
-    )
-    answers, risks = _answers(policy, host.arch, network, rules, waived)
+    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules)
+    _require(host, judged, supervised, any(rule.rule == "listen" for rule in rules))
+    answers, risks = _answers(policy, host.arch, network, own, waived, bool(rules))
+    handled_answers(answers, handlers)
     grants = (expansion or policy.expand()).grants
     guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
     if supervised:
@@ -233,12 +224,12 @@ def _supervised_rulesets(
     return _guest_ruleset(grants, none, none, abi, waived), outer
 
 
-def _require(host: Host, execs: bool, supervised: bool, listen: bool) -> None:
+def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
     """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
-    if (execs or supervised) and not host.wait_killable:
+    if (judged or supervised) and not host.wait_killable:
         raise Unsupported(
-            "policy_fn, audit, exec rules and network rules by address: a call can only be judged while its program "
-            "waits uninterrupted (Linux 5.19)",
+            "policy_fn, handlers, audit, exec rules and network rules by address: a call can only be judged while its "
+            "program waits uninterrupted (Linux 5.19)",
             missing=frozenset({"seccomp-wait-killable"}),
         )
     if (supervised or listen) and not host.pidfd_getfd:
@@ -420,12 +411,17 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
 
 
 def _answers(
-    policy: Policy, arch: str, network: _arguments.Network, rules: tuple[TrapRule, ...], waived: frozenset[str]
+    policy: Policy,
+    arch: str,
+    network: _arguments.Network,
+    rules: tuple[TrapRule, ...],
+    waived: frozenset[str],
+    listener: bool,
 ) -> tuple[dict[str, Answer], tuple[str, ...]]:
     """What each syscall gets, and what the policy's own grants risk."""
     trapped = {rule.syscall for rule in rules}
     by_arguments = _arguments.answers(
-        network, listener=bool(rules), count_forks="clone" in trapped, signal_scope="signal-scope" not in waived
+        network, listener=listener, count_forks="clone" in trapped, signal_scope="signal-scope" not in waived
     )
     by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
     allowed, risks = _extra_allowed(policy.extra_allow_syscalls)

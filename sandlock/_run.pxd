@@ -8,7 +8,7 @@ from sandlock._linux cimport FilterProgram, RulesetAttr
 
 cdef enum:
     MAX_SYSCALLS = 1024
-    MAX_RULES = 64
+    MAX_RULES = 256
     MAX_RLIMITS = 20
 
 # What the core does with a trapped syscall. Facts for these rules come from registers and descriptors only.
@@ -29,10 +29,11 @@ cdef enum RuleKind:
     RULE_VET_EXEC = 13
     RULE_VET_SOCKET = 14
     RULE_VET_FORK = 15
+    RULE_HANDLE = 16         # by a handler of the user, of this number
 
 cdef struct Rule:
     RuleKind kind
-    int64_t value            # errno, return value or host descriptor, by kind
+    int64_t value            # errno, return value, host descriptor or number of a handler, by kind
 
 cdef struct PathRule:
     const char *path

@@ -14,6 +14,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from posix.types cimport pid_t
 
+from sandlock._actions cimport Action, HandledCall
 from sandlock._approvals cimport Approvals
 from sandlock._destinations cimport Endpoint
 from sandlock._journal cimport Journal
@@ -76,6 +77,9 @@ cdef enum Cause:
     CAUSE_NO_RULE = 10
     CAUSE_AUDIT = 11        # it could not be recorded
     CAUSE_APPROVED = 12     # a verdict has allowed what is like it
+    CAUSE_HANDLER = 13      # a handler answered so
+    CAUSE_HANDLER_ERROR = 14  # what a handler answered is no action, or cannot be done
+    CAUSE_REREAD = 15       # a handler has read memory that the kernel would read again
 
 cdef enum Act:
     ACT_DENY = 0
@@ -124,6 +128,7 @@ cdef struct Slot:
     size_t environment_length
     char *environment       # what the verdict rests on as well
     SocketCall call         # what a socket call is about
+    HandledCall handled     # what a handler is asked about
 
 # Equal denials are one, counted.
 cdef struct Denial:
@@ -199,11 +204,14 @@ cdef void give_back(Slot *slot) noexcept nogil
 cdef void finish(Table *table, Slot *slot) noexcept nogil
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil
 cdef int answer(const Table *table, const Slot *slot, int error, uint32_t flags) noexcept nogil
+cdef int send_answer(const Table *table, const Slot *slot, int64_t value, int error, uint32_t flags) noexcept nogil
 cdef int answer_value(const Table *table, const Slot *slot, int64_t value) noexcept nogil
 cdef void note_denial(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const char *text, size_t length
 ) noexcept nogil
-cdef void note_fork(Table *table, int cause, int error, int number, pid_t pid) noexcept nogil
+cdef void note_plain(
+    Table *table, int operation, int cause, int error, int number, pid_t pid
+) noexcept nogil
 cdef void note_call(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
@@ -218,6 +226,8 @@ cdef int permit_call(
 cdef tuple take_questions(Table *table)
 cdef bytes remember(Table *table, uint64_t question, int words)
 cdef tuple read_environment(Table *table, uint64_t question)
+cdef bint settle_action(Table *table, uint64_t question, const Action *action, uint32_t flags) except -1
+cdef Slot *asked_slot(Table *table, uint64_t question) except NULL
 cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1
 cdef void stop_listening(Table *table) noexcept
 cdef list take_denials(Table *table)

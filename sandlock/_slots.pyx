@@ -8,8 +8,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
+from sandlock._actions cimport ACTION_INJECT, Action
 from sandlock._approvals cimport approval_of_call, approval_of_exec, free_approvals
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, Endpoint, is_of_network
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_HANDLER, Endpoint, is_of_network
 from sandlock._journal cimport Judged, pass_gate, record
 from sandlock._linux cimport (
     Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_ioctl,
@@ -260,10 +261,9 @@ cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, 
         judged.decided_ns = slot.decided_ns
     if slot.waited:
         judged.question = question_of(table, slot)
-    if slot.operation == OPERATION_FORK:
-        return judged
-    if slot.operation != OPERATION_EXEC:
+    if is_of_network(slot.operation):
         judged.endpoint = &slot.call.endpoint
+    if slot.operation != OPERATION_EXEC:
         return judged
     judged.exe = exe_of(slot)
     judged.exe_length = slot.exe_length
@@ -284,10 +284,14 @@ cdef void note_denial(
     note(table, &judged)
 
 
-cdef void note_fork(Table *table, int cause, int error, int number, pid_t pid) noexcept nogil:
-    """Logs the denial of the fork that the fast lane is at."""
+cdef void note_plain(
+    Table *table, int operation, int cause, int error, int number, pid_t pid
+) noexcept nogil:
+    """Logs the denial of the call that the fast lane is at, of which no more is known; with error 0, its end."""
     cdef Judged judged = judged_now(table, cause, -1, error, number, pid)
-    judged.operation = OPERATION_FORK
+    judged.operation = operation
+    if error == 0:
+        judged.act = ACT_KILL
     note(table, &judged)
 
 
@@ -364,11 +368,13 @@ cdef tuple endpoint_values(int protocol, int port, int width, const uint8_t *add
 
 cdef tuple facts_of(const Slot *slot):
     """Of a socket call: protocol, address, port, path, abstract, scope and size. Of an exec: path, exe, cwd, the
-    interpreter's words and argv, in bytes. Of a fork nothing."""
+    interpreter's words and argv, in bytes. Of what a handler is asked about the arguments. Of a fork nothing."""
     cdef const char *at = slot.data
     cdef const Endpoint *to = &slot.call.endpoint
     cdef bytes path, exe, cwd
-    if slot.operation == OPERATION_FORK:
+    if slot.operation == OPERATION_HANDLER:
+        return tuple(slot.handled.args)
+    if slot.operation != OPERATION_EXEC and not is_of_network(slot.operation):
         return ()
     if slot.operation != OPERATION_EXEC:
         return (
@@ -452,20 +458,34 @@ cdef tuple read_environment(Table *table, uint64_t question):
     return tuple(split_words(slot.environment, slot.environment_length))
 
 
+cdef bint settle_action(Table *table, uint64_t question, const Action *action, uint32_t flags) except -1:
+    """What a handler in Python has answered. False when the question is over already."""
+    cdef Slot *slot
+    try:
+        slot = asked_slot(table, question)
+    except LookupError:
+        return False
+    slot.handled.action = action[0]
+    slot.handled.flags = flags
+    return settle(table, slot, question, ACT_ALLOW, 0, action.kind == ACTION_INJECT)
+
+
 cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1:
     """Python's verdict. False when the question is over already."""
     cdef uint64_t i = question >> 48
-    cdef uint64_t word = with_state(question & 0xFFFFFFFFFFFF, ASKED)
-    cdef Slot *slot
     if i >= MAX_SLOTS:
         raise ValueError("no such question")
-    slot = &table.slots[i]
+    return settle(table, &table.slots[i], question, act, error, 0)
+
+
+cdef bint settle(Table *table, Slot *slot, uint64_t question, int act, int error, int hears) noexcept:
+    cdef uint64_t word = with_state(question & 0xFFFFFFFFFFFF, ASKED)
     if load_word(&slot.word) != word:
         return False
     slot.act = act
     slot.error = error
     slot.cause = CAUSE_VERDICT
-    slot.asked = 0             # what becomes of it is no news for who decided it
+    slot.asked = hears         # what becomes of it is no news for who decided it, but for who lent a descriptor
     if not swap_word_if(&slot.word, word, with_state(word, READY)):
         return False
     if act == ACT_ALLOW and is_of_network(slot.operation):

@@ -12,11 +12,12 @@ from libc.stdlib cimport free, malloc
 from posix.types cimport pid_t
 
 from sandlock._attest cimport refuse, restart, run_attested
+from sandlock._handling cimport carry_out
 from sandlock._linux cimport (
     Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_gettid, SYS_kill,
     SYS_sched_yield, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, is_of_network
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, is_of_network
 from sandlock._journal cimport LANE, enlist
 from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
@@ -106,6 +107,9 @@ cdef int act_on(Table *table, Slot *slot) noexcept nogil:
         return 0
     if slot.act == ACT_ALLOW and slot.restarts:
         restart(table, slot)
+        return 0
+    if slot.act == ACT_ALLOW and slot.operation == OPERATION_HANDLER:
+        carry_out(table, slot)
         return 0
     if slot.act == ACT_ALLOW:
         return run_attested(table, slot)

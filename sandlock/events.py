@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACT_ALLOW",
+    "ACT_DENY",
     "ACT_KILL",
+    "EACCES",
     "OPERATIONS",
     "Allow",
     "Ancestor",
@@ -34,6 +36,7 @@ __all__ = [
     "Listen",
     "Resolve",
     "Send",
+    "Verdict",
     "address_text",
     "alike",
     "exec_event",
@@ -324,7 +327,7 @@ def read_on_timeout(answer: object) -> tuple[int, int]:
 
 # From the core's bytes ------------------------------------------------------------------------------------------------
 
-OPERATIONS = ("exec", "connect", "send", "bind", "listen", "fork")
+OPERATIONS = ("exec", "connect", "send", "bind", "listen", "fork", "handler")
 """By number, as the core has them (_destinations.pxd)."""
 _EVENTS: dict[int, type[Connect | Send | Bind | Listen]] = {1: Connect, 2: Send, 3: Bind, 4: Listen}
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._stdio import Stream
     from ._terminal import PreservedTerminal
     from .events import ExecDecision
+    from .handlers import Handler, NativeHandler
     from .policy import Fields
     from .result import Result
 
@@ -138,6 +139,8 @@ class Sandbox:
     `policy_fn(event, box)` is asked as by AsyncSandbox, while `run` waits: a plain function in a worker thread, an
     async one in a trio loop of ours.
 
+    `handlers`: answers of your own to system calls, by name: a Handler in Python, or a NativeHandler.
+
     `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes.
 
     `audit`: a file that gets a line of JSON for each run and each decision about an exec or a call of the network;
@@ -152,6 +155,7 @@ class Sandbox:
         policy_fn: Callable[..., object] | None = None,
         policy_timeout: float | None = 60.0,
         on_timeout: object = None,
+        handlers: Mapping[str, Handler | NativeHandler] | None = None,
         ceiling: Mapping[str, object] | None = None,
         audit: AuditPath = None,
         on_audit_failure: Literal["deny", "warn"] = "deny",
@@ -159,9 +163,13 @@ class Sandbox:
         **fields: Unpack[Fields],
     ) -> None:
         self._policy_fn = policy_fn
-        self._questions = question_limits(policy_fn, policy_timeout, on_timeout)
+        self._questions = question_limits(policy_fn, policy_timeout, on_timeout, handlers)
         self._confinement = Confinement(
-            policy_of(policy, fields), vet=policy_fn is not None, ceiling=ceiling, record=audit is not None
+            policy_of(policy, fields),
+            vet=policy_fn is not None,
+            ceiling=ceiling,
+            record=audit is not None,
+            handlers=handlers,
         )
         self._recording = recording_of(self._confinement.grants, audit, on_audit_failure, otel)
         self._lock = allocate_lock()
@@ -354,10 +362,12 @@ class Sandbox:
             if resolver is not None:
                 self._served.setdefault(execution, []).append(resolver)
                 resolver.start(execution)
-            if self._policy_fn is not None:
-                from ._answers import SyncAnswers  # brings trio
+            if self._questions is not None:
+                from ._answers import SyncAnswers, asking  # brings trio
 
-                answers = SyncAnswers(execution, self._policy_fn, self)
+                ask = asking(self._policy_fn, self, self._confinement.handlers)
+                assert ask is not None
+                answers = SyncAnswers(execution, ask)
                 answers.start()
                 self._served.setdefault(execution, []).append(answers)
         except BaseException:
@@ -410,13 +420,15 @@ def run(
     policy: Policy | None = None,
     *,
     policy_fn: Callable[..., object] | None = None,
+    handlers: Mapping[str, Handler | NativeHandler] | None = None,
     audit: AuditPath = None,
     on_audit_failure: Literal["deny", "warn"] = "deny",
     call_id: str | None = None,
     **fields: Unpack[Fields],
 ) -> Result:
-    """Runs one command in a sandbox of its own: Sandbox(policy, policy_fn=..., audit=..., **fields).run(argv)."""
-    with Sandbox(policy, policy_fn=policy_fn, audit=audit, on_audit_failure=on_audit_failure, **fields) as sandbox:
+    """Runs one command in a sandbox of its own: Sandbox(policy, policy_fn=..., **fields).run(argv)."""
+    options = {"policy_fn": policy_fn, "handlers": handlers, "audit": audit, "on_audit_failure": on_audit_failure}
+    with Sandbox(policy, **options, **fields) as sandbox:  # type: ignore[arg-type]
         return sandbox.run(argv, call_id=call_id)
 
 

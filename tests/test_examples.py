@@ -14,6 +14,13 @@ SCREEN = 45  # lines
 
 # What each prints: regular expressions that match whole lines, in this order, with other lines in between.
 PRINTS = {
+    "handlers.py": (
+        "Linux sandbox",
+        "True",
+        "ln exited with 1.*",
+        ".*denied: handler symlink.*: no symlink(at)? in this workspace",
+        "handlers: execve cannot have a handler: .*policy_fn.*",
+    ),
     "vetting.py": (
         "one",
         "two",

@@ -25,9 +25,9 @@ LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
-    "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_landlock", "_lookups",
-    "_names", "_net_rules", "_plan", "_record", "_values", "errors", "events", "policy", "presets", "result",
-    "syscalls",
+    "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_handler_rules",
+    "_landlock", "_lookups", "_names", "_net_rules", "_plan", "_record", "_trap_rules", "_values", "errors", "events",
+    "policy", "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
 DOORS = {
@@ -35,6 +35,8 @@ DOORS = {
     "_program": {"_confinement", "_execution", "_permissions"},
     "_launch": {"_execution"},
     "_sys": {"_host", "_probes"},
+    "_handlers": {"_handled"},
+    "_handled": {"_execution"},
     "_execution": {"_capture", "_confinement", "sandbox"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
@@ -65,6 +67,7 @@ NOBODY = (
     "_workers",
     "_exits",
     "_forks",
+    "_handling",
     "_images",
     "_commands",
     "_destinations",
@@ -83,6 +86,7 @@ LIBRARIES = {
     "asyncio": {"_answers", "_trio_thread"},
     "typer": {"cli/main"},
     "cffi": {"_sys_build"},
+    "_cffi_backend": {"handlers"},
     "ctypes": set(),
 }
 # What `import sandlock` must not pull in: each costs milliseconds that every confined command would pay.
