@@ -2,7 +2,7 @@
 
 One task per run takes the questions, and one per question waits for its answer, so that a slow answer keeps nobody
 else waiting. They are system tasks of trio's: a callback that fails must not end the caller's nursery. They end with
-the run. Deadlines are the core's affair, for this loop may be blocked.
+the run. Deadlines are the core's affair, for this loop may be blocked. (For asyncio see `_loop_answers`.)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import inspect
 import os
+from abc import ABC, abstractmethod
 from functools import partial
 from types import coroutine
 from typing import TYPE_CHECKING, TypeVar
@@ -77,12 +78,25 @@ def asker(function: Callable[..., object], *others: object) -> Ask:
             return await function(event, *others)  # type: ignore[misc]
 
         return here
-    home, context = loop, contextvars.copy_context()
+    return InLoop(loop, function, *others)
 
-    async def in_loop(event: Question) -> object:
-        return await _ask_loop(home, context, lambda: function(event, *others))
 
-    return in_loop
+class InLoop:
+    """Asks an async function that belongs into an asyncio loop, with the context variables of who made this."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, function: Callable[..., object], *others: object) -> None:
+        self.loop = loop
+        self.context = contextvars.copy_context()
+        self._function = function
+        self._others = others
+
+    async def __call__(self, event: Question) -> object:
+        """From trio."""
+        return await _ask_loop(self.loop, self.context, lambda: self.here(event))
+
+    async def here(self, event: Question) -> object:
+        """From that loop."""
+        return await self._function(event, *self._others)  # type: ignore[misc]
 
 
 def _is_async(function: Callable[..., object]) -> bool:
@@ -141,17 +155,73 @@ class SyncAnswers:
         from_thread(self._answers.stop)
 
 
-class Answers:
-    """Serves the questions of one run, from `start` to `stop`."""
+class Desk(ABC):
+    """Takes the questions of one run and has each answered by a task of its own, in whatever loop; questions that are
+    alike by one for all of them."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._pending: dict[int, trio.CancelScope | asyncio.Task[None]] = {}
+        self._others: dict[object, list[tuple[int, Question]]] = {}
+        """Questions that are like one that is being asked: its answer does for all."""
+
+    @abstractmethod
+    async def ask(self, question: int, event: Question) -> object:
+        """The callback's answer."""
+
+    @abstractmethod
+    def begin(self, question: int, event: Question) -> None:
+        """Starts a task for this question."""
+
+    @property
+    @abstractmethod
+    def ends(self) -> bool:
+        """Whether no more questions shall be asked."""
+
+    def take(self, wake_fd: int) -> list[tuple[int, Question]]:
+        """The new questions; the tasks of those that are over are cancelled."""
+        os.read(wake_fd, 8)
+        new, gone = self._execution.questions()
+        for question in gone:
+            task = self._pending.pop(question, None)
+            if task is not None:
+                task.cancel()
+        return [each for each in new if not self._execution.repeats(*each)]
+
+    async def answer(self, question: int, event: Question) -> None:
+        """Asks, and settles the question and those that are like it."""
+        like = None if isinstance(event, HandlerContext) else alike(event)
+        if like in self._others:
+            self._others[like].append((question, event))
+            return
+        others: list[tuple[int, Question]] = []
+        if like is not None:
+            self._others[like] = others
+        answered = False
+        try:
+            try:
+                answer = await self.ask(question, event)
+            except (Exception, SystemExit) as error:  # one that calls sys.exit() has answered nothing either
+                answer = error
+            answered = True
+            for each in ((question, event), *others):
+                self._execution.settle(*each, answer)
+        finally:
+            self._others.pop(like, None)
+            self._pending.pop(question, None)
+            if not answered and not self.ends:  # its caller is gone, but those of the others are not
+                for each in others:
+                    self.begin(*each)
+
+
+class Answers(Desk):
+    """Serves the questions of one run in trio, from `start` to `stop`."""
 
     def __init__(self, execution: Execution, ask: Ask) -> None:
-        self._execution = execution
+        super().__init__(execution)
         self._ask = ask
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
-        self._pending: dict[int, trio.CancelScope] = {}
-        self._others: dict[object, list[tuple[int, Question]]] = {}
-        """Questions that are like one that is being asked: its answer does for all."""
         self._nursery: trio.Nursery
 
     def start(self) -> None:
@@ -188,55 +258,31 @@ class Answers:
         with trio.CancelScope() as scope:
             while attends:
                 await trio.lowlevel.wait_readable(self._execution.run.wake_fd)
-                new = self._take()
+                new = self.take(self._execution.run.wake_fd)
                 for question, event in new[1:]:
-                    own = self._pending[question] = trio.CancelScope()
-                    self._nursery.start_soon(self._answer_in, own, question, event)
+                    self.begin(question, event)
                 for question, event in new[:1]:
                     self._pending[question] = scope
                     # Here, not in a task of its own: most callbacks need not wait, and their program does.
-                    await until_it_waits(self._answer(question, event), hand_over)
+                    await until_it_waits(self.answer(question, event), hand_over)
 
-    def _take(self) -> list[tuple[int, Question]]:
-        os.read(self._execution.run.wake_fd, 8)
-        new, gone = self._execution.questions()
-        for question in gone:
-            scope = self._pending.pop(question, None)
-            if scope is not None:
-                scope.cancel()
-        return [each for each in new if not self._execution.repeats(*each)]
+    async def ask(self, question: int, event: Question) -> object:
+        """The callback's answer."""
+        return await self._ask(event)
+
+    def begin(self, question: int, event: Question) -> None:
+        """Starts a task for this question."""
+        scope = self._pending[question] = trio.CancelScope()
+        self._nursery.start_soon(self._answer_in, scope, question, event)
 
     async def _answer_in(self, scope: trio.CancelScope, question: int, event: Question) -> None:
         with scope:
-            await self._answer(question, event)
+            await self.answer(question, event)
 
-    async def _answer(self, question: int, event: Question) -> None:
-        like = None if isinstance(event, HandlerContext) else alike(event)
-        if like in self._others:
-            self._others[like].append((question, event))
-            return
-        others: list[tuple[int, Question]] = []
-        if like is not None:
-            self._others[like] = others
-        answered = False
-        try:
-            try:
-                answer = await self._ask(event)
-            except (Exception, SystemExit) as error:  # one that calls sys.exit() has answered nothing either
-                answer = error
-            answered = True
-            for each in ((question, event), *others):
-                self._execution.settle(*each, answer)
-        finally:
-            self._others.pop(like, None)
-            self._pending.pop(question, None)
-            if not answered and not self._scope.cancel_called:  # its caller is gone, but those of the others are not
-                for each in others:
-                    self._nursery.start_soon(self._answer_alone, *each)
-
-    async def _answer_alone(self, question: int, event: Question) -> None:
-        scope = self._pending[question] = trio.CancelScope()
-        await self._answer_in(scope, question, event)
+    @property
+    def ends(self) -> bool:
+        """Whether no more questions shall be asked."""
+        return self._scope.cancel_called
 
 
 @coroutine

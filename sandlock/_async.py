@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._answers import Answers, asking
+from ._answers import Answers, InLoop, asking
 from ._async_streams import Pipes, ProcessInput, ProcessOutput, ProcessTerminal, close_all
 from ._capture import GRACE
 from ._confinement import Confinement, policy_of, question_limits
+from ._loop_answers import LoopAnswers
 from ._records import recording_of
 from ._resolver import Resolver
 from ._stdio import PIPE, Stdio
@@ -71,7 +72,9 @@ class Running:
         self._owner = os.getpid()
         self._turn = trio.Lock()
         self._finished = False
-        self._answers = None if ask is None else Answers(execution, ask)
+        self._answers: Answers | LoopAnswers | None = None
+        if ask is not None:
+            self._answers = LoopAnswers(execution, ask) if isinstance(ask, InLoop) else Answers(execution, ask)
         if self._answers is not None:
             self._answers.start()
         self._resolver = resolver

@@ -40,7 +40,8 @@ DOORS = {
     "_execution": {"_capture", "_confinement", "sandbox"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
-    "_answers": {"_async", "sandbox"},
+    "_answers": {"_async", "_loop_answers", "sandbox"},
+    "_loop_answers": {"_async"},
     "_audit": {"_recording", "_telemetry"},
     "_recording": {"_async", "_records"},
     "_telemetry": {"_recording"},
@@ -79,11 +80,11 @@ NOBODY = (
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
-    "trio": {"_answers", "_async", "_async_streams", "_decision_stream", "_resolver", "_trio_thread"},
+    "trio": {"_answers", "_async", "_async_streams", "_decision_stream", "_loop_answers", "_resolver", "_trio_thread"},
     "opentelemetry": {"_telemetry"},
     "outcome": {"_trio_thread"},
     "sniffio": {"_trio_thread"},
-    "asyncio": {"_answers", "_trio_thread"},
+    "asyncio": {"_answers", "_loop_answers", "_trio_thread"},
     "typer": {"cli/main"},
     "cffi": {"_sys_build"},
     "_cffi_backend": {"handlers"},
