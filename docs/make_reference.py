@@ -144,7 +144,9 @@ def extras() -> Iterator[str]:
 PAGES = {
     "Running": ("run", "Sandbox", "Process", "AsyncSandbox", "AsyncProcess"),
     "Policy": ("Policy",),
-    "Results": ("Result", "ExecRecord", "Denial", "Decision"),
+    "Results": ("Result", "ExecRecord", "Denial", "Audited", "Decision"),
+    "Verdicts": ("Allow", "Audit", "Deny", "Kill"),
+    "Events": ("Exec", "Fork", "Connect", "Send", "Bind", "Listen", "Resolve", "Ancestor"),
     "Streams": ("PIPE", "NULL", "INHERIT", "STDOUT"),
     "Errors": (
         "SandlockError",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from ._trio_thread import from_thread
+from ._trio_thread import from_thread, outcome_of
 from .events import alike
 
 if TYPE_CHECKING:
@@ -31,14 +31,21 @@ if TYPE_CHECKING:
     Ask = Callable[[Event], Awaitable[object]]
 
 T = TypeVar("T")
+MAX_THREADS = 40
+"""In which a plain callback of one run is asked at once; further questions wait for one of them."""
+CLOSED_LOOK = 0.5
+"""Seconds between two looks at whether an asyncio loop that has a question is closed."""
 
 
 def asker(policy_fn: Callable[..., object], box: object) -> Ask:
     """How to ask `policy_fn(event, box)` on behalf of who calls this now: where it runs is decided here."""
     if not _is_async(policy_fn):
+        threads: list[trio.CapacityLimiter] = []
 
         async def in_worker(event: Event) -> object:
-            return await trio.to_thread.run_sync(policy_fn, event, box, abandon_on_cancel=True)
+            if not threads:  # of its own: callbacks that never return must not take the host's
+                threads.append(trio.CapacityLimiter(MAX_THREADS))
+            return await trio.to_thread.run_sync(policy_fn, event, box, abandon_on_cancel=True, limiter=threads[0])
 
         return in_worker
     try:
@@ -89,7 +96,11 @@ async def _ask_loop(
 
     loop.call_soon_threadsafe(begin)
     try:
-        await answered.wait()
+        while not answered.is_set():
+            with trio.move_on_after(CLOSED_LOOK):
+                await answered.wait()
+            if loop.is_closed() and not answered.is_set():
+                raise RuntimeError("the asyncio loop of the callback was closed")
     finally:
         if not answered.is_set():
             with contextlib.suppress(RuntimeError):  # that loop is closed, and its tasks are gone
@@ -195,10 +206,7 @@ class Answers:
             self._others[like] = others
         answered = False
         try:
-            try:
-                answer = await self._ask(event)
-            except Exception as error:
-                answer = error
+            answer = await outcome_of(self._ask(event))
             answered = True
             for each in ((question, event), *others):
                 self._execution.settle(*each, answer)

@@ -17,7 +17,8 @@ from sandlock._memory cimport read_string, read_strings
 from sandlock._programs cimport MAX_PATH, Prefix, resolve_program
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, MAX_ALL_FACTS, MAX_FACTS, READY,
-    Slot, argv_of, ask, give_back, load_int, note_denial, note_slot, offer, scratch_of, still_waits, take_slot,
+    Slot, argv_of, ask, free_done, give_back, load_int, note_denial, note_slot, offer, scratch_of, still_waits,
+    take_slot,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
 from sandlock._workers cimport start_worker
@@ -116,6 +117,8 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
     slot.prefix_count = facts.prefix.count
     slot.argv_length = <uint32_t>facts.argv_length
     slot.size = slot.path_length + slot.exe_length + slot.cwd_length + slot.prefix_length + slot.argv_length
+    if table.held + slot.size > MAX_ALL_FACTS:
+        free_done(table)
     if table.held + slot.size > MAX_ALL_FACTS:
         note_denial(table, CAUSE_FULL, -1, EAGAIN, slot.number, slot.tgid, facts.exe, slot.exe_length)
         slot.size = 0

@@ -288,7 +288,21 @@ cdef class Run:
 
     def denials(self) -> list:
         """What was denied without a verdict of Python's, see `_slots.take_denials`."""
-        return take_denials(self.lane.table)
+        return take_denials(self.lane.table, False)
+
+    def audited(self) -> list:
+        """What was allowed without a verdict of Python's, to be audited; as `denials`."""
+        return take_denials(self.lane.table, True)
+
+    @property
+    def dropped_audited(self) -> int:
+        """How many more of these there were than are kept."""
+        return 0 if self.lane.table == NULL else load_int(&self.lane.table.audits_dropped)
+
+    @property
+    def overdue(self) -> int:
+        """How many questions went on waiting beyond their time."""
+        return 0 if self.lane.table == NULL else load_int(&self.lane.table.overdue)
 
     def chain(self, int pid) -> list:
         """The files of the processes above one, nearest first, as far as it can be seen now."""

@@ -80,6 +80,8 @@ cdef enum Act:
     ACT_DENY = 0
     ACT_ALLOW = 1
     ACT_KILL = 2
+    ACT_AUDIT = 3           # allowed, and on record wherever else nothing is
+    ACT_WAIT = 4            # at a question's deadline: it goes on waiting
 
 cdef struct Slot:
     uint64_t word           # generation << 8 | state
@@ -99,6 +101,7 @@ cdef struct Slot:
     int64_t since_ns        # when the notification came
     int64_t decided_ns      # 0: at the moment when it is recorded
     int recorded            # in the journal, as allowed
+    int audited             # if it is allowed, as ACT_AUDIT
     int directory           # the descriptor that a path is relative to, or AT_FDCWD
     int flags               # of execveat(2)
     uint64_t path_address
@@ -121,9 +124,10 @@ cdef struct Slot:
     char *environment       # what the verdict rests on as well
     SocketCall call         # what a socket call is about
 
-# Equal denials are one, counted.
+# Equal denials are one, counted. What was audited without Python is kept beside them.
 cdef struct Denial:
     int ready
+    int act                 # ACT_AUDIT, else denied
     int count
     int operation           # enum Operation
     int cause
@@ -165,6 +169,8 @@ cdef struct Table:
     Pins *pins              # NULL where names are not looked up
     int denial_count
     int denials_dropped
+    int audits_dropped
+    int overdue             # questions that waited on beyond their deadline
     const NetRules *net_rules    # in force now
     Approvals approvals
     Slot slots[MAX_SLOTS]
@@ -177,6 +183,7 @@ cdef inline uint64_t with_state(uint64_t word, int state) noexcept nogil:
     return (word & ~<uint64_t>0xFF) | <uint64_t>state
 
 cdef Slot *take_slot(Table *table) noexcept nogil
+cdef void free_done(Table *table) noexcept nogil
 cdef char *scratch_of(Table *table) noexcept nogil
 cdef int move(Slot *slot, int old, int new) noexcept nogil
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil
@@ -199,6 +206,7 @@ cdef void note_call(
 cdef const char *argv_of(const Slot *slot) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil
 cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
+cdef void note_audited(Table *table, const Slot *slot) noexcept nogil
 cdef void record_slot(Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil
 cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
 cdef int permit_call(
@@ -209,5 +217,5 @@ cdef bytes remember(Table *table, uint64_t question, int words)
 cdef tuple read_environment(Table *table, uint64_t question)
 cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1
 cdef void stop_listening(Table *table) noexcept
-cdef list take_denials(Table *table)
+cdef list take_denials(Table *table, bint audited)
 cdef void free_table(Table *table) noexcept

@@ -28,6 +28,25 @@ cdef enum:
     MAX_WORDS = 0x7FFFFFFF
 
 
+cdef void free_slot(Table *table, Slot *slot) noexcept nogil:
+    """Frees the data of a slot that is done."""
+    cdef uint64_t word = load_word(&slot.word)
+    if state_of(word) == DONE:
+        free(slot.data)
+        free(slot.environment)
+        slot.data = slot.environment = NULL
+        table.held -= slot.size
+        slot.size = 0
+        store_word(&slot.word, with_state(word, FREE))
+
+
+cdef void free_done(Table *table) noexcept nogil:
+    """Frees the data of all that are done: high ones, that a burst has left, are not used again for long."""
+    cdef int i
+    for i in range(table.top):
+        free_slot(table, &table.slots[i])
+
+
 cdef Slot *take_slot(Table *table) noexcept nogil:
     """A slot for the fast lane to fill, or NULL when all are taken. Frees the data of those that are done."""
     cdef Slot *slot
@@ -35,20 +54,12 @@ cdef Slot *take_slot(Table *table) noexcept nogil:
     cdef int i
     for i in range(MAX_SLOTS):      # the lowest that is free: who looks for work looks at few
         slot = &table.slots[i]
+        free_slot(table, slot)
         word = load_word(&slot.word)
-        if state_of(word) == DONE:
-            free(slot.data)
-            free(slot.environment)
-            slot.data = slot.environment = NULL
-            table.held -= slot.size
-            slot.size = 0
-            word = with_state(word, FREE)
-            store_word(&slot.word, word)
         if state_of(word) == FREE:
             slot.since_ns = table.since_ns
             slot.decided_ns = 0
-            slot.recorded = 0
-            slot.asked = 0
+            slot.recorded = slot.audited = slot.asked = 0
             # The next generation: answers to the last question of this slot no longer count.
             store_word(&slot.word, with_state(word + 0x100, FILLING))
             if i >= table.top:
@@ -169,8 +180,9 @@ cdef const char *argv_of(const Slot *slot) noexcept nogil:
 
 cdef int same_denial(const Denial *one, const Denial *other) noexcept nogil:
     return (
-        one.operation == other.operation and one.cause == other.cause and one.rule == other.rule
-        and one.protocol == other.protocol and one.port == other.port and one.width == other.width
+        one.operation == other.operation and one.act == other.act and one.cause == other.cause
+        and one.rule == other.rule and one.protocol == other.protocol and one.port == other.port
+        and one.width == other.width
         and one.error == other.error and one.abstract == other.abstract and one.length == other.length
         and memcmp(one.bytes, other.bytes, sizeof(one.bytes)) == 0 and memcmp(one.text, other.text, one.length) == 0
     )
@@ -187,7 +199,7 @@ cdef void keep(Table *table, Denial *denial) noexcept nogil:
     at = add_int(&table.denial_count, 1) - 1
     if at < 0 or at >= MAX_DENIALS:
         store_int(&table.denial_count, MAX_DENIALS)
-        add_int(&table.denials_dropped, 1)
+        add_int(&table.audits_dropped if denial.act == ACT_AUDIT else &table.denials_dropped, 1)
         return
     denial.ready = 0
     denial.chain_length = <uint32_t>list_chain(denial.pid, table.run.warden, denial.chain, CHAIN_TEXT)
@@ -205,11 +217,16 @@ cdef void add_text(Denial *denial, const char *text, size_t length) noexcept nog
 
 cdef void note(Table *table, const Judged *judged) noexcept nogil:
     """Logs a denial, and records it where all decisions are."""
-    cdef Denial denial
-    cdef const Endpoint *to = judged.endpoint
     if table.journal != NULL:
         record(table.journal, judged)
+    log(table, judged, ACT_DENY)
+
+
+cdef void log(Table *table, const Judged *judged, int act) noexcept nogil:
+    cdef Denial denial
+    cdef const Endpoint *to = judged.endpoint
     memset(&denial, 0, sizeof(denial))
+    denial.act = act
     denial.operation = judged.operation
     denial.cause = judged.cause
     denial.rule = judged.rule
@@ -251,7 +268,7 @@ cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, 
     """A decision about a call whose facts are known: what would have run, and how; or where it leads."""
     cdef Judged judged = judged_now(table, cause, slot.rule, error, slot.number, slot.tgid)
     judged.operation = slot.operation
-    judged.act = act
+    judged.act = ACT_AUDIT if slot.audited and act == ACT_ALLOW else act
     judged.tid = slot.tid
     judged.since_ns = slot.since_ns
     if slot.decided_ns != 0:
@@ -303,6 +320,12 @@ cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexce
     """Logs the denial of a call in a slot; with error 0, its end."""
     cdef Judged judged = judged_of(table, slot, ACT_DENY if error != 0 else ACT_KILL, cause, error)
     note(table, &judged)
+
+
+cdef void note_audited(Table *table, const Slot *slot) noexcept nogil:
+    """Logs that a call is about to be allowed; the journal has it when it is."""
+    cdef Judged judged = judged_of(table, slot, ACT_AUDIT, slot.cause, 0)
+    log(table, &judged, ACT_AUDIT)
 
 
 # What was decided, where all of it is wanted --------------------------------------------------------------------------
@@ -460,13 +483,14 @@ cdef bint settle_question(Table *table, uint64_t question, int act, int error) e
     slot = &table.slots[i]
     if load_word(&slot.word) != word:
         return False
-    slot.act = act
+    slot.act = ACT_ALLOW if act == ACT_AUDIT else act
+    slot.audited = act == ACT_AUDIT
     slot.error = error
     slot.cause = CAUSE_VERDICT
     slot.asked = 0             # what becomes of it is no news for who decided it
     if not swap_word_if(&slot.word, word, with_state(word, READY)):
         return False
-    if act == ACT_ALLOW and is_of_network(slot.operation):
+    if (act == ACT_ALLOW or act == ACT_AUDIT) and is_of_network(slot.operation):
         wake_poller(table)
     else:
         wake_workers(table, 1)
@@ -483,10 +507,10 @@ cdef void stop_listening(Table *table) noexcept:
     wake_workers(table, MAX_WORKERS)
 
 
-cdef list take_denials(Table *table):
-    """What was denied without a verdict of Python's, each (operation, cause, rule, errno, syscall number, pid, count,
-    when it came and when it was denied in ns of CLOCK_MONOTONIC, text, endpoint as in `endpoint_values`, the files of
-    the processes above)."""
+cdef list take_denials(Table *table, bint audited):
+    """What was denied, or was `audited`, without a verdict of Python's, each (operation, cause, rule, errno, syscall
+    number, pid, count, when it came and when it was denied in ns of CLOCK_MONOTONIC, text, endpoint as in
+    `endpoint_values`, the files of the processes above)."""
     cdef Denial *denial
     cdef bytes text
     cdef int i
@@ -494,7 +518,7 @@ cdef list take_denials(Table *table):
     if table != NULL:
         for i in range(min(load_int(&table.denial_count), MAX_DENIALS)):
             denial = &table.denials[i]
-            if load_int(&denial.ready):
+            if load_int(&denial.ready) and (denial.act == ACT_AUDIT) == audited:
                 text = denial.text[:denial.length]
                 found.append((
                     denial.operation, denial.cause, denial.rule, denial.error, denial.number, denial.pid, denial.count,
