@@ -25,6 +25,7 @@ MODULES = (
     "_observe",
     "_approvals",
     "_journal",
+    "_writers",
     "_slots",
     "_forks",
     "_programs",

@@ -24,7 +24,7 @@ from sandlock._memory cimport read_memory
 from sandlock._programs cimport identify, open_named, same_file
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NO_TRACE, CAUSE_NONE, CAUSE_VERDICT, FileIdentity, answer,
-    argv_of, finish, note_slot, permit_slot, record_slot,
+    argv_of, finish, note_slot, permit_slot, record_slot, was_written,
 )
 from sandlock._tasks cimport format_proc_path, kill_task, list_tasks, now_ns
 
@@ -309,7 +309,8 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
         if (status & 0xFF) == 0x7F and status >> 16 == PTRACE_EVENT_EXEC:
             # All other threads are gone, and the caller has the number of its process.
             frozen.count = 0
-            if not loaded_as_approved(slot, <pid_t>tid):
+            # Now that it is loaded nobody can open it for writing: who did before has closed it, and was seen.
+            if was_written(table, slot) or not loaded_as_approved(slot, <pid_t>tid):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_ATTEST)
             elif not permit_slot(table, slot):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
@@ -343,7 +344,7 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
         refuse(table, slot, CAUSE_AUDIT, EACCES)
         return 0
     freeze_siblings(slot, &frozen)
-    if (slot.waited or frozen.count > 0) and not is_unchanged(slot):
+    if (slot.waited or frozen.count > 0) and (was_written(table, slot) or not is_unchanged(slot)):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
     result = seize_caller(slot)

@@ -32,6 +32,7 @@ from sandlock._slots cimport (
     take_denials, take_questions,
 )
 from sandlock._tasks cimport list_chain
+from sandlock._writers cimport close_writers
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -507,6 +508,8 @@ cdef class Run:
         if self.lane.table != NULL and self.lane.table.wake_fd >= 0 and not self.abandoned:
             raw_syscall(SYS_close, self.lane.table.wake_fd, 0, 0, 0, 0, 0)
             self.lane.table.wake_fd = -1
+        if self.lane.table != NULL and not self.abandoned:
+            close_writers(&self.lane.table.writers)
         if self.lane.table != NULL and self.lane.table.poller_fd >= 0 and not self.abandoned:
             raw_syscall(SYS_close, self.lane.table.poller_fd, 0, 0, 0, 0, 0)
             self.lane.table.poller_fd = -1

@@ -22,6 +22,7 @@ from sandlock._pins cimport Pins
 from sandlock._programs cimport FileIdentity
 from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
+from sandlock._writers cimport Writers
 
 cdef extern from * nogil:
     """
@@ -123,6 +124,8 @@ cdef struct Slot:
     size_t environment_length
     char *environment       # what the verdict rests on as well
     SocketCall call         # what a socket call is about
+    int watches[2]          # on the named file and on the loaded one, where the program could write them; 0: none
+    int writers[2]          # how many had closed them when the question was put
 
 # Equal denials are one, counted. What was audited without Python is kept beside them.
 cdef struct Denial:
@@ -167,6 +170,7 @@ cdef struct Table:
     pid_t tid               # whose it is
     Journal *journal        # NULL where nobody wants to know every decision
     Pins *pins              # NULL where names are not looked up
+    Writers writers         # of files that are judged
     int denial_count
     int denials_dropped
     int audits_dropped
@@ -193,6 +197,7 @@ cdef void finish(Table *table, Slot *slot) noexcept nogil
 cdef void wake_workers(Table *table, int how_many) noexcept nogil
 cdef void wake_python(Table *table) noexcept nogil
 cdef void wake_poller(Table *table) noexcept nogil
+cdef int was_written(Table *table, const Slot *slot) noexcept nogil
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil
 cdef int answer(const Table *table, const Slot *slot, int error, uint32_t flags) noexcept nogil
 cdef int answer_value(const Table *table, const Slot *slot, int64_t value) noexcept nogil

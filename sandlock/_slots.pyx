@@ -16,7 +16,9 @@ from sandlock._linux cimport (
     raw_syscall,
 )
 from sandlock._memory cimport read_strings
+from sandlock._programs cimport FileIdentity
 from sandlock._tasks cimport list_chain, now_ms, now_ns
+from sandlock._writers cimport close_writers, count_writers, stop_watch
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -37,6 +39,9 @@ cdef void free_slot(Table *table, Slot *slot) noexcept nogil:
         slot.data = slot.environment = NULL
         table.held -= slot.size
         slot.size = 0
+        stop_watch(&table.writers, slot.watches[0])
+        stop_watch(&table.writers, slot.watches[1])
+        slot.watches[0] = slot.watches[1] = 0
         store_word(&slot.word, with_state(word, FREE))
 
 
@@ -134,6 +139,15 @@ cdef void finish(Table *table, Slot *slot) noexcept nogil:
     store_word(&slot.word, with_state(load_word(&slot.word), GONE if asked else DONE))
     if asked:
         wake_python(table)
+
+
+cdef int was_written(Table *table, const Slot *slot) noexcept nogil:
+    """Whether somebody who could write the files of an exec has closed one since the question was put."""
+    cdef int i
+    for i in range(2):
+        if slot.watches[i] > 0 and count_writers(&table.writers, slot.watches[i]) != slot.writers[i]:
+            return 1
+    return 0
 
 
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil:
@@ -383,9 +397,15 @@ cdef tuple endpoint_values(int protocol, int port, int width, const uint8_t *add
     return protocol, (<const char *>address)[:width], port, path, bool(abstract)
 
 
+cdef tuple identity_values(const FileIdentity *file):
+    """Device, inode, size and change time in ns: as os.stat has them."""
+    return file.device, file.inode, file.size, file.changed_ns
+
+
 cdef tuple facts_of(const Slot *slot):
     """Of a socket call: protocol, address, port, path, abstract, scope and size. Of an exec: path, exe, cwd, the
-    interpreter's words and argv, in bytes. Of a fork nothing."""
+    interpreter's words and argv, in bytes, and as in `identity_values` the named file and the one to be loaded. Of a
+    fork nothing."""
     cdef const char *at = slot.data
     cdef const Endpoint *to = &slot.call.endpoint
     cdef bytes path, exe, cwd
@@ -404,6 +424,7 @@ cdef tuple facts_of(const Slot *slot):
     at += slot.cwd_length
     return (
         path, exe, cwd, split_words(at, slot.prefix_length), split_words(at + slot.prefix_length, slot.argv_length),
+        identity_values(&slot.named), identity_values(&slot.loaded),
     )
 
 
@@ -542,6 +563,7 @@ cdef void free_table(Table *table) noexcept:
         free(table.slots[i].data)
         free(table.slots[i].environment)
     free_approvals(&table.approvals)
+    close_writers(&table.writers)
     free(table.journal)
     free(table.scratch)
     free(table.pins)

@@ -74,6 +74,11 @@ class Exec:
     binding: Literal["attested"] = "attested"
     """What the kernel loaded is compared with these facts before its first instruction; another program is killed."""
     argv_bytes: tuple[bytes, ...] = field(repr=False, default=())
+    identity: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The file that `exe` named when it was looked at: st_dev, st_ino, st_size and st_ctime_ns as os.stat has them. Who
+    judges by what is in a file compares it with os.fstat of what was read: the program may have swapped it since."""
+    loaded: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The same of the file that the kernel loads: of a script its interpreter."""
     run: str = ""
     """The run's id, as in its Result."""
     call_id: str = ""
@@ -359,7 +364,7 @@ def alike(one: Event) -> object:
         case Fork() | Resolve():
             return None
         case Exec():
-            return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter)
+            return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter, one.identity, one.loaded)
     return (type(one), one.target, one.scope_id)
 
 
@@ -407,6 +412,8 @@ def exec_event(
     cwd: bytes,
     interpreter: list[bytes],
     argv: list[bytes],
+    identity: tuple[int, int, int, int] = (0, 0, 0, 0),
+    loaded: tuple[int, int, int, int] = (0, 0, 0, 0),
     *,
     call: Call | None = None,
     run: str = "",
@@ -424,6 +431,8 @@ def exec_event(
         rule=rule,
         syscall=syscall,
         argv_bytes=tuple(argv),
+        identity=identity,
+        loaded=loaded,
         call=call,
         run=run,
         call_id=call_id,

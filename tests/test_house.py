@@ -62,6 +62,7 @@ NOBODY = (
     "_programs",
     "_slots",
     "_workers",
+    "_writers",
     "_exits",
     "_forks",
     "_images",
