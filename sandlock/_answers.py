@@ -89,8 +89,14 @@ async def _ask_loop(
         except trio.RunFinishedError:
             return
 
+    async def answer() -> object:
+        try:
+            return await call()  # type: ignore[misc]
+        except SystemExit as error:  # a task that raises this ends the loop
+            return error
+
     def begin() -> None:
-        task: asyncio.Task[object] = loop.create_task(call(), context=context)  # type: ignore[arg-type]
+        task: asyncio.Task[object] = loop.create_task(answer(), context=context)
         tasks.append(task)
         task.add_done_callback(done)
 

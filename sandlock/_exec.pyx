@@ -32,6 +32,8 @@ cdef extern from "<errno.h>" nogil:
     const int EMFILE
     const int ENOENT
     const int ENOMEM
+    const int ENOSYS
+    const int EPERM
     const int ESRCH
     const int ESTALE
 
@@ -226,6 +228,8 @@ cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) no
     if result == 0 and load_int(&table.idle) == 0 and start_worker(crew) < 0:
         note_denial(table, CAUSE_UNREADABLE, -1, EAGAIN, slot.number, slot.tgid, b"", 0)
         result = -EAGAIN
+    if result == -EPERM or result == -ENOSYS:      # no file says this: the memory cannot be read here
+        note_denial(table, CAUSE_UNREADABLE, -1, EPERM, slot.number, slot.tgid, b"", 0)
     if result < 0:
         give_back(slot)
         return -result
