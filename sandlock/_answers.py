@@ -162,7 +162,7 @@ class Answers:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    await self._attend()
+                    nursery.start_soon(self._attend)  # whatever a callback does to its nursery, it is this one
         finally:
             self._execution.run.stop_listening()
             self._ended.set()
