@@ -26,6 +26,7 @@ MODULES = (
     "_approvals",
     "_journal",
     "_wakeups",
+    "_writers",
     "_slots",
     "_forks",
     "_programs",

@@ -157,7 +157,9 @@ PAGES = {
         "KillTask",
         "KillTree",
     ),
-    "Results": ("Result", "ExecRecord", "Denial", "Decision"),
+    "Results": ("Result", "ExecRecord", "Denial", "Audited", "Decision"),
+    "Verdicts": ("Allow", "Audit", "Deny", "Kill"),
+    "Events": ("Exec", "Fork", "Connect", "Send", "Bind", "Listen", "Resolve", "Ancestor"),
     "Streams": ("PIPE", "NULL", "INHERIT", "STDOUT"),
     "Errors": (
         "SandlockError",

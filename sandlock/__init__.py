@@ -8,7 +8,7 @@ with sandlock.Sandbox(presets=["system"], fs_writable=["work"]) as box:
 
 from __future__ import annotations
 
-from ._denials import Denial
+from ._denials import Audited, Denial
 from ._stdio import INHERIT, NULL, PIPE, STDOUT
 from .errors import (
     ConfinementError,
@@ -19,7 +19,7 @@ from .errors import (
     SandlockTimeout,
     Unsupported,
 )
-from .events import Allow, Ancestor, Bind, Connect, Deny, Exec, ExecDecision, Fork, Kill, Listen, Resolve, Send
+from .events import Allow, Ancestor, Audit, Bind, Connect, Deny, Exec, ExecDecision, Fork, Kill, Listen, Resolve, Send
 from .handlers import (
     Continue,
     Errno,
@@ -52,6 +52,8 @@ __all__ = [
     "Ancestor",
     "AsyncProcess",
     "AsyncSandbox",
+    "Audit",
+    "Audited",
     "Bind",
     "ConfinementError",
     "Connect",

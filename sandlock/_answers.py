@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from ._trio_thread import from_thread
+from ._trio_thread import from_thread, outcome_of
 from .events import Deny, alike
 from .handlers import HandlerContext, NativeHandler
 
@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     Ask = Callable[[Question], Awaitable[object]]
 
 T = TypeVar("T")
-
 MAX_THREADS = 256
-"""Questions of one run that one plain function answers at once. (Trio's own limit is shared with the whole host.)"""
+"""In which a plain callback of one run is asked at once; further questions wait for one of them."""
+CLOSED_LOOK = 0.5
+"""Seconds between two looks at whether an asyncio loop that has a question is closed."""
 
 
 def asking(
@@ -61,10 +62,12 @@ def asking(
 def asker(function: Callable[..., object], *others: object) -> Ask:
     """How to ask `function(event, *others)` on behalf of who calls this now: where it runs is decided here."""
     if not _is_async(function):
-        threads = trio.CapacityLimiter(MAX_THREADS)
+        threads: list[trio.CapacityLimiter] = []
 
         async def in_worker(event: Question) -> object:
-            return await trio.to_thread.run_sync(function, event, *others, abandon_on_cancel=True, limiter=threads)
+            if not threads:  # of its own: callbacks that never return must not take the host's
+                threads.append(trio.CapacityLimiter(MAX_THREADS))
+            return await trio.to_thread.run_sync(function, event, *others, abandon_on_cancel=True, limiter=threads[0])
 
         return in_worker
     try:
@@ -121,14 +124,24 @@ async def _ask_loop(
         except trio.RunFinishedError:
             return
 
+    async def answer() -> object:
+        try:
+            return await call()  # type: ignore[misc]
+        except SystemExit as error:  # a task that raises this ends the loop
+            return error
+
     def begin() -> None:
-        task: asyncio.Task[object] = loop.create_task(call(), context=context)  # type: ignore[arg-type]
+        task: asyncio.Task[object] = loop.create_task(answer(), context=context)
         tasks.append(task)
         task.add_done_callback(done)
 
     loop.call_soon_threadsafe(begin)
     try:
-        await answered.wait()
+        while not answered.is_set():
+            with trio.move_on_after(CLOSED_LOOK):
+                await answered.wait()
+            if loop.is_closed() and not answered.is_set():
+                raise RuntimeError("the asyncio loop of the callback was closed")
     finally:
         if not answered.is_set():
             with contextlib.suppress(RuntimeError):  # that loop is closed, and its tasks are gone
@@ -167,7 +180,7 @@ class Desk(ABC):
 
     @abstractmethod
     async def ask(self, question: int, event: Question) -> object:
-        """The callback's answer."""
+        """The callback's answer, or what it raised. Raises only when the question is over."""
 
     @abstractmethod
     def begin(self, question: int, event: Question) -> None:
@@ -199,10 +212,7 @@ class Desk(ABC):
             self._others[like] = others
         answered = False
         try:
-            try:
-                answer = await self.ask(question, event)
-            except (Exception, SystemExit) as error:  # one that calls sys.exit() has answered nothing either
-                answer = error
+            answer = await self.ask(question, event)
             answered = True
             for each in ((question, event), *others):
                 self._execution.settle(*each, answer)
@@ -240,7 +250,7 @@ class Answers(Desk):
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    await self._attend()
+                    nursery.start_soon(self._attend)  # whatever a callback does to its nursery, it is this one
         finally:
             self._execution.run.stop_listening()
             self._ended.set()
@@ -267,8 +277,8 @@ class Answers(Desk):
                     await until_it_waits(self.answer(question, event), hand_over)
 
     async def ask(self, question: int, event: Question) -> object:
-        """The callback's answer."""
-        return await self._ask(event)
+        """The callback's answer, or what it raised."""
+        return await outcome_of(self._ask(event))
 
     def begin(self, question: int, event: Question) -> None:
         """Starts a task for this question."""

@@ -207,9 +207,10 @@ class AsyncSandbox:
     cannot enforce the policy).
 
     `policy_fn(event, box)`, an `async def` or a plain function, is asked about every exec of the tree, also the first
-    one, and answers Allow(), Deny(reason), Kill(reason) or None, which denies. An async one runs where the caller of
-    `run` does (trio, or that asyncio loop), a plain one in a worker thread; while it thinks, only the program that
-    asks waits. `policy_timeout` in seconds (None: for ever) ends a question with `on_timeout`, a verdict.
+    one, and answers Allow(), Audit(reason), Deny(reason), Kill(reason) or None, which denies. An async one runs where
+    the caller of `run` does (trio, or that asyncio loop), a plain one in a worker thread; while it thinks, only the
+    program that asks waits. `policy_timeout` in seconds (None: for ever) ends a question with `on_timeout`, a verdict;
+    with on_timeout="wait" it goes on waiting, and is counted in `Result.overdue`.
 
     `handlers`: answers of your own to system calls, by name: a Handler in Python, or a NativeHandler.
 

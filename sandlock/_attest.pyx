@@ -26,7 +26,7 @@ from sandlock._programs cimport identify, identify_path, open_named, same_file
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, ERESTARTNOINTR,
     FileIdentity, READY, answer, argv_of, fence, finish, load_int, load_word, note_slot, permit_slot, record_slot,
-    state_of, store_int,
+    state_of, store_int, was_written,
 )
 from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
 from sandlock._wakeups cimport ANY_CPU, wake_workers
@@ -306,7 +306,8 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
         if (status & 0xFF) == 0x7F and status >> 16 == PTRACE_EVENT_EXEC:
             # All other threads are gone, and the caller has the number of its process.
             frozen.count = 0
-            if not loaded_as_approved(slot, <pid_t>tid):
+            # Now that it is loaded nobody can open it for writing: who did before has closed it, and was seen.
+            if was_written(table, slot) or not loaded_as_approved(slot, <pid_t>tid):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_ATTEST)
             elif not permit_slot(table, slot):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
@@ -366,7 +367,7 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
     frozen.count = 0
     if slot.waited:              # else it was read a moment ago, and whoever rewrites it now is killed
         freeze_siblings(slot, &frozen)
-    if slot.waited and not is_unchanged(slot):
+    if slot.waited and (was_written(table, slot) or not is_unchanged(slot)):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
     result = <int>trace(PTRACE_SEIZE, slot.tid, PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)

@@ -13,7 +13,7 @@ from ._host import probe
 from ._permissions import Permissions, read_ceiling
 from ._plan import plan as make_plan
 from ._records import read_call_id
-from ._settle import settle
+from ._settle import refuse_memory, settle
 from .errors import ConfinementError, PolicyError, SandlockError
 from .events import Deny, ExecDecision, read_on_timeout
 from .handlers import NativeHandler, read_handlers
@@ -63,10 +63,14 @@ class Confinement:
         self.plan, self._program = compiled(*self._sources, record)
         self.permissions = Permissions(policy, widest, self.plan)
         self.grants = expansion.grants
+        if self.plan.vets:
+            refuse_memory(self.grants)
         self._owner = os.getpid()
 
     def record(self) -> None:
-        """From now on every exec and every destination is decided by the supervisor. Raises Unsupported."""
+        """From now on every exec and every destination is decided by the supervisor. Raises Unsupported,
+        PolicyError."""
+        refuse_memory(self.grants)
         self.plan, self._program = compiled(*self._sources, True)
         self.permissions.adopt(self.plan)
 

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from .events import Event, Verdict
     from .handlers import HandlerContext
 
-__all__ = ["ASKED", "Decision", "decision_of"]
+__all__ = ["ASKED", "DENIED", "Decision", "decision_of"]
 
-ACTS = ("deny", "allow", "kill")
+ACTS = ("deny", "allow", "kill", "audit")
 """By number, as the core has them (enum Act in _slots.pxd)."""
+DENIED = ("deny", "kill")
 ASKED = ("verdict", "no-opinion", "callback-error", "handler", "handler-error", "timeout", "nobody-listens")
 """The causes of decisions that a callback made, or ought to have made."""
 BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers"}
@@ -48,7 +49,7 @@ class Decision:
     target: str
     """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
     decision: str
-    """"allow", "deny" or "kill"."""
+    """"allow", "audit" (allowed by an Audit()), "deny" or "kill"."""
     cause: str
     """As in Denial; of what is allowed "rule", "no-rule" (no rule forbids it), "verdict", "timeout" or "approved" (a
     verdict has allowed what is like it)."""
@@ -113,7 +114,7 @@ def decision_of(
     fix, flag = "", ""
     if kind == "exec" and (ACTS[act], name, cut) == ("deny", "no-rule", False):
         fix, flag = exec_fixes(target, words)
-    elif kind not in ("exec", "fork") and ACTS[act] != "allow" and endpoint[0] and not text and name != "audit":
+    elif kind not in ("exec", "fork") and ACTS[act] in DENIED and endpoint[0] and not text and name != "audit":
         fix, flag = fixes(kind, target, endpoint[2])
     return Decision(
         seq=seq,
@@ -154,7 +155,7 @@ def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, 
 
 def _reason(act: str, cause: int, rule: str) -> str:
     name, meaning = CAUSES[cause]
-    if act != "allow":
+    if act in DENIED:
         return f"{meaning}: {rule}" if rule and name == "rule" else meaning
     if name == "rule":
         return f"a rule of the policy allows it: {rule}"

@@ -9,7 +9,7 @@ from os import fsdecode
 
 from . import syscalls
 from ._net_rules import UNIX, protocol_name
-from ._record import record
+from ._record import fields, record
 from .events import OPERATIONS, Exec, Fork, Resolve, address_text, target_of
 
 TYPE_CHECKING = False
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CAUSES",
+    "Audited",
     "Denial",
+    "audited_like",
+    "audited_of",
     "denial_of",
     "endpoint_target",
     "exec_fixes",
@@ -75,6 +78,33 @@ class Denial:
     """The name by which the tree looked the destination up last; "" if it did not."""
 
 
+@record
+class Audited:
+    """A call that an Audit() has allowed."""
+
+    kind: str
+    """As in Denial."""
+    target: str
+    """The file, the destination, the system call or the name, as in Denial."""
+    argv: tuple[str, ...]
+    """Of an exec, the words; by `on_timeout`, up to 480 bytes of them."""
+    reason: str
+    """What the Audit() says."""
+    pid: int
+    cause: str = "verdict"
+    """"verdict" (the callback's) or "timeout" (`on_timeout`)."""
+    count: int = 1
+    """How often the same was allowed, for the same reason."""
+    time: float = 0.0
+    """When it was allowed, of several the first: seconds since the epoch."""
+    latency: float = 0.0
+    """Seconds from the call until then."""
+    chain: tuple[str, ...] = ()
+    """The files of the processes above, as in Denial."""
+    host: str = ""
+    """The name by which the tree looked the destination up last; "" if it did not."""
+
+
 CAUSES = (
     ("", ""),
     ("rule", "a rule of the policy denies it"),
@@ -101,18 +131,10 @@ CAUSES = (
 
 def denial_of(event: Event, verdict: Verdict, *, time: float, latency: float, chain: list[bytes]) -> Denial:
     """What is written down of an event that a verdict denied."""
-    kind = type(event).__name__.lower()
-    argv: tuple[str, ...] = ()
-    host = ""
     if isinstance(event, Resolve):
         return resolve_denial(event.name, verdict.cause, verdict.reason, "", event.pid)
-    if isinstance(event, Fork):
-        target, fix = event.syscall, ("", "")
-    elif isinstance(event, Exec):
-        target, argv, fix = event.exe, event.argv, ("", "")
-    else:
-        host = getattr(event, "host", "")
-        target, fix = event.target, fixes(kind, event.target, event.port, host)
+    kind, target, argv, host = _about(event)
+    fix = ("", "") if isinstance(event, Fork | Exec) else fixes(kind, target, event.port, host)
     return Denial(
         kind=kind,
         target=target,
@@ -128,6 +150,40 @@ def denial_of(event: Event, verdict: Verdict, *, time: float, latency: float, ch
         latency=latency,
         chain=tuple(map(fsdecode, chain)),
     )
+
+
+def audited_of(
+    event: Event, reason: str, *, time: float, latency: float = 0.0, chain: list[bytes], cause: str = "verdict"
+) -> Audited:
+    """What is written down of an event that an Audit() allowed."""
+    kind, target, argv, host = _about(event)
+    return Audited(
+        kind=kind,
+        target=target,
+        argv=argv,
+        reason=reason,
+        pid=event.pid,
+        cause=cause,
+        time=time,
+        latency=latency,
+        chain=tuple(map(fsdecode, chain)),
+        host=host,
+    )
+
+
+def audited_like(denial: Denial) -> Audited:
+    """The same facts of a call that was allowed after all: by `on_timeout`, without Python."""
+    return Audited(**{each.name: getattr(denial, each.name) for each in fields(Audited)})
+
+
+def _about(event: Event) -> tuple[str, str, tuple[str, ...], str]:
+    """Kind, target, words and host name of an event."""
+    kind = type(event).__name__.lower()
+    if isinstance(event, Fork):
+        return kind, event.syscall, (), ""
+    if isinstance(event, Exec):
+        return kind, event.exe, event.argv, ""
+    return kind, event.target, (), getattr(event, "host", "")
 
 
 def resolve_denial(name: str, cause: str, reason: str, rule: str, pid: int) -> Denial:

@@ -112,6 +112,11 @@ TOPICS = {
         "older containers and kernel.yama.ptrace_scope above 1 refuse it: start the container with --cap-add "
         "SYS_PTRACE; without it calls cannot be judged by what they point to",
     ),
+    "trace-child": Topic(
+        False,
+        "policy_fn, audit and exec rules attest execs with ptrace(2); without it all that they decide are denied: "
+        "allow ptrace in the container's seccomp profile, or start the container with --cap-add SYS_PTRACE",
+    ),
     "proc-children": Topic(False, "the kernel lacks CONFIG_PROC_CHILDREN, or /proc is not mounted"),
     "user-namespaces": Topic(
         False,

@@ -12,21 +12,30 @@ from posix.types cimport pid_t
 from sandlock._approvals cimport approves_exec
 from sandlock._commands cimport decide_exec
 from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_ASK, OPERATION_EXEC
-from sandlock._linux cimport SYS_execveat, raw_syscall
+from sandlock._linux cimport SYS_close, SYS_execveat, raw_syscall
 from sandlock._memory cimport read_string, read_strings
-from sandlock._programs cimport MAX_PATH, Prefix, resolve_program
+from sandlock._programs cimport (
+    FileIdentity, MAX_PATH, Prefix, identify, may_write, open_named, real_path, resolve_program, same_file,
+)
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, MAX_ALL_FACTS, MAX_FACTS, READY,
-    Slot, argv_of, ask, give_back, load_int, note_denial, note_slot, offer, scratch_of, still_waits, take_slot,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, MAX_ALL_FACTS,
+    MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, note_denial, note_slot, offer,
+    scratch_of, still_waits, take_slot,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
 from sandlock._workers cimport start_worker
+from sandlock._writers cimport count_writers, start_watch
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EAGAIN
+    const int EMFILE
+    const int ENOENT
     const int ENOMEM
+    const int ENOSYS
+    const int EPERM
     const int ESRCH
+    const int ESTALE
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
@@ -117,6 +126,8 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
     slot.argv_length = <uint32_t>facts.argv_length
     slot.size = slot.path_length + slot.exe_length + slot.cwd_length + slot.prefix_length + slot.argv_length
     if table.held + slot.size > MAX_ALL_FACTS:
+        free_done(table)
+    if table.held + slot.size > MAX_ALL_FACTS:
         note_denial(table, CAUSE_FULL, -1, EAGAIN, slot.number, slot.tgid, facts.exe, slot.exe_length)
         slot.size = 0
         return -EAGAIN
@@ -158,6 +169,49 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     return keep_facts(table, slot, &facts)
 
 
+cdef int watch(
+    Table *table, Slot *slot, int which, int directory, const char *path, int flags, const FileIdentity *expected
+) noexcept nogil:
+    """Has a file of the exec watched, if the program could write it. Returns 0, or -errno."""
+    cdef char name[MAX_PATH]
+    cdef FileIdentity found
+    cdef int result = 0
+    cdef long opened = open_named(slot.tid, slot.tgid, directory, path, flags)
+    if opened < 0:
+        return <int>opened
+    if identify(opened, &found) < 0 or not same_file(&found, expected) or real_path(opened, name) < 0:
+        result = -ESTALE
+    elif may_write(&table.run.program.guest, name):
+        result = start_watch(&table.writers, opened)
+        if result == -EMFILE:
+            free_done(table)
+            result = start_watch(&table.writers, opened)
+        if result > 0:
+            slot.watches[which] = result
+            slot.writers[which] = count_writers(&table.writers, result)
+            result = 0
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    return result
+
+
+cdef int watch_files(Table *table, Slot *slot) noexcept nogil:
+    """From here on it is seen who writes what an exec names and loads. Returns 0; or the errno of a denial, which is
+    logged."""
+    cdef const char *interpreter = argv_of(slot) - slot.prefix_length
+    cdef int result = 0
+    if may_write(&table.run.program.guest, exe_of(slot)):
+        result = watch(table, slot, 0, slot.directory, slot.data, slot.flags, &slot.named)
+    if result == 0 and slot.prefix_count > 0:
+        result = watch(table, slot, 1, AT_FDCWD, interpreter, 0, &slot.loaded)
+    if result == 0:
+        return 0
+    if result == -ESTALE or result == -ENOENT:
+        note_slot(table, slot, CAUSE_CHANGED, EACCES)
+        return EACCES
+    note_slot(table, slot, CAUSE_FULL, EAGAIN)
+    return EAGAIN
+
+
 cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) noexcept nogil:
     """Puts an exec where it is decided. Returns 0 when it is there, or the errno to answer with."""
     cdef Slot *slot
@@ -176,6 +230,8 @@ cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) no
     if result == 0 and load_int(&table.idle) == 0 and start_worker(crew) < 0:
         note_denial(table, CAUSE_UNREADABLE, -1, EAGAIN, slot.number, slot.tgid, b"", 0)
         result = -EAGAIN
+    if result == -EPERM or result == -ENOSYS:      # no file says this: the memory cannot be read here
+        note_denial(table, CAUSE_UNREADABLE, -1, EPERM, slot.number, slot.tgid, b"", 0)
     if result < 0:
         give_back(slot)
         return -result
@@ -187,6 +243,10 @@ cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) no
         decision = DECIDED_ALLOW
         slot.cause = CAUSE_APPROVED
     if decision == DECIDED_ASK:
+        result = watch_files(table, slot)
+        if result != 0:
+            give_back(slot)
+            return result
         ask(table, slot)
         return 0
     if decision == DECIDED_ALLOW:

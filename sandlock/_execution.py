@@ -10,12 +10,13 @@ from _thread import RLock
 from time import monotonic, time
 
 from . import _native, _program
+from ._book import Book
 from ._call import Approved, Call
-from ._denials import denial_of, logged_denial
+from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
 from .errors import ConfinementError, InternalError, SandlockError
-from .events import ACT_ALLOW, OPERATIONS, Exec, Fork, exec_event, network_event, read_verdict
+from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, read_verdict
 from .handlers import HandlerContext
 from .result import ExecRecord, Result
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Entry = tuple[tuple[Any, ...], tuple["Event | HandlerContext", "Verdict"] | None]
 
     from ._command import Command
-    from ._denials import Denial
+    from ._denials import Audited, Denial
     from ._net_rules import NetRule
     from ._permissions import Permissions
     from ._plan import Plan
@@ -118,8 +119,9 @@ class Execution:
         self._lookups = None if resolver is None else resolver.lookups
         self._ended: tuple[int, ...] | None = None
         self._killed = False
-        self._denials: list[Denial] = []
-        self._last_denied: tuple[Event | HandlerContext, object] | None = None
+        self._denials = Book(merge=False)
+        self._audited = Book(merge=True)
+        self._last_denied: tuple[Event | HandlerContext, Verdict] | None = None
         self._asked: dict[int, int] = {}
         self._answered: dict[int, tuple[Event | HandlerContext, Verdict]] = {}
         self._gone: list[int] = []
@@ -260,22 +262,33 @@ class Execution:
             self._handled.settle(question, event, order, since, self.epoch)
             return
         verdict = read_verdict(answer)
-        denial = None
-        self._last_denied = (event, answer) if verdict.cause else None
-        if verdict.cause:
-            now = monotonic()
-            latency = now - self._asked.get(question, int(now * 1e9)) / 1e9
-            chain = self.run.chain(event.pid)
-            denial = denial_of(event, verdict, time=self.epoch + now, latency=latency, chain=chain)
-            self._denials.append(denial)  # first: who gets the answer may be the first to look
-        elif verdict.scope != "once" and not isinstance(event, Fork):
+        self._last_denied = (event, verdict) if verdict.cause else None
+        now = monotonic()
+        latency = now - self._asked.pop(question, int(now * 1e9)) / 1e9
+        book, noted = self._note(event, verdict, self.epoch + now, latency)  # first: who is answered may look at once
+        if verdict.scope != "once" and not isinstance(event, Fork):
             self._approve(question, verdict)
-        if verdict.act == ACT_ALLOW and isinstance(event, Exec):
+        if verdict.allows and isinstance(event, Exec):
             self._approved.add(event)
-        self._asked.pop(question, None)
         self._remember(question, event, verdict)
-        if not self.run.verdict(question, verdict.act, verdict.errno) and denial is not None:
-            self._denials.remove(denial)
+        if not self.run.verdict(question, verdict.act, verdict.errno) and book is not None:
+            book.take_back(noted)
+
+    def _note(self, event: Event, verdict: Verdict, time: float, latency: float) -> tuple[Book | None, object]:
+        """Writes down what is no plain permission. Returns where, and what can be taken back there."""
+        if verdict.cause:
+            denial = denial_of(event, verdict, time=time, latency=latency, chain=self.run.chain(event.pid))
+            return self._denials, self._denials.add(denial)
+        if verdict.act == ACT_AUDIT:
+            chain = self.run.chain(event.pid)
+            audited = audited_of(event, verdict.reason, time=time, latency=latency, chain=chain)
+            return self._audited, self._audited.add(audited)
+        return None, None
+
+    def audit_lookup(self, event: Event, reason: str, cause: str) -> None:
+        """Writes down a lookup that an Audit() allowed."""
+        chain = self.run.chain(event.pid)
+        self._audited.add(audited_of(event, reason, time=time(), chain=chain, cause=cause))
 
     def _approve(self, question: int, verdict: Verdict) -> None:
         try:
@@ -292,12 +305,11 @@ class Execution:
         names. It is denied again, without asking or writing it down once more."""
         if self._last_denied is None or not isinstance(event, Exec):
             return False
-        last, answer = self._last_denied
+        last, verdict = self._last_denied
         if not isinstance(last, Exec) or (last.tid, last.exe, last.argv) != (event.tid, event.exe, event.argv):
             return False
         if last.path == event.path:  # it tries again
             return False
-        verdict = read_verdict(answer)
         self._remember(question, event, verdict)
         self.run.verdict(question, verdict.act, verdict.errno)
         return True
@@ -326,22 +338,33 @@ class Execution:
     @property
     def denials(self) -> tuple[Denial, ...]:
         """What was denied so far: by verdict, then without one."""
+        lookups = self._lookups
+        logged = self._logged(self.run.denials())
+        handled = () if self._handled is None else self._handled.denials
+        return (*self._denials.records, *handled, *logged, *(() if lookups is None else lookups.denials))
+
+    @property
+    def audited(self) -> tuple[Audited, ...]:
+        """What was allowed by an Audit() so far: the callback's, then that of `on_timeout`."""
+        return (*self._audited.records, *map(audited_like, self._logged(self.run.audited())))
+
+    def _logged(self, found: list[tuple[Any, ...]]) -> list[Denial]:
+        """What the core wrote down itself."""
         plan = self.plan
         known = (plan.arch, self.net_rules, plan.exec_rules)
         lookups = self._lookups
         logged = []
-        for operation, cause, rule, error, number, pid, count, since, at, *facts in self.run.denials():
+        for operation, cause, rule, error, number, pid, count, since, at, *facts in found:
             called = (operation, cause, rule, error, number, pid, count)
             times = (self.epoch + at / 1e9, (at - since) / 1e9)
             logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups))
-        handled = () if self._handled is None else self._handled.denials
-        return (*self._denials, *handled, *logged, *(() if lookups is None else lookups.denials))
+        return logged
 
     @property
     def dropped_denials(self) -> int:
         """How many more there were than are kept."""
         others = (each for each in (self._lookups, self._handled) if each is not None)
-        return self.run.dropped_denials + sum(each.dropped_denials for each in others)
+        return self._denials.dropped + self.run.dropped_denials + sum(each.dropped_denials for each in others)
 
     def kill(self) -> None:
         """Ends the whole tree. `ended` becomes true shortly after. Raises SandlockError in a fork of the host."""
@@ -408,6 +431,9 @@ class Execution:
             survivors=self.survivors,
             denials=self.denials,
             dropped_denials=self.dropped_denials,
+            audited=self.audited,
+            dropped_audited=self._audited.dropped + self.run.dropped_audited,
+            overdue=self.run.overdue,
             run_id=self.run_id,
             call_id=self.call_id,
             audit_error="" if self.recorder is None else self.recorder.failure,

@@ -8,7 +8,6 @@ be blocked, or gone for good: then the core's deadlines decide, or nobody listen
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -99,15 +98,21 @@ class LoopAnswers(Desk):
         self._pending[question] = self._loop.create_task(self.answer(question, event), context=self._asks.context)
 
     async def ask(self, question: int, event: Question) -> object:
-        """The callback's answer."""
+        """The callback's answer, or what it raised."""
         try:
             return await self._asks.here(event)
-        except asyncio.CancelledError as error:
+        except BaseException as error:
             if question not in self._pending:  # it is over
                 raise
-            return error  # the callback has cancelled itself, or the loop ends: no approval
+            if isinstance(error, KeyboardInterrupt):  # the loop's affair, once the question is answered
+                self._loop.call_soon(_raise, error)
+            return error  # also when the callback has cancelled itself, or the loop ends: no approval
 
     @property
     def ends(self) -> bool:
         """Whether no more questions shall be asked."""
         return self._ends
+
+
+def _raise(error: BaseException) -> None:
+    raise error

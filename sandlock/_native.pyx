@@ -33,6 +33,7 @@ from sandlock._slots cimport (
     take_denials, take_questions,
 )
 from sandlock._tasks cimport list_chain
+from sandlock._writers cimport close_writers
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -75,31 +76,7 @@ cdef enum:
     WNOHANG = 1
     SHUT_WR = 1
 
-cdef extern from * nogil:
-    """
-    #include <string.h>
-    #include <sys/socket.h>
-    #include <sys/uio.h>
-    /* One message, and the descriptor that came with it (or -1). As recvmsg(2). */
-    static ssize_t sandlock_receive(int socket, void *buffer, size_t size, int flags, int *descriptor)
-    {
-        union { struct cmsghdr header; char room[CMSG_SPACE(sizeof(int))]; } control;
-        struct iovec span = {buffer, size};
-        struct msghdr parcel = {0};
-        struct cmsghdr *rights;
-        ssize_t length;
-        parcel.msg_iov = &span;
-        parcel.msg_iovlen = 1;
-        parcel.msg_control = &control;
-        parcel.msg_controllen = sizeof control;
-        length = recvmsg(socket, &parcel, flags | MSG_CMSG_CLOEXEC);
-        *descriptor = -1;
-        rights = length < 0 ? NULL : CMSG_FIRSTHDR(&parcel);
-        if (rights && rights->cmsg_type == SCM_RIGHTS && rights->cmsg_len == CMSG_LEN(sizeof(int)))
-            memcpy(descriptor, CMSG_DATA(rights), sizeof(int));
-        return length;
-    }
-    """
+cdef extern from "_control.h" nogil:
     ssize_t receive_with_descriptor "sandlock_receive"(
         int socket, void *buffer, size_t size, int flags, int *descriptor
     ) noexcept
@@ -297,7 +274,21 @@ cdef class Run:
 
     def denials(self) -> list:
         """What was denied without a verdict of Python's, see `_slots.take_denials`."""
-        return take_denials(self.lane.table)
+        return take_denials(self.lane.table, False)
+
+    def audited(self) -> list:
+        """What was allowed without a verdict of Python's, to be audited; as `denials`."""
+        return take_denials(self.lane.table, True)
+
+    @property
+    def dropped_audited(self) -> int:
+        """How many more of these there were than are kept."""
+        return 0 if self.lane.table == NULL else load_int(&self.lane.table.audits_dropped)
+
+    @property
+    def overdue(self) -> int:
+        """How many questions went on waiting beyond their time."""
+        return 0 if self.lane.table == NULL else load_int(&self.lane.table.overdue)
 
     def chain(self, int pid) -> list:
         """The files of the processes above one, nearest first, as far as it can be seen now."""
@@ -502,6 +493,8 @@ cdef class Run:
         if self.lane.table != NULL and self.lane.table.wake_fd >= 0 and not self.abandoned:
             raw_syscall(SYS_close, self.lane.table.wake_fd, 0, 0, 0, 0, 0)
             self.lane.table.wake_fd = -1
+        if self.lane.table != NULL and not self.abandoned:
+            close_writers(&self.lane.table.writers)
         if self.lane.table != NULL and self.lane.table.poller_fd >= 0 and not self.abandoned:
             raw_syscall(SYS_close, self.lane.table.poller_fd, 0, 0, 0, 0, 0)
             self.lane.table.poller_fd = -1

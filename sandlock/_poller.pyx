@@ -82,6 +82,8 @@ cdef int64_t go_on_sending(Poller *poller, Slot *slot, int descriptor) noexcept 
         note_slot(poller.table, slot, CAUSE_NO_RULE, EPERM)
     if result < 0:
         return result
+    if slot.waited and slot.call.message != 0 and poller.message.total != slot.call.size:
+        return CHANGED
     if slot.call.endpoint.path_length > 0 and not slot.call.endpoint.abstract:
         opened = pin(slot.tid, slot.tgid, &slot.call, &pinned)
         if opened < 0:

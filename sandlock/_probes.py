@@ -405,6 +405,13 @@ def read_memory(host: Host, work: str) -> str:
     return "the memory of a child can be read"
 
 
+def trace_child(host: Host, work: str) -> str:
+    """A child is seized, as an exec that is attested is."""
+    with waiting_process() as pid:
+        check(lib.process_seize(pid), "ptrace(PTRACE_SEIZE) of a child")
+    return "children can be traced: execs are attested"
+
+
 def user_namespaces(host: Host, work: str) -> str:
     """A namespace of our own, with ids mapped and its capabilities real (AppArmor can make them empty)."""
     uid = os.geteuid()
@@ -443,6 +450,7 @@ PROBES: dict[str, Callable[[Host, str], str]] = {
     "sync-wake-up": sync_wake_up,
     "pidfd-getfd": pidfd_getfd,
     "read-memory": read_memory,
+    "trace-child": trace_child,
     "proc-children": proc_children,
     "user-namespaces": user_namespaces,
 }

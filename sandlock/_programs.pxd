@@ -3,6 +3,8 @@
 from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
+from sandlock._run cimport Ruleset
+
 cdef enum:
     MAX_PATH = 4096
     MAX_PREFIX = 2048        # bytes that the #! lines of one exec may come to: 5 levels of at most 256
@@ -26,6 +28,7 @@ cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil
 cdef long real_path(long descriptor, char *into) noexcept nogil
 cdef int identify_path(const char *path, FileIdentity *out) noexcept nogil
 cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept nogil
+cdef int may_write(const Ruleset *guest, const char *path) noexcept nogil
 cdef int is_executable(long descriptor) noexcept nogil
 cdef int resolve_program(
     pid_t tid, pid_t tgid, int directory, const char *path, int flags, FileIdentity *named, FileIdentity *loaded,

@@ -5,7 +5,7 @@ read. What is found here is a prediction; that it came true is attested after th
 """
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset, strlen, strncmp
 from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, SYS_read, raw_syscall
@@ -64,6 +64,7 @@ cdef extern from * nogil:
 
 cdef enum:
     HEADER = 256             # BINPRM_BUF_SIZE: as much of a #! line as the kernel reads
+    ACCESS_WRITE_FILE = 2    # LANDLOCK_ACCESS_FS_WRITE_FILE
     MAX_LEVELS = 5           # interpreters that are scripts themselves (fs/exec.c)
 
 
@@ -223,6 +224,23 @@ cdef long real_path(long descriptor, char *into) noexcept nogil:
     if length >= 0:
         into[length] = 0
     return length
+
+
+cdef int may_write(const Ruleset *guest, const char *path) noexcept nogil:
+    """Whether a rule lets the program write the file with this path; in doubt it may."""
+    cdef const char *granted
+    cdef size_t length
+    cdef int i
+    for i in range(guest.path_count):
+        if not guest.paths[i].access & ACCESS_WRITE_FILE:
+            continue
+        granted = guest.paths[i].path if guest.paths[i].root == NULL else guest.paths[i].root
+        length = strlen(granted)
+        while length > 0 and granted[length - 1] == 47:    # '/'
+            length -= 1
+        if strncmp(path, granted, length) == 0 and (path[length] == 47 or path[length] == 0):
+            return 1
+    return not guest.present
 
 
 cdef int is_executable(long descriptor) noexcept nogil:

@@ -23,9 +23,9 @@ import trio
 from . import _dns
 from ._lookups import Lookups, is_inside, packed
 from ._names import is_local
-from ._trio_thread import from_thread
+from ._trio_thread import from_thread, outcome_of
 from .errors import ConfinementError
-from .events import ACT_ALLOW, ACT_KILL, Resolve, read_verdict
+from .events import ACT_AUDIT, ACT_KILL, ACT_WAIT, Resolve, Verdict, read_verdict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -265,19 +265,17 @@ class Resolver:
         assert self._limits is not None
         limit, act, _ = self._limits
         event = Resolve(name=name, pid=pid)
-        cause, reason = "timeout", "nobody answered within policy_timeout"
-        with trio.move_on_after(float("inf") if limit is None else limit / 1000):
-            try:
-                verdict = read_verdict(await self._ask(event))
-            except Exception as error:
-                verdict = read_verdict(error)
-            act, cause, reason = verdict.act, verdict.cause, verdict.reason
-        if act == ACT_ALLOW:
+        verdict = Verdict(act, cause="timeout", reason="nobody answered within policy_timeout")
+        with trio.move_on_after(float("inf") if limit is None or act == ACT_WAIT else limit / 1000):
+            verdict = read_verdict(await outcome_of(self._ask(event)))
+        if verdict.allows:
+            if verdict.act == ACT_AUDIT and self._execution is not None:
+                self._execution.audit_lookup(event, verdict.reason, verdict.cause or "verdict")
             if len(self._approved) < MAX_NAMES:
                 self._approved.add(name)
             return True
-        self.lookups.note(name, cause, reason, pid=pid)
-        if act == ACT_KILL and self._execution is not None:
+        self.lookups.note(name, verdict.cause, verdict.reason, pid=pid)
+        if verdict.act == ACT_KILL and self._execution is not None:
             self._execution.kill()
         return False
 

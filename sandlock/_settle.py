@@ -66,6 +66,19 @@ def _refuse_the_machine(grant: Grant) -> None:
         )
 
 
+def refuse_memory(grants: Iterable[Grant]) -> None:
+    """Where calls are judged, no program may write the memory of another one: what was judged and attested would be
+    something else a moment later. ptrace(2) and process_vm_writev(2) are denied anyway. Raises PolicyError."""
+    for grant in grants:
+        path = os.path.realpath(grant.path)
+        if grant.kind == "write" and (path in ("/", "/proc") or path.startswith("/proc/")):
+            raise PolicyError(
+                f"fs_writable: {grant.path} would let programs rewrite each other's memory (/proc/PID/mem) after "
+                "it was judged; grant it without policy_fn, audit and rules that need a supervisor",
+                field="fs_writable",
+            )
+
+
 def _real(path: str, roots: list[str]) -> str:
     """The path without links. Links of /proc depend on who asks: such a path is left as it is."""
     at, links = "", 0

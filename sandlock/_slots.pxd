@@ -23,6 +23,7 @@ from sandlock._pins cimport Pins
 from sandlock._programs cimport FileIdentity
 from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
+from sandlock._writers cimport Writers
 
 cdef extern from * nogil:
     """
@@ -85,6 +86,8 @@ cdef enum Act:
     ACT_DENY = 0
     ACT_ALLOW = 1
     ACT_KILL = 2
+    ACT_AUDIT = 3           # allowed, and on record wherever else nothing is
+    ACT_WAIT = 4            # at a question's deadline: it goes on waiting
 
 cdef struct Slot:
     uint64_t word           # generation << 8 | state
@@ -107,6 +110,7 @@ cdef struct Slot:
     int recorded            # in the journal, as allowed
     int restarts            # its task owes a stop to the worker of its last exec
     int stops               # the caller of an exec that is carried out stops when that has failed
+    int audited             # if it is allowed, as ACT_AUDIT
     int directory           # the descriptor that a path is relative to, or AT_FDCWD
     int flags               # of execveat(2)
     uint64_t path_address
@@ -129,10 +133,13 @@ cdef struct Slot:
     char *environment       # what the verdict rests on as well
     SocketCall call         # what a socket call is about
     HandledCall handled     # what a handler is asked about
+    int watches[2]          # on the named file and on the loaded one, where the program could write them; 0: none
+    int writers[2]          # how many had closed them when the question was put
 
-# Equal denials are one, counted.
+# Equal denials are one, counted. What was audited without Python is kept beside them.
 cdef struct Denial:
     int ready
+    int act                 # ACT_AUDIT, else denied
     int count
     int operation           # enum Operation
     int cause
@@ -180,8 +187,11 @@ cdef struct Table:
     pid_t tid               # whose it is
     Journal *journal        # NULL where nobody wants to know every decision
     Pins *pins              # NULL where names are not looked up
+    Writers writers         # of files that are judged
     int denial_count
     int denials_dropped
+    int audits_dropped
+    int overdue             # questions that waited on beyond their deadline
     const NetRules *net_rules    # in force now
     Approvals approvals
     Seat seats[MAX_WORKERS + 1]
@@ -195,6 +205,7 @@ cdef inline uint64_t with_state(uint64_t word, int state) noexcept nogil:
     return (word & ~<uint64_t>0xFF) | <uint64_t>state
 
 cdef Slot *take_slot(Table *table) noexcept nogil
+cdef void free_done(Table *table) noexcept nogil
 cdef char *scratch_of(Table *table) noexcept nogil
 cdef int move(Slot *slot, int old, int new) noexcept nogil
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil
@@ -202,6 +213,7 @@ cdef void ask(Table *table, Slot *slot) noexcept nogil
 cdef int owes_a_stop(Table *table, pid_t tid) noexcept nogil
 cdef void give_back(Slot *slot) noexcept nogil
 cdef void finish(Table *table, Slot *slot) noexcept nogil
+cdef int was_written(Table *table, const Slot *slot) noexcept nogil
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil
 cdef int answer(const Table *table, const Slot *slot, int error, uint32_t flags) noexcept nogil
 cdef int send_answer(const Table *table, const Slot *slot, int64_t value, int error, uint32_t flags) noexcept nogil
@@ -218,6 +230,7 @@ cdef void note_call(
 cdef const char *argv_of(const Slot *slot) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil
 cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
+cdef void note_audited(Table *table, const Slot *slot) noexcept nogil
 cdef void record_slot(Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil
 cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
 cdef int permit_call(
@@ -230,5 +243,5 @@ cdef bint settle_action(Table *table, uint64_t question, const Action *action, u
 cdef Slot *asked_slot(Table *table, uint64_t question) except NULL
 cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1
 cdef void stop_listening(Table *table) noexcept
-cdef list take_denials(Table *table)
+cdef list take_denials(Table *table, bint audited)
 cdef void free_table(Table *table) noexcept

@@ -17,8 +17,10 @@ from sandlock._linux cimport (
     raw_syscall,
 )
 from sandlock._memory cimport read_strings
+from sandlock._programs cimport FileIdentity
 from sandlock._tasks cimport list_chain, now_ms, now_ns
 from sandlock._wakeups cimport ANY_CPU, current_cpu, wake_poller, wake_python, wake_workers
+from sandlock._writers cimport close_writers, count_writers, stop_watch
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -29,6 +31,28 @@ cdef enum:
     MAX_WORDS = 0x7FFFFFFF
 
 
+cdef void free_slot(Table *table, Slot *slot) noexcept nogil:
+    """Frees the data of a slot that is done."""
+    cdef uint64_t word = load_word(&slot.word)
+    if state_of(word) == DONE:
+        free(slot.data)
+        free(slot.environment)
+        slot.data = slot.environment = NULL
+        table.held -= slot.size
+        slot.size = 0
+        stop_watch(&table.writers, slot.watches[0])
+        stop_watch(&table.writers, slot.watches[1])
+        slot.watches[0] = slot.watches[1] = 0
+        store_word(&slot.word, with_state(word, FREE))
+
+
+cdef void free_done(Table *table) noexcept nogil:
+    """Frees the data of all that are done: high ones, that a burst has left, are not used again for long."""
+    cdef int i
+    for i in range(table.top):
+        free_slot(table, &table.slots[i])
+
+
 cdef Slot *take_slot(Table *table) noexcept nogil:
     """A slot for the fast lane to fill, or NULL when all are taken. Frees the data of those that are done."""
     cdef Slot *slot
@@ -36,21 +60,13 @@ cdef Slot *take_slot(Table *table) noexcept nogil:
     cdef int i
     for i in range(MAX_SLOTS):      # the lowest that is free: who looks for work looks at few
         slot = &table.slots[i]
+        free_slot(table, slot)
         word = load_word(&slot.word)
-        if state_of(word) == DONE:
-            free(slot.data)
-            free(slot.environment)
-            slot.data = slot.environment = NULL
-            table.held -= slot.size
-            slot.size = 0
-            word = with_state(word, FREE)
-            store_word(&slot.word, word)
         if state_of(word) == FREE:
             slot.since_ns = table.since_ns
             slot.decided_ns = 0
-            slot.recorded = 0
+            slot.recorded = slot.audited = slot.asked = 0
             slot.stops = slot.restarts = 0
-            slot.asked = 0
             slot.cpu = current_cpu()
             # The next generation: answers to the last question of this slot no longer count.
             store_word(&slot.word, with_state(word + 0x100, FILLING))
@@ -128,6 +144,15 @@ cdef void finish(Table *table, Slot *slot) noexcept nogil:
         wake_python(table)
 
 
+cdef int was_written(Table *table, const Slot *slot) noexcept nogil:
+    """Whether somebody who could write the files of an exec has closed one since the question was put."""
+    cdef int i
+    for i in range(2):
+        if slot.watches[i] > 0 and count_writers(&table.writers, slot.watches[i]) != slot.writers[i]:
+            return 1
+    return 0
+
+
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil:
     """Whether the caller is alive and waits for this answer."""
     return raw_syscall(
@@ -172,8 +197,9 @@ cdef const char *argv_of(const Slot *slot) noexcept nogil:
 
 cdef int same_denial(const Denial *one, const Denial *other) noexcept nogil:
     return (
-        one.operation == other.operation and one.cause == other.cause and one.rule == other.rule
-        and one.protocol == other.protocol and one.port == other.port and one.width == other.width
+        one.operation == other.operation and one.act == other.act and one.cause == other.cause
+        and one.rule == other.rule and one.protocol == other.protocol and one.port == other.port
+        and one.width == other.width
         and one.error == other.error and one.abstract == other.abstract and one.length == other.length
         and memcmp(one.bytes, other.bytes, sizeof(one.bytes)) == 0 and memcmp(one.text, other.text, one.length) == 0
     )
@@ -190,7 +216,7 @@ cdef void keep(Table *table, Denial *denial) noexcept nogil:
     at = add_int(&table.denial_count, 1) - 1
     if at < 0 or at >= MAX_DENIALS:
         store_int(&table.denial_count, MAX_DENIALS)
-        add_int(&table.denials_dropped, 1)
+        add_int(&table.audits_dropped if denial.act == ACT_AUDIT else &table.denials_dropped, 1)
         return
     denial.ready = 0
     denial.chain_length = <uint32_t>list_chain(denial.pid, table.run.warden, denial.chain, CHAIN_TEXT)
@@ -208,11 +234,16 @@ cdef void add_text(Denial *denial, const char *text, size_t length) noexcept nog
 
 cdef void note(Table *table, const Judged *judged) noexcept nogil:
     """Logs a denial, and records it where all decisions are."""
-    cdef Denial denial
-    cdef const Endpoint *to = judged.endpoint
     if table.journal != NULL:
         record(table.journal, judged)
+    log(table, judged, ACT_DENY)
+
+
+cdef void log(Table *table, const Judged *judged, int act) noexcept nogil:
+    cdef Denial denial
+    cdef const Endpoint *to = judged.endpoint
     memset(&denial, 0, sizeof(denial))
+    denial.act = act
     denial.operation = judged.operation
     denial.cause = judged.cause
     denial.rule = judged.rule
@@ -254,7 +285,7 @@ cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, 
     """A decision about a call whose facts are known: what would have run, and how; or where it leads."""
     cdef Judged judged = judged_now(table, cause, slot.rule, error, slot.number, slot.tgid)
     judged.operation = slot.operation
-    judged.act = act
+    judged.act = ACT_AUDIT if slot.audited and act == ACT_ALLOW else act
     judged.tid = slot.tid
     judged.since_ns = slot.since_ns
     if slot.decided_ns != 0:
@@ -309,6 +340,12 @@ cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexce
     """Logs the denial of a call in a slot; with error 0, its end."""
     cdef Judged judged = judged_of(table, slot, ACT_DENY if error != 0 else ACT_KILL, cause, error)
     note(table, &judged)
+
+
+cdef void note_audited(Table *table, const Slot *slot) noexcept nogil:
+    """Logs that a call is about to be allowed; the journal has it when it is."""
+    cdef Judged judged = judged_of(table, slot, ACT_AUDIT, slot.cause, 0)
+    log(table, &judged, ACT_AUDIT)
 
 
 # What was decided, where all of it is wanted --------------------------------------------------------------------------
@@ -366,9 +403,15 @@ cdef tuple endpoint_values(int protocol, int port, int width, const uint8_t *add
     return protocol, (<const char *>address)[:width], port, path, bool(abstract)
 
 
+cdef tuple identity_values(const FileIdentity *file):
+    """Device, inode, size and change time in ns: as os.stat has them."""
+    return file.device, file.inode, file.size, file.changed_ns
+
+
 cdef tuple facts_of(const Slot *slot):
     """Of a socket call: protocol, address, port, path, abstract, scope and size. Of an exec: path, exe, cwd, the
-    interpreter's words and argv, in bytes. Of what a handler is asked about the arguments. Of a fork nothing."""
+    interpreter's words and argv, in bytes, and as in `identity_values` the named file and the one to be loaded. Of what
+    a handler is asked about the arguments. Of a fork nothing."""
     cdef const char *at = slot.data
     cdef const Endpoint *to = &slot.call.endpoint
     cdef bytes path, exe, cwd
@@ -389,6 +432,7 @@ cdef tuple facts_of(const Slot *slot):
     at += slot.cwd_length
     return (
         path, exe, cwd, split_words(at, slot.prefix_length), split_words(at + slot.prefix_length, slot.argv_length),
+        identity_values(&slot.named), identity_values(&slot.loaded),
     )
 
 
@@ -482,13 +526,14 @@ cdef bint settle(Table *table, Slot *slot, uint64_t question, int act, int error
     cdef uint64_t word = with_state(question & 0xFFFFFFFFFFFF, ASKED)
     if load_word(&slot.word) != word:
         return False
-    slot.act = act
+    slot.act = ACT_ALLOW if act == ACT_AUDIT else act
+    slot.audited = act == ACT_AUDIT
     slot.error = error
     slot.cause = CAUSE_VERDICT
     slot.asked = hears         # what becomes of it is no news for who decided it, but for who lent a descriptor
     if not swap_word_if(&slot.word, word, with_state(word, READY)):
         return False
-    if act == ACT_ALLOW and is_of_network(slot.operation):
+    if (act == ACT_ALLOW or act == ACT_AUDIT) and is_of_network(slot.operation):
         wake_poller(table)
     else:
         wake_workers(table, 1, slot.cpu)
@@ -505,10 +550,10 @@ cdef void stop_listening(Table *table) noexcept:
     wake_workers(table, MAX_WORKERS, ANY_CPU)
 
 
-cdef list take_denials(Table *table):
-    """What was denied without a verdict of Python's, each (operation, cause, rule, errno, syscall number, pid, count,
-    when it came and when it was denied in ns of CLOCK_MONOTONIC, text, endpoint as in `endpoint_values`, the files of
-    the processes above)."""
+cdef list take_denials(Table *table, bint audited):
+    """What was denied, or was `audited`, without a verdict of Python's, each (operation, cause, rule, errno, syscall
+    number, pid, count, when it came and when it was denied in ns of CLOCK_MONOTONIC, text, endpoint as in
+    `endpoint_values`, the files of the processes above)."""
     cdef Denial *denial
     cdef bytes text
     cdef int i
@@ -516,7 +561,7 @@ cdef list take_denials(Table *table):
     if table != NULL:
         for i in range(min(load_int(&table.denial_count), MAX_DENIALS)):
             denial = &table.denials[i]
-            if load_int(&denial.ready):
+            if load_int(&denial.ready) and (denial.act == ACT_AUDIT) == audited:
                 text = denial.text[:denial.length]
                 found.append((
                     denial.operation, denial.cause, denial.rule, denial.error, denial.number, denial.pid, denial.count,
@@ -540,6 +585,7 @@ cdef void free_table(Table *table) noexcept:
         free(table.slots[i].data)
         free(table.slots[i].environment)
     free_approvals(&table.approvals)
+    close_writers(&table.writers)
     free(table.journal)
     free(table.scratch)
     free(table.pins)

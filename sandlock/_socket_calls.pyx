@@ -176,6 +176,15 @@ cdef int read_target(const Notification *notification, SocketCall *call, long de
     return set_endpoint(notification, call, &address)
 
 
+cdef int measure(const Notification *notification, SocketCall *call) noexcept nogil:
+    """How many bytes a sendmsg(2) that will be asked about wants to send. Returns 0 or -errno."""
+    cdef Outgoing message
+    cdef int result = read_outgoing(<pid_t>notification.pid, call, &message)
+    if result == 0:
+        call.size = message.total
+    return result
+
+
 # Putting it where somebody else answers ------------------------------------------------------------------------------
 
 cdef void note_refusal(
@@ -314,6 +323,12 @@ cdef int64_t judge(Crew *crew, const Notification *notification, SocketCall *cal
     if is_lookup(&call.endpoint) and crew.table.pins != NULL and crew.table.pins.port != 0:
         return look_up(crew, notification, call, descriptor)
     if decision == DECIDED_ASK:
+        if call.message != 0:
+            decision = measure(notification, call)
+            if decision == -EPERM:
+                note_refusal(crew, notification, call, CAUSE_NO_RULE, -1, decision)
+            if decision < 0:
+                return decision
         return hold(crew, notification, call, descriptor, 1)
     note_refusal(crew, notification, call, cause, rule, -EACCES)
     return -EACCES

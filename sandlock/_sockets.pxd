@@ -35,7 +35,7 @@ cdef struct SocketCall:
     FileIdentity file        # the unix socket that a path named
     uint64_t message         # sendmsg: where the msghdr is; 0 for sendto
     uint64_t buffer          # sendto
-    uint64_t size
+    uint64_t size            # bytes to send; of a sendmsg that somebody judges, as its vectors were then
     uint64_t count_at        # sendmmsg: where the number of sent bytes goes; 0: nowhere
     int64_t progress         # bytes that are sent
     int started              # the connection is under way

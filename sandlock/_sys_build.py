@@ -106,6 +106,7 @@ int pidfd_take(int pidfd, int fd);
 int pidfd_signal(int pidfd, int signal);
 int unshare_namespaces(int flags);
 ssize_t memory_read(int pid, uint64_t address, void *to, size_t length);
+int process_seize(int pid);
 int seccomp_action_available(uint32_t action);
 int seccomp_flags_known(unsigned int flags);
 int seccomp_notif_sizes(uint16_t *notif_resp_data);
@@ -260,6 +261,9 @@ static int pidfd_signal(int pidfd, int signal)
 }
 
 static int unshare_namespaces(int flags) { return (int)checked(syscall(__NR_unshare, flags)); }
+
+/* PTRACE_SEIZE, until this process ends */
+static int process_seize(int pid) { return (int)checked(syscall(__NR_ptrace, 0x4206, pid, 0, 0)); }
 
 static ssize_t memory_read(int pid, uint64_t address, void *to, size_t length)
 {

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ._audit import policy_hash
+from ._decisions import DENIED
 from .errors import PolicyError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class RunSpan:
         numbers = {**facts, "sandlock.decision.kind": decision.kind}
         self._instruments["decisions"].add(1, numbers)
         self._instruments["latency"].record(decision.latency, numbers)
-        self._denials += decision.decision != "allow"
+        self._denials += decision.decision in DENIED
         moment = int(decision.time * 1e9)
         if decision.asked:
             self._trace.get_tracer("sandlock").start_span(
@@ -79,7 +80,7 @@ class RunSpan:
                 start_time=moment - int(decision.latency * 1e9),
                 attributes=facts | _target(decision, self._argv),
             ).end(moment)
-        elif decision.decision != "allow" and self._events < MAX_EVENTS:
+        elif decision.decision in DENIED and self._events < MAX_EVENTS:
             self._events += 1
             kind = {"sandlock.decision.kind": decision.kind}
             self._span.add_event("sandlock.denied", facts | kind | _target(decision, self._argv), moment)

@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 import os
 import threading
+from math import inf
 from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 import sniffio
@@ -168,6 +169,19 @@ class TrioThread:
 def from_thread(function: Callable[[], Awaitable[None]]) -> None:
     """Runs an async function in the thread sandlock-trio, and waits for its end. Raises SandlockError."""
     _thread.run(function)
+
+
+async def outcome_of(awaitable: Awaitable[T]) -> T | BaseException:
+    """What it gives; or what it raises, whatever that is, unless it is our own cancellation. Other people's code runs
+    in system tasks, and what one of those raises ends the whole trio loop."""
+    try:
+        return await awaitable
+    except BaseException as error:
+        if isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -inf:
+            raise
+        if isinstance(error, GeneratorExit) and not trio.lowlevel.in_trio_run():  # we are thrown away
+            raise
+        return error
 
 
 async def _patiently(future: asyncio.Future[T]) -> None:

@@ -7,7 +7,7 @@ processes of their own: what they trace is theirs, and no wait(2) of the host ca
 Rules: raw system calls only; a worker may be killed at any point (the init's kill(-1) reaches the whole domain).
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from posix.types cimport pid_t
 
@@ -21,9 +21,9 @@ from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HA
 from sandlock._journal cimport LANE, enlist
 from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
-    ACT_ALLOW, ACT_KILL, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Seat, Slot, WORKING,
-    answer, finish, load_int, load_word, move, note_slot, permit_slot, record_slot, state_of, still_waits, store_int,
-    store_word, swap_int_if, with_state,
+    ACT_ALLOW, ACT_AUDIT, ACT_KILL, ACT_WAIT, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Seat,
+    Slot, WORKING, add_int, answer, finish, load_int, load_word, move, note_audited, note_slot, permit_slot,
+    record_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport kill_task, now_ms
 from sandlock._wakeups cimport ANY_CPU, wait_for_work, wake_poller, wake_workers
@@ -137,10 +137,17 @@ cdef int64_t tend(Table *table, int *retire) noexcept nogil:
         if state_of(load_word(&slot.word)) != ASKED:
             continue
         if slot.deadline_ms > 0 and slot.deadline_ms <= now:
-            if move(slot, ASKED, WORKING):
+            if table.on_timeout == ACT_WAIT:
+                if swap_word_if(<uint64_t *>&slot.deadline_ms, <uint64_t>slot.deadline_ms, 0):
+                    add_int(&table.overdue, 1)
+            elif move(slot, ASKED, WORKING):
                 slot.act = table.on_timeout
                 slot.error = table.on_timeout_error
                 slot.cause = CAUSE_TIMEOUT
+                if slot.act == ACT_AUDIT:
+                    slot.act = ACT_ALLOW
+                    slot.audited = 1
+                    note_audited(table, slot)
                 retire[0] |= act_on(table, slot)
         elif not still_waits(table, slot):
             if move(slot, ASKED, WORKING):

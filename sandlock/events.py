@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACT_ALLOW",
+    "ACT_AUDIT",
     "ACT_DENY",
     "ACT_KILL",
+    "ACT_WAIT",
     "EACCES",
     "OPERATIONS",
     "Allow",
     "Ancestor",
+    "Audit",
     "Bind",
     "Connect",
     "Deny",
@@ -47,6 +50,7 @@ __all__ = [
 ]
 
 EACCES = 13
+LONGEST_REPR = 500
 
 
 @record
@@ -73,6 +77,11 @@ class Exec:
     binding: Literal["attested"] = "attested"
     """What the kernel loaded is compared with these facts before its first instruction; another program is killed."""
     argv_bytes: tuple[bytes, ...] = field(repr=False, default=())
+    identity: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The file that `exe` named when it was looked at: st_dev, st_ino, st_size and st_ctime_ns as os.stat has them. Who
+    judges by what is in a file compares it with os.fstat of what was read: the program may have swapped it since."""
+    loaded: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """The same of the file that the kernel loads: of a script its interpreter."""
     run: str = ""
     """The run's id, as in its Result."""
     call_id: str = ""
@@ -188,7 +197,7 @@ class Send(_Network):
     host: str = ""
     """The name by which the tree looked the address up last; "" if it did not."""
     size: int = 0
-    """Bytes, where the call says it in a register (sendto); else 0."""
+    """Bytes. What is sent is of this size, or is denied ("changed"); which bytes is the program's affair."""
 
 
 @record
@@ -236,6 +245,14 @@ class Allow:
 
 
 @record(kw_only=False)
+class Audit:
+    """Let the call happen, once, and have it on record: in `Result.audited`, and as "audit" in `decisions()` and in
+    the audit file."""
+
+    reason: str = ""
+
+
+@record(kw_only=False)
 class Deny:
     """The call fails with `errno`; the program goes on."""
 
@@ -264,7 +281,8 @@ class ExecDecision:
     """The rule's own."""
 
 
-ACT_DENY, ACT_ALLOW, ACT_KILL = range(3)
+ACT_DENY, ACT_ALLOW, ACT_KILL, ACT_AUDIT, ACT_WAIT = range(5)
+"""By number, as the core has them (enum Act in _slots.pxd)."""
 
 
 class Verdict:
@@ -278,33 +296,69 @@ class Verdict:
         self.act = act
         self.errno = errno
         self.cause = cause
+        """Of a denial."""
         self.reason = reason
         self.scope = scope
         self.words = words
         """As Allow has it; -1 for None."""
 
+    @property
+    def allows(self) -> bool:
+        """Whether the call may happen."""
+        return self.act in (ACT_ALLOW, ACT_AUDIT)
+
 
 def read_verdict(answer: object) -> Verdict:
     """What a callback's answer means. Whatever is no verdict denies, and says so: True means different things to
-    different people."""
-    match answer:
-        case Allow(scope="once", words=None):
-            return Verdict(ACT_ALLOW)
-        case Allow(scope="once" | "run" | "sandbox" as scope, words=None):
-            return Verdict(ACT_ALLOW, scope=scope)
-        case Allow(scope="run" | "sandbox" as scope, words=int(words)) if words > 0:
-            return Verdict(ACT_ALLOW, scope=scope, words=words)
-        case Deny(reason=str(reason), errno=int(errno)) if 0 < errno < 4096:
-            return Verdict(ACT_DENY, errno, "verdict", reason)
-        case Kill(reason=reason):
-            return Verdict(ACT_KILL, 0, "verdict", str(reason))
-        case None:
-            return Verdict(ACT_DENY, EACCES, "no-opinion", "the callback has no opinion, and no rule allows it")
-        case BaseException():
-            return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback raised {answer!r}")
-    return Verdict(
-        ACT_DENY, EACCES, "callback-error", f"the callback answered {answer!r}; answer Allow(), Deny(), Kill() or None"
-    )
+    different people. Never raises, whatever the answer does: nothing of it is called but its repr()."""
+    kind = type(answer)  # not isinstance: objects (mocks do) may lie about their class
+    if answer is None:
+        return Verdict(ACT_DENY, EACCES, "no-opinion", "the callback has no opinion, and no rule allows it")
+    if issubclass(kind, BaseException):
+        return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback raised {_shown(answer)}")
+    verdict = None
+    if kind is Allow:
+        verdict = _read_allow(answer)  # type: ignore[arg-type]
+    elif kind is Audit and (reason := _text(answer.reason)) is not None:  # type: ignore[attr-defined]
+        verdict = Verdict(ACT_AUDIT, reason=reason)
+    elif kind is Deny:
+        reason, errno = _text(answer.reason), _number(answer.errno)  # type: ignore[attr-defined]
+        if reason is not None and errno is not None and 0 < errno < 4096:
+            verdict = Verdict(ACT_DENY, errno, "verdict", reason)
+    elif kind is Kill:
+        reason = _text(answer.reason)  # type: ignore[attr-defined]
+        verdict = Verdict(ACT_KILL, 0, "verdict", _shown(answer) if reason is None else reason)
+    if verdict is not None:
+        return verdict
+    wanted = "answer Allow(), Audit(), Deny(), Kill() or None"
+    return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback answered {_shown(answer)}; {wanted}")
+
+
+def _read_allow(answer: Allow) -> Verdict | None:
+    scope, words = _text(answer.scope), _number(answer.words)
+    if scope == "once" and answer.words is None:
+        return Verdict(ACT_ALLOW)
+    if scope not in ("run", "sandbox") or (answer.words is not None and (words is None or words <= 0)):
+        return None
+    return Verdict(ACT_ALLOW, scope=scope, words=-1 if words is None else words)
+
+
+def _text(value: object) -> str | None:
+    """It as a plain str, None if it is none: what a class derived from str says of itself does not count."""
+    return str.__str__(value) if issubclass(type(value), str) else None
+
+
+def _number(value: object) -> int | None:
+    return int.__int__(value) if issubclass(type(value), int) else None  # type: ignore[arg-type]
+
+
+def _shown(answer: object) -> str:
+    """Its repr(), of a sane length; of what has none, its class."""
+    try:
+        text = repr(answer)
+    except BaseException:  # it is not ours, and may do anything
+        text = f"a {type.__repr__(type(answer))} without a repr()"
+    return text if len(text) <= LONGEST_REPR else text[:LONGEST_REPR] + "..."
 
 
 def alike(one: Event) -> object:
@@ -313,14 +367,16 @@ def alike(one: Event) -> object:
         case Fork() | Resolve():
             return None
         case Exec():
-            return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter)
+            return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter, one.identity, one.loaded)
     return (type(one), one.target, one.scope_id)
 
 
 def read_on_timeout(answer: object) -> tuple[int, int]:
     """(act, errno) of the `on_timeout` of a sandbox. Raises SandlockError for what is no verdict."""
-    if not isinstance(answer, Allow | Deny | Kill):
-        raise SandlockError(f"on_timeout: {answer!r} is no verdict; give Deny(), Allow() or Kill()")
+    if type(answer) is str and answer == "wait":
+        return ACT_WAIT, 0
+    if type(answer) not in (Allow, Audit, Deny, Kill):
+        raise SandlockError(f'on_timeout: {answer!r} is no verdict; give Deny(), Allow(), Audit(), Kill() or "wait"')
     verdict = read_verdict(answer)
     return verdict.act, verdict.errno
 
@@ -359,6 +415,8 @@ def exec_event(
     cwd: bytes,
     interpreter: list[bytes],
     argv: list[bytes],
+    identity: tuple[int, int, int, int] = (0, 0, 0, 0),
+    loaded: tuple[int, int, int, int] = (0, 0, 0, 0),
     *,
     call: Call | None = None,
     run: str = "",
@@ -376,6 +434,8 @@ def exec_event(
         rule=rule,
         syscall=syscall,
         argv_bytes=tuple(argv),
+        identity=identity,
+        loaded=loaded,
         call=call,
         run=run,
         call_id=call_id,

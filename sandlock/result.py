@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-    from ._denials import Denial
+    from ._denials import Audited, Denial
 
 SCHEMA = 1
 """Version of `to_dict`. Keys are only ever added within one version."""
@@ -65,7 +65,9 @@ class Result:
     beyond 10,000 records or 8 MiB of them, programs are only counted, in `dropped_execs`.
     `waived` names the protections that were asked to be, and were, left out.
     `denials`: the execs that a `policy_fn` denied, or that were denied because it did not answer; more than are
-    kept are counted in `dropped_denials`. Where it denied the program itself, `exit_code` is 126, `reason` "denied".
+    kept are counted in `dropped_denials`. `audited`, `dropped_audited`: the same of what an Audit() allowed.
+    `overdue`: questions that waited on beyond `policy_timeout`, by `on_timeout="wait"`.
+    Where the program itself was denied, `exit_code` is 126, `reason` "denied".
     `run_id`: the run's id, as in events, decisions and the audit file; `call_id`: what the caller gave for the call.
     `audit_error`: what became of the audit file, if it could not be written in full.
     `survivors`: a task in uninterruptible sleep could not be killed within 5 s.
@@ -85,6 +87,9 @@ class Result:
     waived: frozenset[str] = frozenset()
     denials: tuple[Denial, ...] = ()
     dropped_denials: int = 0
+    audited: tuple[Audited, ...] = ()
+    dropped_audited: int = 0
+    overdue: int = 0
     survivors: bool = False
     run_id: str = ""
     call_id: str = ""
@@ -133,6 +138,11 @@ class Result:
             lines.append(_denial_line(denial))
         if self.dropped_denials:
             lines.append(f"  denials without a record, for want of room: {self.dropped_denials}")
+        lines += [f"  audited: {_call_text(each)}" for each in self.audited]
+        if self.dropped_audited:
+            lines.append(f"  audited without a record, for want of room: {self.dropped_audited}")
+        if self.overdue:
+            lines.append(f"  questions that waited beyond policy_timeout: {self.overdue}")
         if self.audit_error:
             lines.append(f"  the record is not complete: {printable(self.audit_error)}")
         lines += [f"  hint: {hint}" for hint in self._hints()]
@@ -157,26 +167,13 @@ class Result:
             "execs": None if self.execs is None else [each.to_dict() for each in self.execs],
             "dropped_execs": self.dropped_execs,
             "denials": [
-                {
-                    "kind": each.kind,
-                    "target": _jsonable(each.target),
-                    "argv": [_jsonable(word) for word in each.argv],
-                    "cause": each.cause,
-                    "reason": _jsonable(each.reason),
-                    "rule": each.rule,
-                    "errno": each.errno,
-                    "pid": each.pid,
-                    "count": each.count,
-                    "fix": each.fix,
-                    "fix_flag": each.fix_flag,
-                    "time": each.time,
-                    "latency": each.latency,
-                    "chain": [_jsonable(file) for file in each.chain],
-                    "host": each.host,
-                }
+                _call_dict(each) | {"rule": each.rule, "errno": each.errno, "fix": each.fix, "fix_flag": each.fix_flag}
                 for each in self.denials
             ],
             "dropped_denials": self.dropped_denials,
+            "audited": [_call_dict(each) for each in self.audited],
+            "dropped_audited": self.dropped_audited,
+            "overdue": self.overdue,
             "audit_error": self.audit_error,
         }
         if output:
@@ -223,11 +220,32 @@ _STDERR_HINTS = (
 
 
 def _denial_line(denial: Denial) -> str:
-    words = f" ({' '.join(map(_jsonable, denial.argv))[:200]!r})" if denial.argv else ""
-    times = f", {denial.count} times" if denial.count > 1 else ""
     fix = f"; to allow it: {denial.fix}" if denial.fix else ""
-    name = f" ({denial.host})" if denial.host not in ("", denial.target) else ""
-    return f"  denied: {denial.kind} {printable(denial.target)}{name}{words}{times}: {printable(denial.reason)}{fix}"
+    return f"  denied: {_call_text(denial)}{fix}"
+
+
+def _call_text(call: Denial | Audited) -> str:
+    words = f" ({' '.join(map(_jsonable, call.argv))[:200]!r})" if call.argv else ""
+    times = f", {call.count} times" if call.count > 1 else ""
+    name = f" ({call.host})" if call.host not in ("", call.target) else ""
+    reason = f": {printable(call.reason)}" if call.reason else ""
+    return f"{call.kind} {printable(call.target)}{name}{words}{times}{reason}"
+
+
+def _call_dict(call: Denial | Audited) -> dict[str, object]:
+    return {
+        "kind": call.kind,
+        "target": _jsonable(call.target),
+        "argv": [_jsonable(word) for word in call.argv],
+        "cause": call.cause,
+        "reason": _jsonable(call.reason),
+        "pid": call.pid,
+        "count": call.count,
+        "time": call.time,
+        "latency": call.latency,
+        "chain": [_jsonable(file) for file in call.chain],
+        "host": call.host,
+    }
 
 
 def exec_tree(execs: tuple[ExecRecord, ...]) -> list[str]:

@@ -66,6 +66,7 @@ NOBODY = (
     "_programs",
     "_slots",
     "_workers",
+    "_writers",
     "_exits",
     "_forks",
     "_handling",

@@ -109,6 +109,9 @@ def test_reports_are_json_with_stable_keys() -> None:
         "dropped_execs",
         "denials",
         "dropped_denials",
+        "audited",
+        "dropped_audited",
+        "overdue",
         "audit_error",
     ]
     json.dumps(report).encode("utf-8")

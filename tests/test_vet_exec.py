@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -240,89 +239,3 @@ def test_ways_to_exec(tmp_path: Path, way: str) -> None:
     assert len(denied) == 1, result
     result = vetted(LOOPS[0], tmp_path, allow, sys.executable, "-c", program, **options)
     assert (result.exit_code, os.listdir(tmp_path), result.denials) == (0, ["made"], ()), result
-
-
-# ---- races ----------------------------------------------------------------------------------------------------------
-
-RACE = r"""
-#define _GNU_SOURCE
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-static char word[32] = "good";
-static char *const argv[] = {"touch", word, NULL};
-static char *volatile path = "/bin/touch";
-static void *flip(void *kind)
-{
-    for (;;) {
-        if (*(char *)kind == 'l') {
-            symlink("/bin/touch", "next"); rename("next", "link");
-            symlink("./evil-program", "next"); rename("next", "link");
-        } else {
-            memcpy(word, "good", 5); usleep(random() % 1000); memcpy(word, "evil", 5); usleep(random() % 1000);
-        }
-    }
-    return NULL;
-}
-int main(int count, char **words)
-{
-    char kind = words[1][0];
-    int tries = atoi(words[2]);
-    pthread_t thread;
-    if (kind == 'l') path = "./link";
-    if (kind != 's') pthread_create(&thread, NULL, flip, &kind);    /* a peer: the vforking process' own thread */
-    while (tries--) {
-        int delay = random() % 1500;
-        pid_t child = kind == 's' ? fork() : vfork();
-        if (child == 0) {
-            if (kind == 's') { pthread_create(&thread, NULL, flip, &kind); usleep(delay); }   /* a sibling thread */
-            execv(path, argv);
-            _exit(9);
-        }
-        waitpid(child, NULL, 0);
-    }
-    return 0;
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def race(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("race")
-    (place / "race.c").write_text(RACE)
-    subprocess.run(["cc", "-O1", "-pthread", "-o", place / "race", place / "race.c"], check=True)
-    place.parent.chmod(0o755)
-    return place / "race"
-
-
-@pytest.mark.slow
-@pytest.mark.needs(program="cc")
-@pytest.mark.parametrize("kind", ["sibling", "peer", "link"])
-def test_what_was_approved_is_what_runs(race: Path, tmp_path: Path, kind: str) -> None:
-    """Arguments rewritten by a thread of the caller, by a task that shares its memory, a link that is swapped."""
-    evil = tmp_path / "evil-program"
-    evil.write_text("#!/bin/sh\n>evil\n")
-    evil.chmod(0o755)
-    approved = 0
-
-    async def vet(event: Exec, box: AsyncSandbox) -> object:
-        nonlocal approved
-        if event.argv[0] != "touch":
-            return Allow()
-        if event.argv != ("touch", "good") or not event.exe.endswith("/touch"):
-            return Deny("evil")
-        approved += 1
-        return Allow()
-
-    subprocess.run([race, kind, "300"], cwd=tmp_path, check=True, timeout=60)
-    assert (tmp_path / "evil").exists(), "the control: unsupervised, the race is won"
-    (tmp_path / "evil").unlink()
-    (tmp_path / "good").unlink(missing_ok=True)
-    result = vetted(LOOPS[0], tmp_path, vet, str(race), kind, "1000", fs_readable=[str(race.parent)])
-    assert result.exit_code == 0, result
-    assert not (tmp_path / "evil").exists()
-    assert (tmp_path / "good").exists(), "some were approved, and ran"
-    assert approved > 3
