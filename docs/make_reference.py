@@ -8,6 +8,7 @@ The results are checked in; a test makes them again and compares.
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 
@@ -90,6 +91,11 @@ TYPES = {
     "cpus": "list of CPUs",
     "capabilities": "list of capabilities",
 }
+
+
+def quoted(value: object) -> str:
+    """A value as the code writes it."""
+    return json.dumps(value) if isinstance(value, str) else repr(value).replace("'", '"')
 
 
 def default_of(option: Option) -> str:
@@ -211,8 +217,9 @@ def fields_of(cls: type) -> list[str]:
     known = getattr(cls, "__record_fields__", {})
     lines = []
     for name, each in known.items():
-        default = "" if repr(each.default) == "MISSING" else f" = {each.default!r}".replace("'", '"')
-        lines.append(f"{name}: {cls.__annotations__[name]}{default}")
+        default = "" if repr(each.default) == "MISSING" else f" = {quoted(each.default)}"
+        annotation = cls.__annotations__[name].replace("'", '"')
+        lines.append(f"{name}: {annotation}{default}")
     return lines
 
 

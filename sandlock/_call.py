@@ -20,6 +20,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 START_TIME, PARENT = 19, 1
 """Places in /proc/PID/stat behind the name, proc_pid_stat(5)."""
 KEPT = 4096
+LONGEST = 16384
+"""Bytes of words beyond which an approved exec is not kept: the program decides how many there are."""
 
 
 class Approved:
@@ -33,6 +35,9 @@ class Approved:
         """Its exec was approved just now."""
         if len(self._execs) >= KEPT:
             self._execs = {pid: each for pid, each in self._execs.items() if os.path.exists(f"/proc/{pid}")}
+        if sum(map(len, event.argv_bytes)) + len(event.argv) > LONGEST:
+            self._execs.pop(event.pid, None)  # then it is looked up, and not told as attested
+            return
         self._execs[event.pid] = (clock_gettime(CLOCK_BOOTTIME), event)
 
     def chain(self, pid: int) -> tuple[Ancestor, ...]:

@@ -130,16 +130,11 @@ class Execution:
         """The time, in seconds since the epoch, when the monotonic clock was 0."""
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
+        limit = None if timeout is None else max(0, int(timeout * 1000))
         try:
-            limit = None if timeout is None else max(0, int(timeout * 1000))
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
             self._handled = Handled(self.run, handlers) if handlers else None
-            if questions is not None:
-                self.run.listen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), *questions)
-            if recorder is not None and plan.vets:
-                self.run.keep_journal(recorder.is_patient, recorder.is_patient)
-            if resolver is not None:
-                resolver.attach(self.run)
+            self._prepare(questions, resolver)
         except OSError as error:
             raise ConfinementError("open the run's control socket", error.errno or 0, fix=MORE_FILES) from error
         self._approved = Approved(self.run)
@@ -147,6 +142,15 @@ class Execution:
         permissions.attach(self.run)
         self.started = monotonic()
         self.run.start()
+
+    def _prepare(self, questions: QuestionLimits | None, resolver: Resolver | None) -> None:
+        """Connects the run with who is asked, who keeps a record, and who looks names up. Raises OSError."""
+        if questions is not None:
+            self.run.listen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), *questions)
+        if self.recorder is not None and self.plan.vets:
+            self.run.keep_journal(self.recorder.is_patient, self.recorder.is_patient)
+        if resolver is not None:
+            resolver.attach(self.run)
 
     def provide(self, command: Command) -> None:
         """Lets the launch go on: what to execute, on the descriptors of `stdio`."""

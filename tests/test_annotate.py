@@ -19,7 +19,7 @@ PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sandlock")
 NATIVE = (
     "_approvals", "_attest", "_commands", "_core", "_destinations", "_domain", "_exec", "_exits", "_forks", "_handlers",
     "_handling", "_images", "_journal", "_launch", "_memory", "_messages", "_observe", "_pins", "_poller", "_programs",
-    "_signals", "_slots", "_socket_calls", "_sockets", "_tasks", "_unix_sockets", "_wakeups", "_workers",
+    "_signals", "_slots", "_socket_calls", "_sockets", "_tasks", "_unix_sockets", "_wakeups", "_workers", "_writers",
 )  # fmt: skip
 """Modules whose work is done without an interpreter; `_native` is their Python face."""
 

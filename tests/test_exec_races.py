@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.usefixtures("lasting_thread"),
     pytest.mark.slow,
 ]
-MILLISECONDS = os.environ.get("SANDLOCK_RACE_MS", "2000")
+MILLISECONDS = os.environ.get("SANDLOCK_RACE_MS", "1600")
 """For each race that Python is asked about; half of it for those that rules decide, which are quicker."""
 FREESTANDING = ("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie", "-s",
                 "-Wl,-n,--build-id=none")  # fmt: skip

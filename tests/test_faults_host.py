@@ -1,0 +1,260 @@
+"""Many questions at once, and hosts that lack a disk, descriptors or time: never an allow, a hang or anything left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import ordinary
+import pytest
+import trio
+from attacks.arena import tcp
+from loops import Loop, Trio
+from test_faults import BOTH, is_bad, made, soon
+from test_supervised_network import Counter
+from test_vet_exec import vetted
+
+from sandlock import Allow, AsyncSandbox, Connect, Deny, Result, SandlockError
+
+__all__ = ["soon"]
+pytestmark = [
+    pytest.mark.needs(landlock=6, kernel=(5, 19)),
+    pytest.mark.usefixtures("lasting_thread"),
+    pytest.mark.slow,
+]
+
+
+# ---- many
+
+MANY = """
+import os, sys
+children, each = int(sys.argv[1]), int(sys.argv[2])
+for child in range(children):
+    if os.fork() == 0:
+        for number in range(each):
+            try:
+                os.execv("/bin/touch", ["touch", "bad", str(child), str(number)])
+            except PermissionError:
+                continue
+            os._exit(1)
+        os._exit(0)
+print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(children)] == [0] * children)
+"""
+
+
+def test_ten_thousand_questions(tmp_path: Path) -> None:
+    count = 0
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        nonlocal count
+        if event.argv[0] != "touch":
+            return Allow()
+        count += 1
+        if count % 100 == 0:
+            await trio.lowlevel.checkpoint()
+        return Deny("no")
+
+    result = vetted(
+        Trio, tmp_path, vet, sys.executable, "-c", MANY, "100", "100", fs_readable=[sys.base_prefix, sys.prefix]
+    )
+    assert result.stdout == b"True\n", result
+    assert (count, made(tmp_path)) == (10_000, [])
+    assert len(result.denials) + result.dropped_denials == 10_000
+    assert len(result.denials) == 1024
+
+
+BURST = """
+import ctypes, os, sys, threading
+from collections import Counter
+libc = ctypes.CDLL(None, use_errno=True)
+processes, each = int(sys.argv[1]), int(sys.argv[2])
+def execute(argv):
+    libc.execv(b"/bin/touch", argv)
+    found[ctypes.get_errno()] += 1
+for process in range(processes):
+    if os.fork() == 0:
+        found = Counter()
+        words = [(ctypes.c_char_p * 4)(b"touch", b"bad", b"%d %d" % (process, n), None) for n in range(each)]
+        threads = [threading.Thread(target=execute, args=(argv,)) for argv in words]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(found[13], found[11], flush=True)
+        os._exit(0)
+for _ in range(processes): os.wait()
+"""
+
+
+def test_more_questions_than_there_is_room_for(tmp_path: Path) -> None:
+    """1,024 wait; who comes then is denied at once. No slot is lost: afterwards there is room for as many."""
+    most = waiting = 0
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        nonlocal most, waiting
+        if event.argv[0] != "touch":
+            return Allow()
+        waiting += 1
+        most = max(most, waiting)
+        while most < 1024 and waiting:
+            await trio.sleep(0.02)
+        await trio.sleep(0.2)
+        waiting -= 1
+        return Deny("no")
+
+    async def main() -> tuple[Result, Result]:
+        nonlocal most
+        async with AsyncSandbox(presets=["python"], fs_writable=[tmp_path], cwd=tmp_path, policy_fn=vet) as box:
+            first = await box.run([sys.executable, "-c", BURST * 2, "24", "50"], timeout=12)
+            return first, await box.run(["/bin/true"])
+
+    result, after = trio.run(main)
+    assert (after.ok, made(tmp_path), most) == (True, [], 1024)
+    answers = [tuple(map(int, line.split())) for line in result.stdout.splitlines()]
+    assert len(answers) == 48, result
+    assert sum(map(sum, answers)) == 2400
+    assert sum(full for _, full in answers[:24]) == 1200 - 1024
+    assert {denial.cause for denial in result.denials} == {"verdict", "full"}
+    assert all(denied > 0 for denied, _ in answers)
+
+
+LARGE = """
+import os, sys
+def burst(small, large):
+    for number in range(small + large):
+        if os.fork() == 0:
+            words = ["true", str(number)] + (["x" * 100000] * 19 if number >= small else [])
+            try: os.execv("/bin/true", words)
+            except OSError as error: os._exit(error.errno)
+    return {os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(small + large)}
+print(burst(8, 34), burst(0, 1), burst(0, 8))
+"""
+
+
+def test_what_a_burst_has_left_does_not_count(tmp_path: Path) -> None:
+    """64 MiB of arguments may wait: of calls that wait, not of those that did."""
+    ready = 0
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        nonlocal ready
+        if event.argv[0] == "true":
+            ready += 1
+            while ready < 42:
+                await trio.sleep(0.01)
+        return Allow()
+
+    options: dict[str, Any] = {"fs_readable": [sys.base_prefix, sys.prefix]}
+    result = vetted(Trio, tmp_path, vet, sys.executable, "-c", LARGE, **options)
+    assert result.stdout == b"{0} {0} {0}\n", result.explain()
+
+
+# ---- the host has no disk, no descriptors, other things to do
+
+FULL = """
+import os, resource, sys, time, warnings
+import sandlock
+audit, work = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+def vet(event, box):
+    if event.argv[:2] == ("touch", "bad"):
+        while os.path.getsize(audit) < 19500:
+            time.sleep(0.01)
+        time.sleep(0.5)
+    return sandlock.Allow()
+script = "touch bad & touch good; i=0; while [ $i -lt 60 ]; do /bin/true $i; i=$((i+1)); done; wait"
+result = sandlock.run(["/bin/sh", "-c", script], presets=["system"], fs_writable=[work], cwd=work, audit=audit,
+                      policy_fn=vet)
+print(sorted(os.listdir(work)), {each.cause for each in result.denials}, "EFBIG" in result.audit_error)
+"""
+
+
+def test_a_disk_that_fills_up_while_somebody_thinks(visitor: ordinary.Person) -> None:
+    work, audit = os.path.join(visitor.home, "work"), os.path.join(visitor.home, "audit")
+    os.mkdir(work)
+    os.chown(work, visitor.uid, visitor.gid)
+    assert visitor.script(FULL, audit, work) == "['good'] {'audit'} True\n"
+
+
+def test_a_host_without_descriptors(loop: Loop, tmp_path: Path) -> None:
+    """Nothing can be opened while a question waits: what comes meanwhile is denied, and afterwards all is well."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        if event.argv == ("touch", "first"):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+            await loop.sleep(0.5)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            return Deny("no")
+        return Allow()
+
+    try:
+        script = "touch first & sleep 0.2; touch bad; wait; touch good"
+        result = vetted(loop, tmp_path, vet, "/bin/sh", "-c", script)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert made(tmp_path) in (["good"], ["bad", "good"])
+    assert result.exit_code == 0
+    assert "first" not in made(tmp_path)
+
+
+def test_a_fork_of_the_host_while_questions_wait(loop: Loop, tmp_path: Path) -> None:
+    """The copy has copies of everything, and ends nothing and answers nothing."""
+    said: list[int] = []
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        if event.argv[0] != "touch":
+            return Allow()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                asyncio.new_event_loop().run_until_complete(box.run(["touch", "copy"]))
+            except SandlockError:
+                status = 7
+            finally:
+                os._exit(status)
+        while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+            await loop.sleep(0.01)
+        said.append(os.waitstatus_to_exitcode(done[1]))
+        return Deny("no") if is_bad(event) else Allow()
+
+    result = vetted(loop, tmp_path, vet, *BOTH)
+    assert (made(tmp_path), said, result.exit_code) == (["good"], [7, 7], 0)
+
+
+CONNECTS = """
+import socket, sys
+for _ in range(int(sys.argv[2])):
+    with socket.socket() as s:
+        error = s.connect_ex(("127.0.0.1", int(sys.argv[1])))
+        assert error in (0, 13), error
+"""
+
+
+def test_callbacks_that_widen_and_narrow_at_once(loop: Loop) -> None:
+    """In the end nothing is granted, whoever came last."""
+    good = Counter()
+    with tcp(socket.AF_INET) as bad:
+        grant = f"127.0.0.1:{good.port}"
+
+        async def vet(event: Any, box: AsyncSandbox) -> object:
+            if not isinstance(event, Connect):
+                return Allow()
+            box.grant(net_allow=[grant])
+            await loop.sleep(0.001)
+            box.restrict(net_allow=[])
+            return Allow() if event.port == good.port else Deny("no")
+
+        async def main() -> list[Result]:
+            async with AsyncSandbox(presets=["python"], policy_fn=vet, ceiling={"net_allow": [grant]}) as box:
+                words = [sys.executable, "-c", CONNECTS]
+                ports = [good.port, bad.port, good.port, bad.port]
+                results = await loop.together(*(lambda p=port: box.run([*words, str(p), "60"]) for port in ports))
+                assert box.policy.net_allow == ()
+                return results  # type: ignore[no-any-return]
+
+        assert [result.exit_code for result in loop.run(main)] == [0] * 4
+        assert (bad.visits(), good.close()) == ([], 120)
