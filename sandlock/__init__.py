@@ -19,7 +19,7 @@ from .errors import (
     SandlockTimeout,
     Unsupported,
 )
-from .events import Allow, Ancestor, Bind, Connect, Deny, Exec, ExecDecision, Fork, Kill, Listen, Resolve, Send
+from .events import Allow, Ancestor, Bind, Connect, Deny, Exec, ExecDecision, Fork, Kill, Listen, Open, Resolve, Send
 from .policy import Policy
 from .result import ExecRecord, Result
 from .sandbox import Process, Sandbox, run
@@ -53,6 +53,7 @@ __all__ = [
     "InternalError",
     "Kill",
     "Listen",
+    "Open",
     "Policy",
     "PolicyError",
     "Process",

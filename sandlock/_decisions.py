@@ -27,12 +27,12 @@ ACTS = ("deny", "allow", "kill")
 """By number, as the core has them (enum Act in _slots.pxd)."""
 ASKED = ("verdict", "no-opinion", "callback-error", "timeout", "nobody-listens")
 """The causes of decisions that a callback made, or ought to have made."""
-BINDINGS = {"exec": "attested", "fork": "registers"}
+BINDINGS = {"exec": "attested", "fork": "registers", "open": "fd"}
 
 
 @record
 class Decision:
-    """What was decided about one exec, connect, send, bind or listen."""
+    """What was decided about one exec, open, connect, send, bind or listen."""
 
     seq: int
     """Its number among the decisions of its run, from 1. A gap is what was lost on the way."""
@@ -43,7 +43,7 @@ class Decision:
     run: str
     """The run's id, as in its Result."""
     kind: str
-    """"exec", "fork", "connect", "send", "bind" or "listen"."""
+    """"exec", "fork", "open", "connect", "send", "bind" or "listen"."""
     target: str
     """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
     decision: str
@@ -70,7 +70,7 @@ class Decision:
     latency: float = 0.0
     """Seconds from the call to the decision; with a question, until its verdict is acted on."""
     binding: str = "attested"
-    """How the decision holds: "attested", "registers" or "on-behalf", as in events."""
+    """How the decision holds: "attested", "registers", "fd" or "on-behalf", as in events."""
     asked: bool = False
     """Whether a callback was asked."""
     call_id: str = ""
@@ -112,7 +112,7 @@ def decision_of(
     fix, flag = "", ""
     if kind == "exec" and (ACTS[act], name, cut) == ("deny", "no-rule", False):
         fix, flag = exec_fixes(target, words)
-    elif kind not in ("exec", "fork") and ACTS[act] != "allow" and endpoint[0] and not text and name != "audit":
+    elif kind not in ("exec", "fork", "open") and ACTS[act] != "allow" and endpoint[0] and not text and name != "audit":
         fix, flag = fixes(kind, target, endpoint[2])
     return Decision(
         seq=seq,
@@ -146,6 +146,8 @@ def decision_of(
 def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
     if kind == "exec":
         return fsdecode(exe)
+    if kind == "open":
+        return fsdecode(endpoint[3])
     return syscalls.name(number, arch) or kind if kind == "fork" else endpoint_target(arch, number, endpoint)
 
 

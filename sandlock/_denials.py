@@ -10,7 +10,7 @@ from os import fsdecode
 from . import syscalls
 from ._net_rules import UNIX, protocol_name
 from ._record import record
-from .events import OPERATIONS, Exec, Fork, Resolve, address_text, target_of
+from .events import OPERATIONS, Exec, Fork, Open, Resolve, address_text, target_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Denial:
     """A call that was denied, and why."""
 
     kind: str
-    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "resolve"."""
+    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "open", "resolve"."""
     target: str
-    """The file; the destination as a rule names it; of a fork the system call; or the name that was looked up."""
+    """The file that was to be executed or opened; the destination as a rule names it; of a fork the system call; or the name that was looked up."""
     argv: tuple[str, ...]
     """The words; those that were denied without a question are kept up to 480 bytes."""
     cause: str
@@ -99,6 +99,8 @@ def denial_of(event: Event, verdict: Verdict, *, time: float, latency: float, ch
         return resolve_denial(event.name, verdict.cause, verdict.reason, "", event.pid)
     if isinstance(event, Fork):
         target, fix = event.syscall, ("", "")
+    elif isinstance(event, Open):
+        target, fix = event.path, ("", "")
     elif isinstance(event, Exec):
         target, argv, fix = event.exe, event.argv, ("", "")
     else:
@@ -207,6 +209,8 @@ def logged_denial(
         shown = fsdecode(target)
         if name == "no-rule" and len(text) < DENIAL_TEXT:
             fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
+    elif kind == "open":
+        shown = fsdecode(text)
     elif kind == "fork":
         shown = syscalls.name(number, arch) or "fork"
     else:

@@ -29,6 +29,7 @@ cdef enum RuleKind:
     RULE_VET_EXEC = 13
     RULE_VET_SOCKET = 14
     RULE_VET_FORK = 15
+    RULE_VET_OPEN = 16
 
 cdef struct Rule:
     RuleKind kind

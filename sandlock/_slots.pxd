@@ -18,6 +18,7 @@ from sandlock._approvals cimport Approvals
 from sandlock._destinations cimport Endpoint
 from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
+from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
 from sandlock._programs cimport FileIdentity
 from sandlock._run cimport NetRules, Run
@@ -120,6 +121,7 @@ cdef struct Slot:
     size_t environment_length
     char *environment       # what the verdict rests on as well
     SocketCall call         # what a socket call is about
+    OpenCall opened         # what an open is about
 
 # Equal denials are one, counted.
 cdef struct Denial:
@@ -154,6 +156,8 @@ cdef struct Table:
     int closing
     int work                # futex: something for a worker to do
     int picking             # a worker chooses
+    int open_work           # futex: something for an opener to do
+    int open_idle           # openers that wait
     int idle                # workers that wait
     int watched             # one of them looks at the questions at least every LOOK_MS
     int top                 # no slot from here on was ever used
@@ -186,6 +190,7 @@ cdef void finish(Table *table, Slot *slot) noexcept nogil
 cdef void wake_workers(Table *table, int how_many) noexcept nogil
 cdef void wake_python(Table *table) noexcept nogil
 cdef void wake_poller(Table *table) noexcept nogil
+cdef void wake_openers(Table *table, int how_many) noexcept nogil
 cdef int still_waits(const Table *table, const Slot *slot) noexcept nogil
 cdef int answer(const Table *table, const Slot *slot, int error, uint32_t flags) noexcept nogil
 cdef int answer_value(const Table *table, const Slot *slot, int64_t value) noexcept nogil
@@ -193,6 +198,9 @@ cdef void note_denial(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const char *text, size_t length
 ) noexcept nogil
 cdef void note_fork(Table *table, int cause, int error, int number, pid_t pid) noexcept nogil
+cdef void note_open(
+    Table *table, int cause, int error, int number, pid_t pid, const char *path, size_t length
+) noexcept nogil
 cdef void note_call(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil

@@ -8,8 +8,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
-from sandlock._approvals cimport approval_of_call, approval_of_exec, free_approvals
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, Endpoint, is_of_network
+from sandlock._approvals cimport approval_of_call, approval_of_exec, approval_of_open, free_approvals
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_OPEN, Endpoint, is_of_network
 from sandlock._journal cimport Judged, pass_gate, record
 from sandlock._linux cimport (
     Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_futex, SYS_ioctl, SYS_write,
@@ -83,6 +83,11 @@ cdef void wake_python(Table *table) noexcept nogil:
 cdef void wake_poller(Table *table) noexcept nogil:
     cdef uint64_t one = 1
     raw_syscall(SYS_write, table.poller_fd, <long>&one, sizeof(one), 0, 0, 0)
+
+
+cdef void wake_openers(Table *table, int how_many) noexcept nogil:
+    add_int(&table.open_work, 1)
+    raw_syscall(SYS_futex, <long>&table.open_work, FUTEX_WAKE, how_many, 0, 0, 0)
 
 
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil:
@@ -221,6 +226,8 @@ cdef void note(Table *table, const Judged *judged) noexcept nogil:
     if to == NULL:
         add_text(&denial, judged.exe, judged.exe_length)
         add_text(&denial, judged.argv, judged.argv_length)
+        if judged.operation == OPERATION_OPEN:
+            add_text(&denial, judged.cwd, judged.cwd_length)
     else:
         denial.protocol = to.protocol
         denial.port = to.port
@@ -247,6 +254,12 @@ cdef Judged judged_now(const Table *table, int cause, int rule, int error, int n
     return judged
 
 
+cdef const char *path_of_open(const Slot *slot, size_t *length) noexcept nogil:
+    """Without links, or, where that is not known, as the call names it; without its NUL."""
+    length[0] = (slot.exe_length if slot.exe_length > 0 else slot.path_length) - 1
+    return exe_of(slot) if slot.exe_length > 0 else slot.data
+
+
 cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil:
     """A decision about a call whose facts are known: what would have run, and how; or where it leads."""
     cdef Judged judged = judged_now(table, cause, slot.rule, error, slot.number, slot.tgid)
@@ -259,6 +272,9 @@ cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, 
     if slot.waited:
         judged.question = question_of(table, slot)
     if slot.operation == OPERATION_FORK:
+        return judged
+    if slot.operation == OPERATION_OPEN:
+        judged.cwd = path_of_open(slot, &judged.cwd_length)
         return judged
     if slot.operation != OPERATION_EXEC:
         judged.endpoint = &slot.call.endpoint
@@ -286,6 +302,17 @@ cdef void note_fork(Table *table, int cause, int error, int number, pid_t pid) n
     """Logs the denial of the fork that the fast lane is at."""
     cdef Judged judged = judged_now(table, cause, -1, error, number, pid)
     judged.operation = OPERATION_FORK
+    note(table, &judged)
+
+
+cdef void note_open(
+    Table *table, int cause, int error, int number, pid_t pid, const char *path, size_t length
+) noexcept nogil:
+    """Logs the denial of the open that the fast lane is at."""
+    cdef Judged judged = judged_now(table, cause, -1, error, number, pid)
+    judged.operation = OPERATION_OPEN
+    judged.cwd = path
+    judged.cwd_length = length
     note(table, &judged)
 
 
@@ -362,12 +389,18 @@ cdef tuple endpoint_values(int protocol, int port, int width, const uint8_t *add
 
 cdef tuple facts_of(const Slot *slot):
     """Of a socket call: protocol, address, port, path, abstract, scope and size. Of an exec: path, exe, cwd, the
-    interpreter's words and argv, in bytes. Of a fork nothing."""
+    interpreter's words and argv, in bytes. Of a fork nothing. Of an open: path, name, flags, mode, whether it exists, and
+    what it is good for (enum Access)."""
     cdef const char *at = slot.data
     cdef const Endpoint *to = &slot.call.endpoint
     cdef bytes path, exe, cwd
     if slot.operation == OPERATION_FORK:
         return ()
+    if slot.operation == OPERATION_OPEN:
+        return (
+            exe_of(slot)[:slot.exe_length - 1], at[:slot.path_length - 1], slot.opened.flags, slot.opened.mode,
+            bool(slot.opened.where.exists), slot.opened.access,
+        )
     if slot.operation != OPERATION_EXEC:
         return (
             *endpoint_values(to.protocol, to.port, to.width, to.bytes, to.abstract, to.path[:to.path_length]),
@@ -422,6 +455,10 @@ cdef bytes remember(Table *table, uint64_t question, int words):
     that is -1, with exactly these. Raises LookupError."""
     cdef Slot *slot = asked_slot(table, question)
     # As long as Python has given no verdict, the facts stay, whatever becomes of the call.
+    if slot.operation == OPERATION_OPEN:
+        if slot.opened.where.birth_ns == 0:
+            return b""         # a later file may have the same number
+        return approval_of_open(&slot.opened.where, slot.opened.access)
     if slot.operation != OPERATION_EXEC:
         return approval_of_call(&slot.call.endpoint)
     if words < 0:
@@ -468,6 +505,8 @@ cdef bint settle_question(Table *table, uint64_t question, int act, int error) e
         return False
     if act == ACT_ALLOW and is_of_network(slot.operation):
         wake_poller(table)
+    elif act == ACT_ALLOW and slot.operation == OPERATION_OPEN:
+        wake_openers(table, 1)
     else:
         wake_workers(table, 1)
     return True

@@ -72,6 +72,11 @@ NOBODY = (
     "_poller",
     "_socket_calls",
     "_unix_sockets",
+    "_procfs",
+    "_paths",
+    "_opening",
+    "_openers",
+    "_opens",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
