@@ -93,16 +93,6 @@ SIGCHLD = 17
 NARROW_TRAPS: dict[str, Answer] = {"rt_sigaction": ((((is_(0, SIGCHLD),), NOTIFY),), ALLOW)}
 """Of these trapped syscalls, the supervisor sees only the calls with these arguments."""
 
-# asm-generic/fcntl.h; the same on both architectures
-O_ACCMODE, O_CREAT, O_TRUNC, O_APPEND, O_TMPFILE_BIT = 0o3, 0o100, 0o1000, 0o2000, 0o20000000
-WRITES = O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE_BIT
-"""Flags without which an open changes nothing."""
-OPENS_THAT_WRITE: dict[str, Answer] = {
-    name: ((((any_bit(argument, WRITES),), NOTIFY),), ALLOW) for name, argument in (("open", 1), ("openat", 2))
-}
-"""The same for opens, where only those that could write are asked about. creat does always, and the flags of openat2 lie
-in memory."""
-
 
 class Network:
     """What the filter must know of the network grants: which steps of a connection go on to Landlock."""

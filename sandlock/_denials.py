@@ -40,7 +40,7 @@ class Denial:
     kind: str
     """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "open", "resolve"."""
     target: str
-    """The file that was to be executed or opened; the destination as a rule names it; of a fork the system call; or the name that was looked up."""
+    """The file; the destination as a rule names it; of a fork the system call; or the name that was looked up."""
     argv: tuple[str, ...]
     """The words; those that were denied without a question are kept up to 480 bytes."""
     cause: str

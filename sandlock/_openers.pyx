@@ -1,12 +1,12 @@
 """Openers: tasks that follow the paths of opens, have them judged, and open for the caller what was judged.
 
-They are cloned by the fast lane, so they are in the run's outer domain: what Landlock forbids the program it forbids them.
-They share the host's memory but have descriptors (closing one of the host's would drop its file locks), a working directory
-and a umask of their own. What may have to wait for somebody else, such as a FIFO, is opened by a task of its own.
+They are cloned by the fast lane, so they are in the run's outer domain: what Landlock forbids the program it forbids
+them. They share the host's memory but have descriptors (closing one of the host's would drop its file locks), a working
+directory and a umask of their own. What may have to wait for somebody else (a FIFO) is opened by a task of its own.
 
-Rules: raw system calls only. What is opened is the pinned object that was judged; a name is never given to the kernel again,
-but for the last one of a file that is made, in its pinned directory, where it must not exist. No answer lets the call go
-on: it is a descriptor or an errno. An opener may be killed at any point.
+Rules: raw system calls only. What is opened is the pinned object that was judged; a name is never given to the kernel
+again, but for the last one of a file that is made, in its pinned directory, where it must not exist. No answer lets the
+call go on: it is a descriptor or an errno. An opener may be killed at any point.
 """
 
 from libc.stdlib cimport free, malloc
@@ -180,8 +180,7 @@ cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) 
         end_open(table, slot, opened)
     else:
         give(table.run.listener, slot.id, opened, call.flags)
-        if opened != place.descriptor:
-            raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         finish(table, slot)
 
 
@@ -218,7 +217,7 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if result == 0:
         result = check_place(&opener.tree, call, place)
     if result < 0:
-        end_open(opener.table, slot, result)
+        end_open(opener.table, slot, -EMFILE if table_is_full(slot.tid) else result)
         return
     length = path_of_place(place, slot.data + slot.path_length, MAX_PATH + MAX_LAST)
     if length < 0:
@@ -233,7 +232,7 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     access = access_of(call)
     result = may_have(
         &opener.tree, slot.tgid, slot.data + slot.path_length, place.on_procfs, place.mode & S_IFMT == S_IFDIR,
-        access & ACCESS_WRITE, access & ACCESS_READ
+        access & ACCESS_READ
     )
     if result < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)

@@ -1,8 +1,8 @@
-"""One open on a caller's behalf: what its flags mean, what the kernel would say before anybody is asked, and the opening of
-what was judged.
+"""One open on a caller's behalf: what its flags mean, what the kernel would say before anybody is asked, and the
+opening of what was judged.
 
-Rules: an object is opened by its pin; a file is made in its pinned directory, and only where there is none. The answer is
-a descriptor or an errno.
+Rules: an object is opened by its pin; a file is made in its pinned directory, and only where there is none. The answer
+is a descriptor or an errno.
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -102,7 +102,9 @@ cdef extern from * nogil:
 
 cdef enum:
     RLIMIT_NOFILE = 7
-    TTYAUX = 5               # /dev/tty is its minor 0, /dev/ptmx 2
+    TTYAUX = 5
+    TTY = 0                  # its minors
+    PTMX = 2
     MEMORY = 1               # /dev/null, /dev/zero, /dev/urandom and others that wait for nobody
     PTS_FIRST = 136
     PTS_LAST = 143
@@ -121,8 +123,6 @@ cdef int access_of(const OpenCall *call) noexcept nogil:
     """What the open is good for, in bits of Access; `call.where.exists` is known."""
     cdef uint64_t mode = call.flags & O_ACCMODE
     cdef int access = 0
-    if call.flags & O_PATH:
-        return 0
     if mode != O_WRONLY:     # 3 is neither, but the kernel wants both rights for it
         access |= ACCESS_READ
     if mode != O_RDONLY or call.flags & (O_TRUNC | O_TMPFILE_BIT) or (call.flags & O_CREAT and not call.where.exists):
@@ -131,12 +131,8 @@ cdef int access_of(const OpenCall *call) noexcept nogil:
 
 
 cdef int is_asked(const OpenCall *call) noexcept nogil:
-    """Whether the policy wants this one judged: by its flags alone, as the filter tells those of open and openat apart."""
-    if call.asks == ASK_ALL:
-        return 1
-    return not call.flags & O_PATH and call.flags & (
-        O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE_BIT
-    ) != 0
+    """Whether the policy wants this one judged: by its flags alone, as the filter does it for open and openat."""
+    return call.asks == ASK_ALL or call.flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE_BIT) != 0
 
 
 # Looking -------------------------------------------------------------------------------------------------------------
@@ -193,7 +189,7 @@ cdef int check_place(const Tree *tree, const OpenCall *call, const Place *place)
     """What the kernel would say of flags and object (fs/namei.c: do_open). Returns 0 or -errno."""
     cdef uint64_t flags = call.flags
     if place.descriptor < 0:
-        return 0 if flags & O_CREAT else -ENOENT
+        return 0 if flags & O_CREAT and not place.on_procfs else -ENOENT
     if flags & O_CREAT:
         if flags & O_EXCL:
             return -EEXIST
@@ -203,8 +199,6 @@ cdef int check_place(const Tree *tree, const OpenCall *call, const Place *place)
             return -EACCES
     if flags & O_DIRECTORY and kind_of(place) != S_IFDIR:
         return -ENOTDIR
-    if flags & O_PATH:
-        return 0
     if kind_of(place) == S_IFLNK:
         return -ELOOP
     if kind_of(place) == S_IFDIR and not flags & O_TMPFILE_BIT and flags & (O_ACCMODE | O_TRUNC):
@@ -224,8 +218,6 @@ cdef int probe(const OpenCall *call, const Place *place) noexcept nogil:
     cdef uint64_t flags = call.flags & ~<uint64_t>(O_CREAT | O_EXCL | O_TRUNC)
     cdef long opened
     cdef int result
-    if call.flags & O_PATH:
-        return 0
     if place.descriptor < 0:
         return check_access(place.parent, W_OK | X_OK)
     if call.flags & O_TMPFILE_BIT:
@@ -286,12 +278,12 @@ cdef int is_pipe_without_name(const Place *place) noexcept nogil:
 
 cdef int may_wait_long(const Place *place, const OpenCall *call) noexcept nogil:
     """Whether opening may wait for somebody else: the other end of a FIFO, a device that has to be ready."""
-    if call.flags & O_PATH:
-        return 0
     if kind_of(place) == S_IFIFO:
         return not call.flags & O_NONBLOCK and call.flags & O_ACCMODE != O_RDWR and not is_pipe_without_name(place)
+    if kind_of(place) == S_IFCHR and place.major == TTYAUX:
+        return place.minor != TTY and place.minor != PTMX
     if kind_of(place) == S_IFCHR:
-        return place.major != MEMORY and place.major != TTYAUX and not PTS_FIRST <= place.major <= PTS_LAST
+        return place.major != MEMORY and not PTS_FIRST <= place.major <= PTS_LAST
     return kind_of(place) == S_IFBLK
 
 
@@ -331,9 +323,7 @@ cdef long reopen(long pinned, uint64_t flags, uint64_t mode) noexcept nogil:
 cdef long open_newcomer(const OpenCall *call, const Place *place) noexcept nogil:
     """A file has come where one was to be made: it is opened if it is an ordinary one with no other name."""
     cdef Place other
-    cdef Origin origin
     cdef long opened
-    cdef char link[64]
     memset(&other, 0, sizeof(other))
     opened = raw_syscall(SYS_openat, place.parent, <long>place.last, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, 0, 0)
     if opened < 0:
@@ -396,16 +386,14 @@ cdef long terminal_of(int listener, const Slot *slot) noexcept nogil:
 
 
 cdef long open_judged(int listener, const Slot *slot, const Place *place) noexcept nogil:
-    """Opens what was judged. Returns the descriptor (the pin itself for O_PATH), CHANGED or -errno."""
+    """Opens what was judged. Returns the descriptor, CHANGED or -errno."""
     cdef const OpenCall *call = &slot.opened
     if place.descriptor < 0:
         return make(call, place)
-    if call.flags & O_PATH:
-        return place.descriptor
     if not call.where.exists:
         # It was not there when it was judged.
         return -EEXIST if call.flags & O_EXCL else make(call, place)
-    if kind_of(place) == S_IFCHR and place.major == TTYAUX and place.minor == 0:
+    if kind_of(place) == S_IFCHR and place.major == TTYAUX and place.minor == TTY:
         return terminal_of(listener, slot)
     return reopen(place.descriptor, call.flags, call.mode)
 

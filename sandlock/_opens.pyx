@@ -27,14 +27,12 @@ cdef extern from "<errno.h>" nogil:
     const int EINVAL
     const int ENOENT
     const int ENOMEM
+    const int ENOSYS
     const int ESRCH
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
-    const int O_CLOEXEC
     const int O_CREAT
-    const int O_DIRECTORY
-    const int O_NOFOLLOW
     const int O_TRUNC
     const int O_WRONLY
 
@@ -129,9 +127,9 @@ cdef int check_flags(int number, OpenCall *call) noexcept nogil:
         result = raw_syscall(SYS_openat, AT_FDCWD, <long><const char *>b"", <long>call.flags, <long>call.mode, 0, 0)
     if result != -ENOENT:
         return <int>result if result < 0 else -EINVAL
-    if call.flags & O_PATH:      # the others mean nothing then
-        call.flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC
-    return 0
+    # Such a descriptor cannot be handed over (SECCOMP_IOCTL_NOTIF_ADDFD), and the call cannot go on, for its flags lie
+    # in memory. The filter lets those of open and openat pass: programs use these where there is no openat2.
+    return -ENOSYS if call.flags & O_PATH else 0
 
 
 cdef int keep_path(Table *table, Slot *slot, const char *path, long length) noexcept nogil:

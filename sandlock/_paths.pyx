@@ -1,8 +1,8 @@
 """What a path means to the caller: from its root, its working directory or one of its descriptors to the object, pinned
 by a descriptor of ours (O_PATH). Whoever judges and acts does both by the pin, never by the name.
 
-A path is given to the kernel as a whole first, without the magic links of /proc. Where that ends in /proc, or nowhere, it
-is walked name by name: /proc/self means the caller, and a magic link is followed if it is the tree's.
+A path is given to the kernel as a whole first, without the magic links of /proc. Where that ends in /proc, or nowhere,
+it is walked name by name: /proc/self means the caller, and a magic link is followed if it is the tree's.
 
 Rules: runs in a task that has no root but the caller's, and descriptors of its own. What cannot be told is refused. The
 errors are those that the caller's own call would have got.
@@ -25,6 +25,7 @@ cdef extern from "<errno.h>" nogil:
     const int ENAMETOOLONG
     const int ENOENT
     const int ENOTDIR
+    const int EXDEV
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
@@ -173,8 +174,8 @@ cdef long path_of_place(const Place *place, char *into, long size) noexcept nogi
 
 
 cdef int protects(const char *name, int level) noexcept nogil:
-    """Whether one of the kernel's protections of sticky directories (/proc/sys/fs/protected_*) is on; if that cannot be
-    seen, it is."""
+    """Whether one of the kernel's protections of sticky directories (/proc/sys/fs/protected_*) is on; if that cannot
+    be seen, it is."""
     cdef char text[16]
     if read_proc_file(name, text, sizeof(text)) <= 0:
         return 1
@@ -197,7 +198,7 @@ cdef void go_to(Walk *walk, long descriptor) noexcept nogil:
 
 
 cdef int own_directory(const Walk *walk, const char *name, char *into) noexcept nogil:
-    """Where the caller's /proc/self or /proc/thread-self leads, from the root of a /proc. Returns whether it is that."""
+    """Where the caller's /proc/self or thread-self leads, from the root of a /proc. Returns whether it is that."""
     cdef Place here
     cdef int length
     if strcmp(name, b"self") != 0 and strcmp(name, b"thread-self") != 0:
@@ -414,8 +415,8 @@ cdef int take_pin(long descriptor, Place *place) noexcept nogil:
 
 
 cdef int follow_within(long base, const char *path, int following, uint64_t resolve, Place *place) noexcept nogil:
-    """A path with limits that only the kernel can keep (RESOLVE_*): it is given the path as a whole, or all but the last
-    name. Where that leads into /proc it cannot be said whose it would be. Returns 0 or -errno."""
+    """A path with limits that only the kernel can keep (RESOLVE_*): it is given the path as a whole, or all but the
+    last name. Where that leads into /proc it cannot be said whose it would be. Returns 0 or -errno."""
     cdef char directory[MAX_PATH]
     cdef size_t length = strlen(path), cut
     cdef long opened = -1
@@ -484,7 +485,9 @@ cdef int follow_path(
     place.descriptor = place.parent = -1
     if path[0] == 0:
         return -ENOENT
-    if path[0] != 47 or resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT):
+    if path[0] == 47 and resolve & RESOLVE_BENEATH:
+        return -EXDEV
+    if path[0] != 47 or resolve & RESOLVE_IN_ROOT:
         base = open_descriptor_of(origin.tid, origin.directory)
         if base == -ENOENT and origin.directory != AT_FDCWD:
             return -EBADF

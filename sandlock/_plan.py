@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from os import fsencode
 
-from . import _arguments, _filter, _landlock, syscalls
+from . import _arguments, _filter, _landlock, _open_rules, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
 from ._net_rules import TCP, UDP, UNIX, NetRule, compile_rules, hosts_of, landlock_suffices
@@ -136,7 +136,7 @@ class Plan:
     @property
     def vets(self) -> bool:
         """Whether the supervisor decides about execs or destinations."""
-        return any(rule.rule in ("vet_exec", "vet_socket", "vet_open") for rule in self.rules)
+        return any(rule.rule in ("vet_exec", "vet_socket") for rule in self.rules)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -379,10 +379,6 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
 
 
 _FORKS = ("clone", "fork", "vfork")
-_OPENS = ("open", "openat", "openat2", "creat")
-ASK_OPENS = {"write": 1, "all": 2}
-"""By what the policy says: the rule's value, as the core has it (enum AskOpens in _paths.pxd)."""
-PAST_THE_FILTER = frozenset(("io_uring_setup", "io_uring_enter", "io_uring_register"))
 
 
 def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool) -> tuple[TrapRule, ...]:
@@ -399,11 +395,7 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
         option = "ask_forks" if policy.ask_forks else "max_processes"
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
-    if policy.ask_opens is not None:
-        if not vet:
-            raise PolicyError("ask_opens: there is nobody to ask; give a policy_fn", field="ask_opens")
-        reason = f"ask_opens: each open is decided ({policy.ask_opens}), and made by the supervisor"
-        wanted += [(name, "vet_open", reason) for name in _OPENS]
+    wanted += _open_rules.traps(policy.ask_opens, vet)
     vet = vet or record or policy.has_exec_rules()
     if vet:
         reason = "policy_fn, exec rules and audit: each exec is decided, and attested"
@@ -422,12 +414,9 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
-    opens = ASK_OPENS.get(policy.ask_opens or "", 0)
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
-        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=opens if rule == "vet_open" else 0)
-        for nr, name, rule, reason in numbers
-        if nr is not None
+        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason) for nr, name, rule, reason in numbers if nr is not None
     )
 
 
@@ -442,12 +431,6 @@ def _answers(
     by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
     allowed, risks = _extra_allowed(policy.extra_allow_syscalls)
     denied = _extra_denied(policy.extra_deny_syscalls, trapped)
-    narrow = _arguments.NARROW_TRAPS | (_arguments.OPENS_THAT_WRITE if policy.ask_opens == "write" else {})
-    if policy.ask_opens is not None and allowed & PAST_THE_FILTER:
-        raise PolicyError(
-            "ask_opens: io_uring, which extra_allow_syscalls allows, opens files past every filter; drop one of the two",
-            field="ask_opens",
-        )
     both = sorted(allowed & denied)
     if both:
         raise PolicyError(
@@ -463,15 +446,13 @@ def _answers(
         elif call.default == "filter":
             answer = by_arguments[call.name]
         elif call.name in trapped:
-            answer = narrow.get(call.name, _filter.NOTIFY)
-        elif policy.ask_opens is not None and call.group == "landlock":
-            # The supervisor opens in the run's domain; one that the program adds inside would not hold for that.
-            answer = ENOSYS
+            answer = _arguments.NARROW_TRAPS.get(call.name, _filter.NOTIFY)
         else:
             answer = by_treatment[call.default]
         if call.name in denied and call.default != "enosys":  # ENOSYS denies as well, and programs fall back
             answer = _arguments.EPERM
         answers[call.name] = answer
+    _open_rules.adjust(answers, policy.ask_opens, allowed)
     return answers, risks
 
 

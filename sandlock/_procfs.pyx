@@ -44,7 +44,6 @@ cdef extern from * nogil:
 
 cdef enum:
     STATUS_ROOM = 8192
-    LANDLOCK_WRITE_FILE = 2
     LANDLOCK_READ_FILE = 4
     LANDLOCK_READ_DIR = 8
 
@@ -224,10 +223,10 @@ cdef int is_granted(const Tree *tree, const char *path, uint64_t access) noexcep
 
 
 cdef int may_have(
-    const Tree *tree, pid_t tgid, const char *path, int on_procfs, int is_directory, int writes, int reads
+    const Tree *tree, pid_t tgid, const char *path, int on_procfs, int is_directory, int reads
 ) noexcept nogil:
-    """Whether a caller may be given this file, by its path without links: 0, or -EACCES. Outside /proc that is for
-    Landlock to say, which treats us as it treats the caller."""
+    """Whether a caller may be given this file, by its path without links: 0, or -EACCES. What is not about reading /proc
+    is for Landlock to say, which treats us as it treats the caller."""
     cdef const char *rest = NULL
     cdef pid_t pid = process_in(path, &rest)
     cdef uint64_t access = 0
@@ -235,8 +234,6 @@ cdef int may_have(
         return -EACCES if on_procfs else 0
     if pid > 0 and (not is_of_tree(tree, pid) or (needs_tracing(rest) and thread_group_of(pid) != tgid)):
         return -EACCES
-    if writes:
-        access |= LANDLOCK_WRITE_FILE
     if reads:
         access |= LANDLOCK_READ_DIR if is_directory else LANDLOCK_READ_FILE
     return 0 if is_granted(tree, path, access) else -EACCES

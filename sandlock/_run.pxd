@@ -29,7 +29,8 @@ cdef enum RuleKind:
     RULE_VET_EXEC = 13
     RULE_VET_SOCKET = 14
     RULE_VET_FORK = 15
-    RULE_VET_OPEN = 16
+    RULE_VET_WRITE = 16      # opens that could write
+    RULE_VET_OPEN = 17       # all opens
 
 cdef struct Rule:
     RuleKind kind

@@ -389,8 +389,8 @@ cdef tuple endpoint_values(int protocol, int port, int width, const uint8_t *add
 
 cdef tuple facts_of(const Slot *slot):
     """Of a socket call: protocol, address, port, path, abstract, scope and size. Of an exec: path, exe, cwd, the
-    interpreter's words and argv, in bytes. Of a fork nothing. Of an open: path, name, flags, mode, whether it exists, and
-    what it is good for (enum Access)."""
+    interpreter's words and argv, in bytes. Of a fork nothing. Of an open: path, name, flags, mode, whether it exists,
+    and what it is good for (enum Access)."""
     cdef const char *at = slot.data
     cdef const Endpoint *to = &slot.call.endpoint
     cdef bytes path, exe, cwd

@@ -264,8 +264,8 @@ cdef int start_poller(Crew *crew) noexcept nogil:
 
 
 cdef int start_opener(Crew *crew) noexcept nogil:
-    """One more opener, if fewer than two have nothing to do and there may be one more. Returns 0, or -1 if there is none
-    at all."""
+    """One more opener, if fewer than two have nothing to do and there may be more. Returns 0, or -1 if there is none at
+    all."""
     cdef Opener *opener
     cdef int running = 0, i, place
     if load_int(&crew.table.open_idle) >= 2:

@@ -123,14 +123,14 @@ class Fork:
 @record
 class Open:
     """A program wants to open a file: open(2), openat(2), openat2(2), creat(2). Only with `ask_opens`. What the kernel
-    refuses anyway is not asked about."""
+    refuses anyway is not asked about, and O_PATH neither, which opens nothing."""
 
     path: str
     """The object without links; of what is to be made, the path that it will have."""
     named: str
     """As the call names it."""
     flags: int
-    """O_RDONLY, O_CREAT, ...: as of the call; with O_PATH, without those that it makes meaningless."""
+    """O_RDONLY, O_CREAT, ...: those of the call."""
     mode: int = 0
     """Of what is to be made, before the umask."""
     exists: bool = True
@@ -277,9 +277,9 @@ class Allow:
 
     scope: Literal["once", "run", "sandbox"] = "once"
     """"run": until this run ends. "sandbox": in all runs of the sandbox, also those under way. Alike are execs of the
-    same unchanged file with the same words, calls to the same address, port and protocol, and opens of the same file for no
-    more than this one: writing covers reading. Rules that deny win. What is to be made is approved by its directory and name;
-    where the file system keeps no times of birth, the next open is asked about again."""
+    same unchanged file with the same words, calls to the same address, port and protocol, and opens of the same file
+    for no more than this one (writing covers reading); of what is to be made, by its directory and name. Where a file
+    system keeps no times of birth, opens are asked about each time. Rules that deny win."""
     words: int | None = None
     """Of an exec, how many of its first words have to be the same, further ones being free; None: all of them."""
 

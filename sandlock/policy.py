@@ -301,7 +301,7 @@ class Policy:
     )
     ask_opens: str | None = _option(
         None, "word", "--ask-opens", key="config.ask_opens", metavar="WHICH", choices=("write", "all"),
-        help="Have the callback decide about each file that is opened, too: write (those that could be written) or all.",
+        help="Have the callback decide about opens, too: write (of what could be written) or all.",
     )
     allow_degraded: tuple[str, ...] = _option(
         (), "names", "--allow-degraded", key="config.allow_degraded", metavar="PROTECTION",

@@ -26,8 +26,8 @@ LENGTHS: dict[str, int] = {}
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
     "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_landlock", "_lookups",
-    "_names", "_net_rules", "_plan", "_record", "_values", "errors", "events", "policy", "presets", "result",
-    "syscalls",
+    "_names", "_net_rules", "_open_rules", "_plan", "_record", "_values", "errors", "events", "policy", "presets",
+    "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
 DOORS = {
