@@ -225,7 +225,7 @@ cdef int is_granted(const Tree *tree, const char *path, uint64_t access) noexcep
 cdef int may_have(
     const Tree *tree, pid_t tgid, const char *path, int on_procfs, int is_directory, int reads
 ) noexcept nogil:
-    """Whether a caller may be given this file, by its path without links: 0, or -EACCES. What is not about reading /proc
+    """Whether a caller may be given this file, by its path without links: 0, or -EACCES. All but reading /proc
     is for Landlock to say, which treats us as it treats the caller."""
     cdef const char *rest = NULL
     cdef pid_t pid = process_in(path, &rest)
