@@ -209,10 +209,8 @@ def logged_denial(
         shown = fsdecode(target)
         if name == "no-rule" and len(text) < DENIAL_TEXT:
             fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
-    elif kind == "open":
-        shown = fsdecode(text)
-    elif kind == "fork":
-        shown = syscalls.name(number, arch) or "fork"
+    elif kind in ("fork", "open"):
+        shown = fsdecode(text) if kind == "open" else syscalls.name(number, arch) or "fork"
     else:
         shown = endpoint_target(arch, number, endpoint)
         if lookups is not None and kind in ("connect", "send"):

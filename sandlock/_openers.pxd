@@ -9,13 +9,18 @@ cdef enum:
     MAX_BLOCKED = 32         # of one opener
     BLOCKED_STACK = 16384
 
+cdef enum End:
+    END_OPEN = 0
+    END_ANSWERED = 1         # by the task itself, which has opened
+    END_KILLED = 2           # by its opener, for nobody waits any more
+
 # An open that waits for somebody else, in a task of its own. That looks at nothing else of ours.
 cdef struct Blocked:
     int listener
     uint64_t id              # of the notification
     uint64_t flags
     long pinned              # what is to be opened
-    int answered
+    int end                  # enum End: who of the two came first
     int lives                # cleared and woken by the kernel at its end
     pid_t pid                # 0: free
     char *stack

@@ -17,7 +17,7 @@ from sandlock._attest cimport refuse
 from sandlock._destinations cimport OPERATION_OPEN
 from sandlock._journal cimport enlist
 from sandlock._linux cimport (
-    CLOSE_RANGE_UNSHARE, Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_close, SYS_close_range, SYS_futex, SYS_kill,
+    CLOSE_RANGE_UNSHARE, Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_close_range, SYS_futex, SYS_kill,
     SYS_umask, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._opening cimport (
@@ -30,6 +30,7 @@ from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_UNREADABLE,
     LOOK_MS, READY, WORKING, add_int, ask, finish, load_int, load_word, move, permit_slot, state_of, still_waits,
+    swap_int_if,
 )
 from sandlock._tasks cimport caught_signals
 
@@ -75,11 +76,12 @@ cdef int blocked_main(void *argument) noexcept nogil:
     cdef long opened
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     opened = reopen(blocked.pinned, blocked.flags, 0)
+    if not swap_int_if(&blocked.end, END_OPEN, END_ANSWERED):
+        return 0             # it is being killed, and the caller has its answer from who does that
     if opened < 0:
         answer_errno(blocked.listener, blocked.id, opened)
     else:
         give(blocked.listener, blocked.id, opened, blocked.flags)
-    blocked.answered = 1
     return 0
 
 
@@ -102,7 +104,7 @@ cdef int start_blocked(Opener *opener, Slot *slot, const Place *place) noexcept 
     blocked.id = slot.id
     blocked.flags = slot.opened.flags
     blocked.pinned = place.descriptor
-    blocked.answered = 0
+    blocked.end = END_OPEN
     blocked.lives = 1
     pid = raw_clone(
         CLONE_VM | CLONE_CHILD_CLEARTID, blocked.stack + BLOCKED_STACK, &blocked.lives, blocked_main, blocked
@@ -121,9 +123,11 @@ cdef void look_after(Opener *opener, Blocked *blocked) noexcept nogil:
     if slot != NULL and load_int(&blocked.lives) != 0:
         if still_waits(opener.table, slot) and caught_signals(slot.tid) == 0:
             return
+        if not swap_int_if(&blocked.end, END_OPEN, END_KILLED):
+            return           # it has opened, and is answering
         raw_syscall(SYS_kill, blocked.pid, SIGKILL, 0, 0, 0, 0)
     if slot != NULL:
-        # Interrupted, or its task was killed; if it was answered meanwhile, this one finds nobody.
+        # Interrupted, or its task was killed by others; if it was answered, this one finds nobody.
         answer_errno(blocked.listener, blocked.id, -EINTR)
         blocked.slot = NULL
         finish(opener.table, slot)
@@ -180,7 +184,6 @@ cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) 
         end_open(table, slot, opened)
     else:
         give(table.run.listener, slot.id, opened, call.flags)
-        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         finish(table, slot)
 
 

@@ -22,5 +22,5 @@ cdef int may_wait_long(const Place *place, const OpenCall *call) noexcept nogil
 cdef int table_is_full(pid_t tid) noexcept nogil
 cdef long reopen(long pinned, uint64_t flags, uint64_t mode) noexcept nogil
 cdef long open_judged(int listener, const Slot *slot, const Place *place) noexcept nogil
-cdef long give(int listener, uint64_t id, long descriptor, uint64_t flags) noexcept nogil
+cdef void give(int listener, uint64_t id, long descriptor, uint64_t flags) noexcept nogil
 cdef void answer_errno(int listener, uint64_t id, long error) noexcept nogil

@@ -63,9 +63,6 @@ cdef extern from * nogil:
     #ifndef SYS_faccessat2
     #define SYS_faccessat2 439                 /* Linux 5.8 */
     #endif
-    #ifndef SECCOMP_ADDFD_FLAG_SEND            /* Linux 5.14 */
-    #define SECCOMP_ADDFD_FLAG_SEND (1UL << 1)
-    #endif
     #define SANDLOCK_O_PATH 010000000
     #define SANDLOCK_O_TMPFILE 020000000       /* the bit that O_TMPFILE has besides O_DIRECTORY */
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
@@ -75,7 +72,6 @@ cdef extern from * nogil:
     const int O_TMPFILE_BIT "SANDLOCK_O_TMPFILE"
     const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
     const int AT_EACCESS "SANDLOCK_AT_EACCESS"
-    const unsigned int SECCOMP_ADDFD_FLAG_SEND
     const long PIPEFS_MAGIC
     const int R_OK
     const int W_OK
@@ -410,18 +406,24 @@ cdef void answer_errno(int listener, uint64_t id, long error) noexcept nogil:
         pass
 
 
-cdef long give(int listener, uint64_t id, long descriptor, uint64_t flags) noexcept nogil:
-    """Puts a descriptor of ours into the caller and answers with its number, in one step. Returns 0 or -errno."""
+cdef void give(int listener, uint64_t id, long descriptor, uint64_t flags) noexcept nogil:
+    """Puts a descriptor of ours into the caller, closes it here, and answers with its number there. In this order: what
+    the program does next (close a FIFO, unlock a file, execute what it wrote) must not find it open in our table."""
     cdef AddDescriptor add
+    cdef Response response
     cdef long number = -EINTR
     memset(&add, 0, sizeof(add))
-    add.id = id
-    add.flags = SECCOMP_ADDFD_FLAG_SEND
+    memset(&response, 0, sizeof(response))
+    add.id = response.id = id
     add.srcfd = <uint32_t>descriptor
     add.newfd_flags = O_CLOEXEC if flags & O_CLOEXEC else 0
     while number == -EINTR:
         number = raw_syscall(SYS_ioctl, listener, <long>SECCOMP_IOCTL_NOTIF_ADDFD, <long>&add, 0, 0, 0)
-    if number < 0 and number != -ENOENT:
+    raw_syscall(SYS_close, descriptor, 0, 0, 0, 0, 0)
+    if number < 0:
         # A full descriptor table is the caller's own affair; anything else is ours. Both are denials.
         answer_errno(listener, id, number if number == -EMFILE or number == -ENFILE else -EACCES)
-    return number if number < 0 else 0
+        return
+    response.val = number
+    while raw_syscall(SYS_ioctl, listener, <long>SECCOMP_IOCTL_NOTIF_SEND, <long>&response, 0, 0, 0) == -EINTR:
+        pass

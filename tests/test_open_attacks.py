@@ -340,9 +340,23 @@ def test_two_may_make_the_same_file(loop: Loop, tmp_path: Path) -> None:
 
 def test_both_ends_of_a_fifo_meet(loop: Loop, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    script = "cat fifo & echo through > fifo; wait; (sleep 0.2; echo later > fifo) & cat fifo"
+    script = "for i in 1 2 3 4 5 6; do cat fifo & echo through > fifo; wait; (echo later > fifo) & cat fifo; done"
     result = opened(loop, Vetting(tmp_path), *shell(script))
-    assert result.stdout == b"through\nlater\n"
+    assert result.stdout == b"through\nlater\n" * 6
+
+
+def test_no_descriptor_of_ours_outlives_the_programs(loop: Loop, tmp_path: Path) -> None:
+    """One that did would keep a written program busy (ETXTBSY), a file locked, and a FIFO open."""
+    code = (
+        "import fcntl, os, shutil, subprocess\n"
+        "for i in range(100):\n"
+        "    shutil.copy('/bin/true', 'program')\n"
+        "    if i % 10 == 0: subprocess.run(['./program'], check=True)\n"
+        "    with open('lock', 'w') as file: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "print('fine')\n"
+    )
+    result = opened(loop, Vetting(tmp_path), sys.executable, "-c", code)
+    assert (result.stdout, result.stderr) == (b"fine\n", b"")
 
 
 def test_fifos_that_nobody_opens_delay_nobody(loop: Loop, tmp_path: Path) -> None:
