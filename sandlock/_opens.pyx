@@ -15,19 +15,21 @@ from sandlock._memory cimport read_memory, read_string
 from sandlock._paths cimport MAX_LAST, OpenCall
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_FULL, MAX_ALL_FACTS, READY, Slot, Table, give_back, load_int, load_word, note_open, still_waits,
-    store_word, take_slot, wake_openers, with_state,
+    ACT_ALLOW, CAUSE_FULL, CAUSE_UNREADABLE, MAX_ALL_FACTS, READY, Slot, Table, give_back, load_int, load_word,
+    note_open, still_waits, store_word, take_slot, wake_openers, with_state,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._workers cimport start_opener, start_worker
 
 cdef extern from "<errno.h>" nogil:
     const int E2BIG
+    const int EACCES
     const int EAGAIN
     const int EINVAL
     const int ENOENT
     const int ENOMEM
     const int ENOSYS
+    const int EPERM
     const int ESRCH
 
 cdef extern from "<fcntl.h>" nogil:
@@ -179,7 +181,7 @@ cdef int vet_open(Crew *crew, const Notification *notification, int asks) noexce
     cdef OpenCall call
     cdef char path[MAX_PATH]
     cdef uint64_t address = 0
-    cdef long length
+    cdef long length = 0
     cdef Slot *slot
     cdef int result
     table.since_ns = now_ns()
@@ -187,11 +189,14 @@ cdef int vet_open(Crew *crew, const Notification *notification, int asks) noexce
     result = read_call(notification, &call, &address)
     if result == 0:
         result = check_flags(notification.data.nr, &call)
+    if result == 0:
+        length = read_string(<pid_t>notification.pid, address, path, MAX_PATH)
+        result = <int>length if length < 0 else 0
+    if result == -EPERM:         # its memory is shut to us: another user, or not dumpable
+        note_open(table, CAUSE_UNREADABLE, EACCES, notification.data.nr, thread_group_of(table.tid), b"", 0)
+        return EACCES
     if result < 0:
         return -result
-    length = read_string(<pid_t>notification.pid, address, path, MAX_PATH)
-    if length < 0:
-        return <int>-length
     call.asks = asks
     slot = fill_slot(crew, notification, path, length)
     if slot == NULL:

@@ -167,19 +167,43 @@ def test_what_landlock_forbids_stays_forbidden(loop: Loop, tmp_path: Path) -> No
     assert len(os.listdir(secret)) == 2
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs somebody who may become another user")
+def test_another_user_is_not_served_as_the_supervisors(loop: Loop, tmp_path: Path) -> None:
+    """The supervisor is root and the caller is not any more: its opens would be made with root's rights."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "secret").chmod(0o600)
+    code = (
+        "import os\n"
+        "print(open('secret').read())\n"
+        "os.setgroups([])\n"
+        "os.setgid(65534)\n"
+        "os.setuid(65534)\n"
+        "try: print(open('secret').read())\n"
+        "except PermissionError: print('denied')\n"
+    )
+    options = {"keep_capabilities": ["SETUID", "SETGID"]}
+    result = opened(loop, allow, *python(code), place=tmp_path, **options)
+    assert result.stdout == b"secret\ndenied\n"
+    assert {denial.cause for denial in result.denials} == {"unreadable"}
+
+
 # ---- names that change
 
 
 REWRITE = """
-import ctypes, os, sys, threading, time
+import ctypes, mmap, os, sys, time
 libc = ctypes.CDLL(None, use_errno=True)
-path = ctypes.create_string_buffer(b"public", 64)
+shared = mmap.mmap(-1, 4096)
+shared[:6] = b"public"
+path = (ctypes.c_char * 64).from_buffer(shared)
 until = time.monotonic() + float(sys.argv[1])
-def flip():
+if os.fork() == 0:  # as another thread would, without Python's lock
     while time.monotonic() < until:
-        path.value = b"secret"
-        path.value = b"public"
-threading.Thread(target=flip).start()
+        for _ in range(100):
+            shared[:6] = b"secret"
+            shared[:6] = b"public"
+    os._exit(0)
 tries = 0
 while time.monotonic() < until:
     opened = libc.syscall(257 if os.uname().machine == "x86_64" else 56, -100, path, 0, 0)

@@ -13,10 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bpf
 import pytest
 from loops import Loop
+from planned import ARCHES, ENOSYS, a_host
 
-from sandlock import Allow, AsyncSandbox, Deny, Kill, Open, PolicyError, Result, Sandbox
+from sandlock import Allow, AsyncSandbox, Deny, Kill, Open, PolicyError, Result, Sandbox, syscalls
+from sandlock._plan import plan
 from sandlock.policy import Policy
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
@@ -288,6 +291,41 @@ def test_what_opens_past_the_filter_is_refused() -> None:
         Sandbox(
             presets=["system"], ask_opens="all", extra_allow_syscalls=["io_uring"], policy_fn=lambda event, box: Allow()
         )
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_filter_lets_pass_what_needs_no_question(arch: str) -> None:
+    def filtered(which: str) -> Callable[..., int]:
+        made = plan(Policy.of(presets="system", ask_opens=which), a_host(arch=arch), vet=True)
+        code = bpf.load(made.filter)
+        return lambda name, *words: bpf.run(code, bpf.data(syscalls.number(name, arch) or 0, arch, words))
+
+    write, every = filtered("write"), filtered("all")
+    names = ("openat", "open") if arch == "x86_64" else ("openat",)
+    for name in names:
+        place = (0, 0) if name == "openat" else (0,)
+        for flags in (0, os.O_CLOEXEC, os.O_DIRECTORY | os.O_NOFOLLOW, os.O_NONBLOCK, os.O_EXCL, os.O_NOCTTY):
+            assert (write(name, *place, flags), every(name, *place, flags)) == (bpf.ALLOW, bpf.NOTIFY)
+        for flags in (
+            1,
+            2,
+            3,
+            os.O_CREAT,
+            os.O_TRUNC,
+            os.O_APPEND,
+            os.O_TMPFILE,
+            os.O_CREAT | os.O_EXCL | os.O_CLOEXEC,
+        ):
+            assert write(name, *place, flags) == every(name, *place, flags) == bpf.NOTIFY
+            assert write(name, *place, 1 << 32 | flags) == bpf.NOTIFY  # of an int the kernel reads the lower half
+            for chosen in (write, every):
+                assert chosen(name, *place, flags | os.O_PATH) == bpf.ALLOW
+        assert every(name, *place, os.O_PATH << 32) == bpf.NOTIFY
+    for chosen in (write, every):
+        assert chosen("openat2", 0, 0, 0, 24) == bpf.NOTIFY
+        assert chosen("landlock_restrict_self", 3, 0) == ENOSYS
+        if arch == "x86_64":
+            assert chosen("creat", 0, 0) == bpf.NOTIFY
 
 
 @pytest.mark.parametrize("word", ["", "read", "ALL", "write,all", 1, True, ["all"]])
