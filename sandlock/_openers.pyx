@@ -10,6 +10,7 @@ call go on: it is a descriptor or an errno. An opener may be killed at any point
 """
 
 from libc.stdlib cimport free, malloc
+from libc.string cimport strcmp
 from posix.types cimport pid_t
 
 from sandlock._approvals cimport approves_open
@@ -29,8 +30,8 @@ from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_UNREADABLE,
-    LOOK_MS, READY, WORKING, add_int, ask, finish, load_int, load_word, move, permit_slot, state_of, still_waits,
-    swap_int_if,
+    LOOK_MS, READY, WORKING, add_int, ask, exe_of, finish, load_int, load_word, move, permit_slot, state_of,
+    still_waits, swap_int_if,
 )
 from sandlock._tasks cimport caught_signals
 
@@ -211,11 +212,29 @@ cdef void decide_open(Opener *opener, Slot *slot, const Standing *caller, Place 
     ask(opener.table, slot)
 
 
+cdef int may_be_given(const Opener *opener, const Slot *slot, const Place *place, const char *path) noexcept nogil:
+    """What is not for Landlock to say: 0 or -EACCES."""
+    return may_have(
+        &opener.tree, slot.tgid, path, place.on_procfs, place.mode & S_IFMT == S_IFDIR,
+        access_of(&slot.opened) & ACCESS_READ
+    )
+
+
+cdef int is_still_the_trees(const Opener *opener, const Slot *slot, const Place *place) noexcept nogil:
+    """Numbers of processes, and of inodes in /proc, are used again: whose a file is, is looked at once more."""
+    cdef char path[MAX_PATH + MAX_LAST]
+    if not place.on_procfs:
+        return 1
+    return (
+        path_of_place(place, path, MAX_PATH + MAX_LAST) >= 0 and strcmp(path, exe_of(slot)) == 0
+        and may_be_given(opener, slot, place, path) == 0
+    )
+
+
 cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Looks at what an open is about, for the first time."""
     cdef OpenCall *call = &slot.opened
     cdef int result = find(&opener.tree, slot, 0, place)
-    cdef int access
     cdef long length
     if result == 0:
         result = check_place(&opener.tree, call, place)
@@ -232,12 +251,7 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
         finish(opener.table, slot)
         return
     call.where.exists = place.descriptor >= 0
-    access = access_of(call)
-    result = may_have(
-        &opener.tree, slot.tgid, slot.data + slot.path_length, place.on_procfs, place.mode & S_IFMT == S_IFDIR,
-        access & ACCESS_READ
-    )
-    if result < 0:
+    if may_be_given(opener, slot, place, slot.data + slot.path_length) < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
     decide_open(opener, slot, caller, place)
@@ -248,7 +262,7 @@ cdef void carry_out(Opener *opener, Slot *slot, const Standing *caller, Place *p
     cdef int result = find(&opener.tree, slot, not slot.opened.where.exists, place)
     if not still_waits(opener.table, slot):
         finish(opener.table, slot)
-    elif result < 0 or not is_same(&slot.opened, place):
+    elif result < 0 or not is_same(&slot.opened, place) or not is_still_the_trees(opener, slot, place):
         refuse(opener.table, slot, CAUSE_CHANGED, EACCES)
     else:
         act(opener, slot, caller, place)

@@ -155,7 +155,10 @@ cdef int find(const Tree *tree, const Slot *slot, int to_parent, Place *place) n
     if call.flags & O_NOFOLLOW or (call.flags & O_CREAT and call.flags & O_EXCL):
         following |= FOLLOW_NOT_LAST
     result = follow_path(&origin, slot.data, following, call.resolve, place)
-    if result == 0 and call.flags & O_CREAT and place.parent < 0 and <long>place.owner != tree.own.user:
+    if (
+        result == 0 and call.flags & O_CREAT and place.parent < 0 and <long>place.owner != tree.own.user
+        and (kind_of(place) == S_IFREG or kind_of(place) == S_IFIFO)
+    ):
         # For the kernel's protection of other people's files in a sticky directory: see `is_protected`.
         leave(place)
         result = follow_path(&origin, slot.data, following | FOLLOW_TO_PARENT, call.resolve, place)

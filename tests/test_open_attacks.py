@@ -49,6 +49,24 @@ def test_proc_self_is_the_caller(loop: Loop, tmp_path: Path) -> None:
     assert {line.split()[0] for line in result.stdout.splitlines()} == {b"True"}
 
 
+def test_proc_is_asked_about_like_other_files(loop: Loop, tmp_path: Path) -> None:
+    asked = []
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        if isinstance(event, Open) and event.path.endswith("/status"):
+            asked.append((event.path, event.named, event.pid))
+            return Deny("no") if event.named.startswith("/proc/thread") else Allow(scope="run")
+        return Allow()
+
+    script = "exec 2>&1; read line < /proc/self/status; echo $line; read line < /proc/thread-self/status"
+    result = opened(loop, vet, *shell(script), place=tmp_path)
+    assert result.stdout.startswith(b"Name: sh\n")
+    assert b"Permission denied" in result.stdout
+    (first, second) = asked
+    assert first[:2] == (f"/proc/{first[2]}/status", "/proc/self/status")
+    assert second[0] == f"/proc/{first[2]}/task/{first[2]}/status"
+
+
 STRANGERS = """
 import os, sys
 mine = {os.getpid(), os.getppid()} if len(sys.argv) > 2 else {os.getpid()}

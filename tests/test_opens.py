@@ -110,6 +110,21 @@ def test_only_what_could_write_is_asked_about(loop: Loop, tmp_path: Path) -> Non
     assert (tmp_path / "write").read_text() == "hello"
 
 
+def test_openat2_is_asked_about_by_its_flags(loop: Loop, tmp_path: Path) -> None:
+    """They lie in memory, so the supervisor makes those that only read as well; but nobody is asked."""
+    (tmp_path / "file").write_text("hello")
+    vetting = Vetting(tmp_path)
+    code = (
+        f"import sys; sys.path.insert(0, {TESTS!r})\n"
+        "from open_program import openat2\n"
+        "import os\n"
+        "print(os.read(openat2('file', 0), 9), openat2('file', os.O_RDWR) > 2)"
+    )
+    options = {"fs_readable": [TESTS], "which": "write"}
+    assert opened(loop, vetting, sys.executable, "-B", "-c", code, **options).stdout == b"b'hello' True\n"
+    assert [(event.syscall, event.writes) for event in vetting.asked] == [("openat2", True)]
+
+
 def test_what_the_kernel_refuses_is_not_asked_about(loop: Loop, tmp_path: Path) -> None:
     (tmp_path / "closed").write_text("hello")
     (tmp_path / "closed").chmod(0)
