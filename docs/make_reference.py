@@ -84,6 +84,7 @@ TYPES = {
     "variables": "table of texts",
     "variable-names": "list of names",
     "switch": "true or false",
+    "word": "one of the words",
     "octal": "octal text",
     "int": "whole number",
     "seconds": "seconds",

@@ -19,7 +19,22 @@ from .errors import (
     SandlockTimeout,
     Unsupported,
 )
-from .events import Allow, Ancestor, Audit, Bind, Connect, Deny, Exec, ExecDecision, Fork, Kill, Listen, Resolve, Send
+from .events import (
+    Allow,
+    Ancestor,
+    Audit,
+    Bind,
+    Connect,
+    Deny,
+    Exec,
+    ExecDecision,
+    Fork,
+    Kill,
+    Listen,
+    Open,
+    Resolve,
+    Send,
+)
 from .handlers import (
     Continue,
     Errno,
@@ -77,6 +92,7 @@ __all__ = [
     "KillTree",
     "Listen",
     "NativeHandler",
+    "Open",
     "Policy",
     "PolicyError",
     "Process",

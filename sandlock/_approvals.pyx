@@ -8,7 +8,8 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset, strcmp, strlen
 
-from sandlock._destinations cimport OPERATION_CONNECT, OPERATION_EXEC, OPERATION_SEND
+from sandlock._destinations cimport OPERATION_CONNECT, OPERATION_EXEC, OPERATION_OPEN, OPERATION_SEND, is_of_network
+from sandlock._paths cimport ACCESS_READ, ACCESS_WRITE
 from sandlock._programs cimport same_file
 
 cdef extern from * nogil:
@@ -70,7 +71,24 @@ cdef int approves_call(const Approvals *approvals, const Endpoint *endpoint) noe
     """Whether this destination was approved before."""
     cdef int i
     for i in range(load_count(&approvals.first), load_count(&approvals.count)):
-        if approvals.entries[i].operation != OPERATION_EXEC and same_place(&approvals.entries[i].endpoint, endpoint):
+        if is_of_network(approvals.entries[i].operation) and same_place(&approvals.entries[i].endpoint, endpoint):
+            return 1
+    return 0
+
+
+cdef int approves_open(const Approvals *approvals, const FilePlace *where, int access) noexcept nogil:
+    """Whether this access to this file was approved before; writing it covers reading it. A file is told from a later
+    one with its number by when it was made; of what is to be made, the directory is, and the name."""
+    cdef const Approval *each
+    cdef int i
+    for i in range(load_count(&approvals.first), load_count(&approvals.count)):
+        each = approvals.entries[i]
+        if (
+            each.operation == OPERATION_OPEN and each.where.exists == where.exists
+            and each.where.device == where.device and each.where.inode == where.inode
+            and each.where.birth_ns == where.birth_ns and strcmp(each.where.last, where.last) == 0
+            and access & ~(each.access | (ACCESS_READ if each.access & ACCESS_WRITE else 0)) == 0
+        ):
             return 1
     return 0
 
@@ -102,6 +120,16 @@ cdef bytes approval_of_call(const Endpoint *endpoint):
     memset(&approval, 0, sizeof(approval))
     approval.operation = endpoint.operation
     approval.endpoint = endpoint[0]
+    return (<char *>&approval)[:sizeof(approval)]
+
+
+cdef bytes approval_of_open(const FilePlace *where, int access):
+    """An approval of this access to this file."""
+    cdef Approval approval
+    memset(&approval, 0, sizeof(approval))
+    approval.operation = OPERATION_OPEN
+    approval.where = where[0]
+    approval.access = access
     return (<char *>&approval)[:sizeof(approval)]
 
 

@@ -27,11 +27,13 @@ from sandlock._linux cimport (
     SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_futex, SYS_ioctl, SYS_seccomp,
     SYS_shutdown, raw_syscall,
 )
+from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
+from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
     RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC,
-    RULE_VET_FORK, RULE_VET_SOCKET, Rule, Run, STAGE_STARTING,
+    RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
 from sandlock._socket_calls cimport HELD, vet_socket
@@ -153,6 +155,9 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)
     if rule.kind == RULE_HANDLE:
         return handle(lane.handlers, &lane.crew, rule, notification)
+    if rule.kind == RULE_VET_OPEN or rule.kind == RULE_VET_WRITE:
+        error = vet_open(&lane.crew, notification, ASK_ALL if rule.kind == RULE_VET_OPEN else ASK_WRITES)
+        return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
     if rule.kind == RULE_OBSERVE_EXEC:
         observe_exec(lane.observer, notification)
         return continue_unsafely()    # observed, not decided

@@ -27,14 +27,15 @@ __all__ = ["ASKED", "DENIED", "Decision", "decision_of"]
 ACTS = ("deny", "allow", "kill", "audit")
 """By number, as the core has them (enum Act in _slots.pxd)."""
 DENIED = ("deny", "kill")
+NETWORK = ("connect", "send", "bind", "listen")
 ASKED = ("verdict", "no-opinion", "callback-error", "handler", "handler-error", "timeout", "nobody-listens")
 """The causes of decisions that a callback made, or ought to have made."""
-BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers"}
+BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers", "open": "fd"}
 
 
 @record
 class Decision:
-    """What was decided about one exec, connect, send, bind or listen; or what a handler denied."""
+    """What was decided about one exec, open, connect, send, bind or listen; or what a handler denied."""
 
     seq: int
     """Its number among the decisions of its run, from 1. A gap is what was lost on the way."""
@@ -45,7 +46,7 @@ class Decision:
     run: str
     """The run's id, as in its Result."""
     kind: str
-    """"exec", "fork", "connect", "send", "bind", "listen" or "handler"."""
+    """"exec", "fork", "open", "connect", "send", "bind", "listen" or "handler"."""
     target: str
     """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
     decision: str
@@ -72,7 +73,7 @@ class Decision:
     latency: float = 0.0
     """Seconds from the call to the decision; with a question, until its verdict is acted on."""
     binding: str = "attested"
-    """How the decision holds: "attested", "registers" or "on-behalf", as in events."""
+    """How the decision holds: "attested", "registers", "fd" or "on-behalf", as in events."""
     asked: bool = False
     """Whether a callback was asked."""
     call_id: str = ""
@@ -114,7 +115,7 @@ def decision_of(
     fix, flag = "", ""
     if kind == "exec" and (ACTS[act], name, cut) == ("deny", "no-rule", False):
         fix, flag = exec_fixes(target, words)
-    elif kind not in ("exec", "fork") and ACTS[act] in DENIED and endpoint[0] and not text and name != "audit":
+    elif endpoint[0] and kind in NETWORK and ACTS[act] in DENIED and not text and name != "audit":
         fix, flag = fixes(kind, target, endpoint[2])
     return Decision(
         seq=seq,
@@ -150,6 +151,8 @@ def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, 
         return fsdecode(exe)
     if kind in ("fork", "handler"):
         return syscalls.name(number, arch) or kind
+    if kind == "open":
+        return fsdecode(endpoint[3])
     return endpoint_target(arch, number, endpoint)
 
 

@@ -10,7 +10,7 @@ from os import fsdecode
 from . import syscalls
 from ._net_rules import UNIX, protocol_name
 from ._record import fields, record
-from .events import OPERATIONS, Exec, Fork, Resolve, address_text, target_of
+from .events import OPERATIONS, Exec, Fork, Open, Resolve, address_text, target_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Denial:
     """A call that was denied, and why."""
 
     kind: str
-    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "resolve", "handler"."""
+    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "open", "resolve", "handler"."""
     target: str
     """The file; the destination as a rule names it; of a fork, and of what a handler answers, the system call; or the
     name that was looked up."""
@@ -134,7 +134,7 @@ def denial_of(event: Event, verdict: Verdict, *, time: float, latency: float, ch
     if isinstance(event, Resolve):
         return resolve_denial(event.name, verdict.cause, verdict.reason, "", event.pid)
     kind, target, argv, host = _about(event)
-    fix = ("", "") if isinstance(event, Fork | Exec) else fixes(kind, target, event.port, host)
+    fix = ("", "") if isinstance(event, Exec | Fork | Open | Resolve) else fixes(kind, target, event.port, host)
     return Denial(
         kind=kind,
         target=target,
@@ -183,6 +183,8 @@ def _about(event: Event) -> tuple[str, str, tuple[str, ...], str]:
         return kind, event.syscall, (), ""
     if isinstance(event, Exec):
         return kind, event.exe, event.argv, ""
+    if isinstance(event, Open):
+        return kind, event.path, (), ""
     return kind, event.target, (), getattr(event, "host", "")
 
 
@@ -272,8 +274,8 @@ def logged_denial(
         shown = fsdecode(target)
         if name == "no-rule" and len(text) < DENIAL_TEXT:
             fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
-    elif kind in ("fork", "handler"):
-        shown = syscalls.name(number, arch) or kind
+    elif kind in ("fork", "handler", "open"):
+        shown = fsdecode(text) if kind == "open" else syscalls.name(number, arch) or kind
     else:
         shown = endpoint_target(arch, number, endpoint)
         if lookups is not None and kind in ("connect", "send"):

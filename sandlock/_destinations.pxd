@@ -7,13 +7,14 @@ from sandlock._pins cimport Pins
 from sandlock._run cimport NetRules
 
 cdef enum Operation:
-    OPERATION_EXEC = 0       # this, forks and calls of handlers are not of the network; here to tell all apart
+    OPERATION_EXEC = 0       # this, and what follows the network, is here for those who tell all calls apart
     OPERATION_CONNECT = 1
     OPERATION_SEND = 2
     OPERATION_BIND = 3
     OPERATION_LISTEN = 4
     OPERATION_FORK = 5
     OPERATION_HANDLER = 6
+    OPERATION_OPEN = 7
 
 cdef enum Decision:
     DECIDED_DENY = 0
@@ -35,7 +36,7 @@ cdef struct Endpoint:
     char path[MAX_SOCKET_PATH]
 
 cdef inline int is_of_network(int operation) noexcept nogil:
-    return operation != OPERATION_EXEC and operation < OPERATION_FORK
+    return OPERATION_CONNECT <= operation <= OPERATION_LISTEN
 
 cdef int protocol_of(int domain, int number) noexcept nogil
 cdef int set_destination(Endpoint *endpoint, const Address *address) noexcept nogil

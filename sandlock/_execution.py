@@ -16,7 +16,7 @@ from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
 from .errors import ConfinementError, InternalError, SandlockError
-from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, read_verdict
+from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, open_event, read_verdict
 from .handlers import HandlerContext
 from .result import ExecRecord, Result
 
@@ -252,6 +252,8 @@ class Execution:
             return exec_event(text, syscall, tid, pid, *facts, call=call, run=run, call_id=call_id)
         if operation == OPERATIONS.index("fork"):
             return Fork(pid=pid, tid=tid, syscall=syscall, call=call, run=run, call_id=call_id)
+        if operation == OPERATIONS.index("open"):
+            return open_event(syscall, tid, pid, *facts, call=call, run=run, call_id=call_id)
         host = "" if self._lookups is None else self._lookups.host_of(facts[1])
         return network_event(operation, syscall, tid, pid, *facts, host=host, call=call, run=run, call_id=call_id)
 
@@ -298,6 +300,8 @@ class Execution:
         try:
             approval = self.run.remember(question, verdict.words)
         except LookupError:  # it is over
+            return
+        if not approval:  # a file that another one could be taken for
             return
         if verdict.scope == "run":
             self.run.approve(approval)

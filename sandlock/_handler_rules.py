@@ -50,6 +50,8 @@ INSTEAD = {
     "vet_exec": _EXEC,
     "vet_socket": "the supervisor makes this call itself; decide about it with net_allow, net_deny, net_allow_bind or "
     "policy_fn",
+    "vet_open": "ask_opens has the supervisor make this call itself; decide about it in policy_fn",
+    "vet_write": "ask_opens has the supervisor make this call itself; decide about it in policy_fn",
     "listen": "net_allow_bind has the supervisor make it; decide about it there, or with policy_fn",
     "observe_start": "record_execs looks at it; drop one of the two",
     "add_restart": "max_processes or ask_forks need it; drop one of the two",

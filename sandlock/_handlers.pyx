@@ -20,10 +20,11 @@ from sandlock._handling cimport (
 )
 from sandlock._linux cimport raw_syscall
 from sandlock._memory cimport read_memory
+from sandlock._questions cimport asked_slot, settle_action
 from sandlock._run cimport Run, STAGE_LAUNCHED
 from sandlock._slots cimport (
-    CAUSE_FULL, CAUSE_HANDLER_ERROR, CAUSE_NONE, ERESTARTNOINTR, Slot, ask, asked_slot, give_back, load_int, note_plain,
-    owes_a_stop, settle_action, still_waits, take_slot,
+    CAUSE_FULL, CAUSE_HANDLER_ERROR, CAUSE_NONE, ERESTARTNOINTR, Slot, ask, give_back, load_int, note_plain,
+    owes_a_stop, still_waits, take_slot,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._workers cimport start_worker

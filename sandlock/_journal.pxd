@@ -14,7 +14,7 @@ from sandlock._destinations cimport Endpoint
 cdef enum:
     ENTRIES = 2048
     ENTRY_TEXT = 3800
-    MAX_WRITERS = 10         # the fast lane, the workers, the poller
+    MAX_WRITERS = 15         # the fast lane, the workers, the openers, the poller
     LANE = 0                 # their places
 
 cdef enum Gate:
@@ -36,7 +36,7 @@ cdef struct Judged:
     int64_t decided_ns
     uint64_t question        # 0 where Python was not asked
     const Endpoint *endpoint  # NULL for an exec, which has the following
-    const char *exe
+    const char *exe          # of an open NULL, and `cwd` is the path
     size_t exe_length        # these lengths count the final NULs
     const char *cwd
     size_t cwd_length

@@ -159,6 +159,7 @@ cdef void fill(Entry *entry, const Judged *judged) noexcept nogil:
         add_exe(entry)
         return
     if judged.operation != OPERATION_EXEC:
+        put(entry, judged.cwd, judged.cwd_length)
         add_exe(entry)
         return
     if judged.exe_length + judged.cwd_length > ENTRY_TEXT:

@@ -28,10 +28,10 @@ from sandlock._approvals cimport add_approval, revoke_approvals
 from sandlock._journal cimport (
     GATE_OPEN, GATE_REFUSES, close_journal, make_journal, set_gate, take_entries, wait_for_entries, wake_reader,
 )
-from sandlock._slots cimport (
-    CHAIN_TEXT, Table, free_table, load_int, read_environment, remember, settle_question, stop_listening, store_rules,
-    take_denials, take_questions,
+from sandlock._questions cimport (
+    read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
 )
+from sandlock._slots cimport CHAIN_TEXT, Table, free_table, load_int, store_rules
 from sandlock._tasks cimport list_chain
 from sandlock._writers cimport close_writers
 
@@ -228,7 +228,7 @@ cdef class Run:
         return -1 if self.lane.table == NULL else self.lane.table.wake_fd
 
     def take_questions(self):
-        """The new questions, and the ids of those that are over, see `_slots.take_questions`."""
+        """The new questions, and the ids of those that are over, see `_questions.take_questions`."""
         return take_questions(self.lane.table)
 
     def verdict(self, unsigned long long question, int act, int error) -> bool:
@@ -236,7 +236,7 @@ cdef class Run:
         return settle_question(self.lane.table, question, act, error)
 
     def remember(self, unsigned long long question, int words) -> bytes:
-        """An approval of what is asked, for `approve`, see `_slots.remember`. Raises LookupError if that is over."""
+        """An approval of what is asked, for `approve`, see `_questions.remember`. Raises LookupError if it is over."""
         return remember(self.lane.table, question, words)
 
     def approve(self, bytes approval) -> bool:
@@ -249,7 +249,7 @@ cdef class Run:
             revoke_approvals(&self.lane.table.approvals)
 
     def environment(self, unsigned long long question) -> tuple:
-        """The environment of an exec that waits, see `_slots.read_environment`."""
+        """The environment of an exec that waits, see `_questions.read_environment`."""
         return read_environment(self.lane.table, question)
 
     @property
@@ -273,7 +273,7 @@ cdef class Run:
         stop_listening(self.lane.table)
 
     def denials(self) -> list:
-        """What was denied without a verdict of Python's, see `_slots.take_denials`."""
+        """What was denied without a verdict of Python's, see `_questions.take_denials`."""
         return take_denials(self.lane.table, False)
 
     def audited(self) -> list:

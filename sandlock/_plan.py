@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from os import fsencode
 
-from . import _arguments, _filter, _landlock, syscalls
+from . import _arguments, _filter, _landlock, _open_rules, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
 from ._handler_rules import handle_rules, handled_answers
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
@@ -386,6 +386,7 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
         option = "ask_forks" if policy.ask_forks else "max_processes"
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
+    wanted += _open_rules.traps(policy.ask_opens, vet)
     vet = vet or record or policy.has_exec_rules()
     if vet:
         reason = "policy_fn, exec rules and audit: each exec is decided, and attested"
@@ -447,6 +448,7 @@ def _answers(
         if call.name in denied and call.default != "enosys":  # ENOSYS denies as well, and programs fall back
             answer = _arguments.EPERM
         answers[call.name] = answer
+    _open_rules.adjust(answers, policy.ask_opens, allowed)
     return answers, risks
 
 

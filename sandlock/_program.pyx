@@ -11,7 +11,8 @@ from sandlock._programs cimport Prefix, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_SOCKET, ExecRule, NetRule, RuleKind, Ruleset,
+    RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE,
+    ExecRule, NetRule, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
 
@@ -40,6 +41,8 @@ RULE_KINDS = {
     "vet_socket": RULE_VET_SOCKET,
     "vet_fork": RULE_VET_FORK,
     "handle": RULE_HANDLE,
+    "vet_write": RULE_VET_WRITE,
+    "vet_open": RULE_VET_OPEN,
 }
 
 
@@ -152,7 +155,7 @@ cdef class Program:
                 self.c.record_execs = 1
             if rule.rule == "vet_exec":
                 self.c.vets = self.c.vets_exec = 1
-            if rule.rule == "vet_fork":
+            if rule.rule in ("vet_fork", "vet_open", "vet_write"):
                 self.c.vets = self.c.vets_exec = 1
             if rule.rule == "handle":
                 self.c.vets = 1

@@ -22,6 +22,7 @@ cdef struct Prefix:
     char words[MAX_PREFIX]   # each with its NUL
 
 cdef const char *last_part(const char *path) noexcept nogil
+cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil
 cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil
 cdef int identify(long descriptor, FileIdentity *out) noexcept nogil
 cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil

@@ -30,6 +30,8 @@ cdef enum RuleKind:
     RULE_VET_SOCKET = 14
     RULE_VET_FORK = 15
     RULE_HANDLE = 16         # by a handler of the user, of this number
+    RULE_VET_WRITE = 17      # opens that could write
+    RULE_VET_OPEN = 18       # all opens
 
 cdef struct Rule:
     RuleKind kind

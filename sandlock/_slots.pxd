@@ -19,6 +19,7 @@ from sandlock._approvals cimport Approvals
 from sandlock._destinations cimport Endpoint
 from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
+from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
 from sandlock._programs cimport FileIdentity
 from sandlock._run cimport NetRules, Run
@@ -46,6 +47,7 @@ cdef extern from * nogil:
 cdef enum:
     MAX_SLOTS = 1024
     MAX_WORKERS = 8
+    MAX_OPENERS = 4
     MAX_DENIALS = 256
     DENIAL_TEXT = 480
     LOOK_MS = 100           # between two looks at whether those who wait for Python are alive, and in time
@@ -135,6 +137,7 @@ cdef struct Slot:
     HandledCall handled     # what a handler is asked about
     int watches[2]          # on the named file and on the loaded one, where the program could write them; 0: none
     int writers[2]          # how many had closed them when the question was put
+    OpenCall opened         # what an open is about
 
 # Equal denials are one, counted. What was audited without Python is kept beside them.
 cdef struct Denial:
@@ -159,7 +162,7 @@ cdef struct Denial:
     char chain[CHAIN_TEXT]  # the files of the processes above, nearest first, each with a NUL
     char text[DENIAL_TEXT]  # exe, then argv as far as it goes, each with a NUL; or the path of a socket
 
-# Of one worker, or, the last one, of the poller.
+# Of one worker, of the poller, or of an opener.
 cdef struct Seat:
     int waits               # futex, see _wakeups
     int lives               # cleared and woken by the kernel at its end
@@ -177,6 +180,8 @@ cdef struct Table:
     int closing
     int work                # counts what there was for workers to do
     int picking             # a worker chooses
+    int open_work           # futex: something for an opener to do
+    int open_idle           # openers that wait
     int idle                # workers that wait
     int watched             # one of them looks at the questions at least every LOOK_MS
     int64_t asked_ms        # when the last question was put
@@ -194,7 +199,7 @@ cdef struct Table:
     int overdue             # questions that waited on beyond their deadline
     const NetRules *net_rules    # in force now
     Approvals approvals
-    Seat seats[MAX_WORKERS + 1]
+    Seat seats[MAX_WORKERS + 1 + MAX_OPENERS]    # behind the workers the poller, then the openers
     Slot slots[MAX_SLOTS]
     Denial denials[MAX_DENIALS]
 
@@ -224,10 +229,14 @@ cdef void note_denial(
 cdef void note_plain(
     Table *table, int operation, int cause, int error, int number, pid_t pid
 ) noexcept nogil
+cdef void note_open(
+    Table *table, int cause, int error, int number, pid_t pid, const char *path, size_t length
+) noexcept nogil
 cdef void note_call(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
 cdef const char *argv_of(const Slot *slot) noexcept nogil
+cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil
 cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
 cdef void note_audited(Table *table, const Slot *slot) noexcept nogil
@@ -236,12 +245,4 @@ cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
 cdef int permit_call(
     Table *table, int cause, int rule, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
-cdef tuple take_questions(Table *table)
-cdef bytes remember(Table *table, uint64_t question, int words)
-cdef tuple read_environment(Table *table, uint64_t question)
-cdef bint settle_action(Table *table, uint64_t question, const Action *action, uint32_t flags) except -1
-cdef Slot *asked_slot(Table *table, uint64_t question) except NULL
-cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1
-cdef void stop_listening(Table *table) noexcept
-cdef list take_denials(Table *table, bint audited)
 cdef void free_table(Table *table) noexcept

@@ -3,23 +3,20 @@
 Rules: no locks, for a party may be killed at any point. A verdict that comes too late finds another generation.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
-from sandlock._actions cimport ACTION_INJECT, Action
-from sandlock._approvals cimport approval_of_call, approval_of_exec, free_approvals
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_HANDLER, Endpoint, is_of_network
+from sandlock._approvals cimport free_approvals
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_OPEN, Endpoint, is_of_network
 from sandlock._journal cimport Judged, pass_gate, record
 from sandlock._linux cimport (
     Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_ioctl,
     raw_syscall,
 )
-from sandlock._memory cimport read_strings
-from sandlock._programs cimport FileIdentity
 from sandlock._tasks cimport list_chain, now_ms, now_ns
-from sandlock._wakeups cimport ANY_CPU, current_cpu, wake_poller, wake_python, wake_workers
+from sandlock._wakeups cimport ANY_CPU, current_cpu, wake_python, wake_workers
 from sandlock._writers cimport close_writers, count_writers, stop_watch
 
 cdef extern from "<errno.h>" nogil:
@@ -255,6 +252,8 @@ cdef void log(Table *table, const Judged *judged, int act) noexcept nogil:
     if to == NULL:
         add_text(&denial, judged.exe, judged.exe_length)
         add_text(&denial, judged.argv, judged.argv_length)
+        if judged.operation == OPERATION_OPEN:
+            add_text(&denial, judged.cwd, judged.cwd_length)
     else:
         denial.protocol = to.protocol
         denial.port = to.port
@@ -281,6 +280,12 @@ cdef Judged judged_now(const Table *table, int cause, int rule, int error, int n
     return judged
 
 
+cdef const char *path_of_open(const Slot *slot, size_t *length) noexcept nogil:
+    """Without links, or, where that is not known, as the call names it; without its NUL."""
+    length[0] = (slot.exe_length if slot.exe_length > 0 else slot.path_length) - 1
+    return exe_of(slot) if slot.exe_length > 0 else slot.data
+
+
 cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil:
     """A decision about a call whose facts are known: what would have run, and how; or where it leads."""
     cdef Judged judged = judged_now(table, cause, slot.rule, error, slot.number, slot.tgid)
@@ -292,6 +297,8 @@ cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, 
         judged.decided_ns = slot.decided_ns
     if slot.waited:
         judged.question = question_of(table, slot)
+    if slot.operation == OPERATION_OPEN:
+        judged.cwd = path_of_open(slot, &judged.cwd_length)
     if is_of_network(slot.operation):
         judged.endpoint = &slot.call.endpoint
     if slot.operation != OPERATION_EXEC:
@@ -323,6 +330,17 @@ cdef void note_plain(
     judged.operation = operation
     if error == 0:
         judged.act = ACT_KILL
+    note(table, &judged)
+
+
+cdef void note_open(
+    Table *table, int cause, int error, int number, pid_t pid, const char *path, size_t length
+) noexcept nogil:
+    """Logs the denial of the open that the fast lane is at."""
+    cdef Judged judged = judged_now(table, cause, -1, error, number, pid)
+    judged.operation = OPERATION_OPEN
+    judged.cwd = path
+    judged.cwd_length = length
     note(table, &judged)
 
 
@@ -387,189 +405,11 @@ cdef int permit_call(
     return pass_gate(table.journal)
 
 
-# For Python ----------------------------------------------------------------------------------------------------------
+# Its name for Python, and the end ------------------------------------------------------------------------------------
 
 cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil:
     """The id of the question that a slot is about: the generation, and which slot it is."""
     return with_state(load_word(&slot.word), 0) | <uint64_t>(slot - &table.slots[0]) << 48
-
-
-cdef list split_words(const char *start, size_t length):
-    return (<bytes>start[:length]).split(b"\0")[:-1]
-
-
-cdef tuple endpoint_values(int protocol, int port, int width, const uint8_t *address, int abstract, bytes path):
-    """(protocol, address, port, path, abstract), as Python's events and denials want it."""
-    return protocol, (<const char *>address)[:width], port, path, bool(abstract)
-
-
-cdef tuple identity_values(const FileIdentity *file):
-    """Device, inode, size and change time in ns: as os.stat has them."""
-    return file.device, file.inode, file.size, file.changed_ns
-
-
-cdef tuple facts_of(const Slot *slot):
-    """Of a socket call: protocol, address, port, path, abstract, scope and size. Of an exec: path, exe, cwd, the
-    interpreter's words and argv, in bytes, and as in `identity_values` the named file and the one to be loaded. Of what
-    a handler is asked about the arguments. Of a fork nothing."""
-    cdef const char *at = slot.data
-    cdef const Endpoint *to = &slot.call.endpoint
-    cdef bytes path, exe, cwd
-    if slot.operation == OPERATION_HANDLER:
-        return tuple(slot.handled.args)
-    if slot.operation != OPERATION_EXEC and not is_of_network(slot.operation):
-        return ()
-    if slot.operation != OPERATION_EXEC:
-        return (
-            *endpoint_values(to.protocol, to.port, to.width, to.bytes, to.abstract, to.path[:to.path_length]),
-            to.scope_id, slot.call.size,
-        )
-    path = at[:slot.path_length - 1]
-    at += slot.path_length
-    exe = at[:slot.exe_length - 1]
-    at += slot.exe_length
-    cwd = at[:slot.cwd_length - 1]
-    at += slot.cwd_length
-    return (
-        path, exe, cwd, split_words(at, slot.prefix_length), split_words(at + slot.prefix_length, slot.argv_length),
-        identity_values(&slot.named), identity_values(&slot.loaded),
-    )
-
-
-cdef tuple take_questions(Table *table):
-    """The new questions, each (id, ns of CLOCK_MONOTONIC when it came, operation, syscall number, rule, tid, tgid,
-    facts as in `facts_of`), and the ids of those that are over."""
-    cdef Slot *slot
-    cdef uint64_t word
-    cdef int i
-    cdef list new = [], gone = []
-    for i in range(load_int(&table.top)):
-        slot = &table.slots[i]
-        word = load_word(&slot.word)
-        if state_of(word) == ASKED and not slot.seen:
-            # Even if it is over at this moment: as long as we have not said that we know, its facts stay.
-            slot.seen = 1
-            new.append((
-                question_of(table, slot), slot.since_ns, slot.operation, slot.number, slot.rule, slot.tid, slot.tgid,
-                facts_of(slot),
-            ))
-        elif state_of(word) == GONE:
-            gone.append(question_of(table, slot))
-            move(slot, GONE, DONE)
-    return new, gone
-
-
-cdef Slot *asked_slot(Table *table, uint64_t question) except NULL:
-    """The slot of a question that still waits. Raises LookupError."""
-    cdef uint64_t i = question >> 48
-    if table == NULL or i >= MAX_SLOTS or load_word(&table.slots[i].word) != with_state(
-        question & 0xFFFFFFFFFFFF, ASKED
-    ):
-        raise LookupError("the question is over")
-    return &table.slots[i]
-
-
-cdef bytes remember(Table *table, uint64_t question, int words):
-    """An approval of what is asked, for `add_approval`: of an exec with its first `words` words and any more, or, if
-    that is -1, with exactly these. Raises LookupError."""
-    cdef Slot *slot = asked_slot(table, question)
-    # As long as Python has given no verdict, the facts stay, whatever becomes of the call.
-    if slot.operation != OPERATION_EXEC:
-        return approval_of_call(&slot.call.endpoint)
-    if words < 0:
-        return approval_of_exec(&slot.named, &slot.loaded, argv_of(slot), slot.argv_count, 0)
-    return approval_of_exec(&slot.named, &slot.loaded, argv_of(slot), min(words, slot.argv_count), 1)
-
-
-cdef tuple read_environment(Table *table, uint64_t question):
-    """The environment of an exec that waits, each variable as bytes; from now on the exec is attested with it. Raises
-    LookupError, OSError."""
-    cdef Slot *slot = asked_slot(table, question)
-    cdef char *room
-    cdef long length
-    cdef int count = 0
-    if slot.environment == NULL:
-        room = <char *>malloc(MAX_FACTS)
-        if room == NULL:
-            raise MemoryError
-        length = read_strings(slot.tid, slot.envp_address, room, MAX_FACTS, MAX_WORDS, &count)
-        if length < 0 or not still_waits(table, slot):
-            free(room)
-            raise OSError(<int>-length if length < 0 else ESRCH, "read the environment of an exec")
-        slot.environment = <char *>realloc(room, length + 1)
-        slot.environment_length = <size_t>length
-        slot.environment_count = count
-    return tuple(split_words(slot.environment, slot.environment_length))
-
-
-cdef bint settle_action(Table *table, uint64_t question, const Action *action, uint32_t flags) except -1:
-    """What a handler in Python has answered. False when the question is over already."""
-    cdef Slot *slot
-    try:
-        slot = asked_slot(table, question)
-    except LookupError:
-        return False
-    slot.handled.action = action[0]
-    slot.handled.flags = flags
-    return settle(table, slot, question, ACT_ALLOW, 0, action.kind == ACTION_INJECT)
-
-
-cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1:
-    """Python's verdict. False when the question is over already."""
-    cdef uint64_t i = question >> 48
-    if i >= MAX_SLOTS:
-        raise ValueError("no such question")
-    return settle(table, &table.slots[i], question, act, error, 0)
-
-
-cdef bint settle(Table *table, Slot *slot, uint64_t question, int act, int error, int hears) noexcept:
-    cdef uint64_t word = with_state(question & 0xFFFFFFFFFFFF, ASKED)
-    if load_word(&slot.word) != word:
-        return False
-    slot.act = ACT_ALLOW if act == ACT_AUDIT else act
-    slot.audited = act == ACT_AUDIT
-    slot.error = error
-    slot.cause = CAUSE_VERDICT
-    slot.asked = hears         # what becomes of it is no news for who decided it, but for who lent a descriptor
-    if not swap_word_if(&slot.word, word, with_state(word, READY)):
-        return False
-    if (act == ACT_ALLOW or act == ACT_AUDIT) and is_of_network(slot.operation):
-        wake_poller(table)
-    else:
-        wake_workers(table, 1, slot.cpu)
-    return True
-
-
-cdef void stop_listening(Table *table) noexcept:
-    """Denies what is asked, and what will be."""
-    cdef int i
-    store_int(&table.listens, 0)
-    for i in range(load_int(&table.top)):
-        move(&table.slots[i], ASKED, READY)
-        move(&table.slots[i], GONE, DONE)
-    wake_workers(table, MAX_WORKERS, ANY_CPU)
-
-
-cdef list take_denials(Table *table, bint audited):
-    """What was denied, or was `audited`, without a verdict of Python's, each (operation, cause, rule, errno, syscall
-    number, pid, count, when it came and when it was denied in ns of CLOCK_MONOTONIC, text, endpoint as in
-    `endpoint_values`, the files of the processes above)."""
-    cdef Denial *denial
-    cdef bytes text
-    cdef int i
-    cdef list found = []
-    if table != NULL:
-        for i in range(min(load_int(&table.denial_count), MAX_DENIALS)):
-            denial = &table.denials[i]
-            if load_int(&denial.ready) and (denial.act == ACT_AUDIT) == audited:
-                text = denial.text[:denial.length]
-                found.append((
-                    denial.operation, denial.cause, denial.rule, denial.error, denial.number, denial.pid, denial.count,
-                    denial.since_ns, denial.at_ns, text, endpoint_values(
-                        denial.protocol, denial.port, denial.width, denial.bytes, denial.abstract, text
-                    ), split_words(denial.chain, denial.chain_length),
-                ))
-    return found
 
 
 cdef void free_table(Table *table) noexcept:

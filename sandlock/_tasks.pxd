@@ -14,7 +14,7 @@ cdef struct Ledger:
     int bound
     int pending_count
     PendingFork pending[256]
-    pid_t helpers[9]         # the supervisor's own workers: in the domain, and no members either
+    pid_t helpers[13]        # the supervisor's own workers: in the domain, and no members either
 
 cdef int kill_task(pid_t tid) noexcept nogil
 cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil
@@ -30,3 +30,8 @@ cdef int64_t now_ms() noexcept nogil
 cdef int64_t now_ns() noexcept nogil
 cdef long list_chain(pid_t pid, pid_t init, char *into, long size) noexcept nogil
 cdef int list_tasks(pid_t pid, pid_t *into, int limit) noexcept nogil
+cdef const char *stat_field(const char *stat, long length, int number) noexcept nogil
+cdef const char *status_field(const char *status, long length, const char *name) noexcept nogil
+cdef uint64_t parse_digits(const char *text, int base) noexcept nogil
+cdef long parse_number(const char *text) noexcept nogil
+cdef int is_member(const Ledger *ledger, pid_t pid, pid_t init) noexcept nogil

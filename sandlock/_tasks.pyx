@@ -69,7 +69,7 @@ cdef enum:
     PENDING_ROOM = 256
     MAX_DEPTH = 1024
     MAX_CHAIN = 16
-    MAX_HELPERS = 9
+    MAX_HELPERS = 13
     STATUS_SIZE = 4096
 
 

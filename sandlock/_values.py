@@ -248,6 +248,15 @@ def read_choices(field: str, value: object, choices: Iterable[str]) -> tuple[str
     return names
 
 
+def read_choice(field: str, value: object, choices: Iterable[str]) -> str:
+    """One name out of a known set."""
+    known = tuple(choices)
+    name = read_text(field, value, "write one of " + ", ".join(known))
+    if name not in known:
+        refuse(field, name, "is unknown", did_you_mean(name, known))
+    return name
+
+
 def read_capabilities(field: str, value: object) -> tuple[str, ...]:
     """Capability names, with or without CAP_, in any case; in the order of their numbers."""
     wanted = set()

@@ -12,3 +12,4 @@ cdef void wake_workers(Table *table, int how_many, int cpu) noexcept nogil
 cdef void wait_for_work(Table *table, Seat *seat, int seen, int64_t milliseconds, int watches) noexcept nogil
 cdef void wake_python(Table *table) noexcept nogil
 cdef void wake_poller(Table *table) noexcept nogil
+cdef void wake_openers(Table *table, int how_many) noexcept nogil

@@ -86,3 +86,8 @@ cdef void wake_python(Table *table) noexcept nogil:
 cdef void wake_poller(Table *table) noexcept nogil:
     cdef uint64_t one = 1
     raw_syscall(SYS_write, table.poller_fd, <long>&one, sizeof(one), 0, 0, 0)
+
+
+cdef void wake_openers(Table *table, int how_many) noexcept nogil:
+    add_int(&table.open_work, 1)
+    raw_syscall(SYS_futex, <long>&table.open_work, FUTEX_WAKE, how_many, 0, 0, 0)

@@ -1,7 +1,8 @@
 from posix.types cimport pid_t
 
+from sandlock._openers cimport Opener
 from sandlock._poller cimport Poller
-from sandlock._slots cimport MAX_WORKERS, Seat, Table
+from sandlock._slots cimport MAX_OPENERS, MAX_WORKERS, Seat, Table
 from sandlock._sockets cimport Caller
 from sandlock._tasks cimport Ledger
 
@@ -15,10 +16,12 @@ cdef struct Worker:
 cdef struct Crew:
     Table *table
     Ledger *ledger
-    Worker workers[MAX_WORKERS + 1]      # the last one is the poller
+    Worker workers[MAX_WORKERS + 1 + MAX_OPENERS]      # behind the workers the poller, then the openers
     Poller *poller
+    Opener *openers[MAX_OPENERS]
     Caller caller           # of the fast lane
 
 cdef int start_worker(Crew *crew) noexcept nogil
 cdef int start_poller(Crew *crew) noexcept nogil
+cdef int start_opener(Crew *crew) noexcept nogil
 cdef void stop_workers(Crew *crew) noexcept nogil

@@ -8,7 +8,7 @@ Rules: raw system calls only; a worker may be killed at any point (the init's ki
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from posix.types cimport pid_t
 
 from sandlock._attest cimport refuse, restart, run_attested
@@ -17,8 +17,9 @@ from sandlock._linux cimport (
     Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_gettid, SYS_kill,
     SYS_sched_yield, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, is_of_network
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, OPERATION_OPEN, is_of_network
 from sandlock._journal cimport LANE, enlist
+from sandlock._openers cimport Opener, free_opener, opener_main
 from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
     ACT_ALLOW, ACT_AUDIT, ACT_KILL, ACT_WAIT, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Seat,
@@ -26,7 +27,7 @@ from sandlock._slots cimport (
     record_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport kill_task, now_ms
-from sandlock._wakeups cimport ANY_CPU, wait_for_work, wake_poller, wake_workers
+from sandlock._wakeups cimport ANY_CPU, wait_for_work, wake_openers, wake_poller, wake_workers
 
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
@@ -75,8 +76,8 @@ cdef Slot *pick(Table *table) noexcept nogil:
         slot = &table.slots[i]
         if state_of(load_word(&slot.word)) != READY:
             continue
-        if slot.act == ACT_ALLOW and is_of_network(slot.operation):
-            continue             # the poller's
+        if slot.act == ACT_ALLOW and (is_of_network(slot.operation) or slot.operation == OPERATION_OPEN):
+            continue             # the poller's, and the openers'
         other = exec_under_way(table, slot) if slot.act == ACT_ALLOW else NULL
         if other != NULL and (other.tid != slot.tid or not load_int(&other.stops)):
             continue
@@ -95,6 +96,10 @@ cdef int act_on(Table *table, Slot *slot) noexcept nogil:
     if slot.act == ACT_ALLOW and is_of_network(slot.operation):
         store_word(&slot.word, with_state(load_word(&slot.word), READY))
         wake_poller(table)
+        return 0
+    if slot.act == ACT_ALLOW and slot.operation == OPERATION_OPEN:
+        store_word(&slot.word, with_state(load_word(&slot.word), READY))
+        wake_openers(table, 1)
         return 0
     if slot.act == ACT_ALLOW and slot.operation == OPERATION_FORK and not permit_slot(table, slot):
         refuse(table, slot, CAUSE_AUDIT, EAGAIN)
@@ -272,6 +277,35 @@ cdef int start_poller(Crew *crew) noexcept nogil:
     return launch(crew, MAX_WORKERS, poller_main, crew.poller)
 
 
+cdef int start_opener(Crew *crew) noexcept nogil:
+    """One more opener, if fewer than two have nothing to do and there may be more. Returns 0, or -1 if there is none at
+    all."""
+    cdef Opener *opener
+    cdef int running = 0, i, place
+    if load_int(&crew.table.open_idle) >= 2:
+        return 0
+    for i in range(MAX_OPENERS):
+        place = MAX_WORKERS + 1 + i
+        if not is_vacant(crew, place):
+            running += 1
+            continue
+        if crew.openers[i] != NULL:      # its memory may still be in use: that place stays empty
+            continue
+        opener = <Opener *>calloc(1, sizeof(Opener))
+        if opener == NULL:
+            break
+        opener.table = crew.table
+        opener.ledger = crew.ledger
+        opener.lives = &crew.table.seats[place].lives
+        opener.place = LANE + 1 + place
+        if launch(crew, place, opener_main, opener) == 0:
+            crew.openers[i] = opener
+            return 0
+        free(opener)
+        break
+    return 0 if running > 0 else -1
+
+
 cdef void stop_workers(Crew *crew) noexcept nogil:
     """The tree is gone: ends the workers and the poller, and waits for them."""
     cdef Worker *worker
@@ -281,7 +315,8 @@ cdef void stop_workers(Crew *crew) noexcept nogil:
     wake_workers(crew.table, MAX_WORKERS, ANY_CPU)
     if crew.workers[MAX_WORKERS].pid != 0:
         wake_poller(crew.table)
-    for i in range(MAX_WORKERS + 1):
+    wake_openers(crew.table, MAX_OPENERS)
+    for i in range(MAX_WORKERS + 1 + MAX_OPENERS):
         worker = &crew.workers[i]
         if worker.pid != 0:
             if load_int(&worker.seat.lives) != 0:
@@ -293,3 +328,7 @@ cdef void stop_workers(Crew *crew) noexcept nogil:
         worker.stack = NULL
     free(crew.poller)
     crew.poller = NULL
+    for i in range(MAX_OPENERS):
+        if crew.openers[i] != NULL:
+            free_opener(crew.openers[i])
+            crew.openers[i] = NULL

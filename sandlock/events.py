@@ -37,6 +37,7 @@ __all__ = [
     "Fork",
     "Kill",
     "Listen",
+    "Open",
     "Resolve",
     "Send",
     "Verdict",
@@ -44,6 +45,7 @@ __all__ = [
     "alike",
     "exec_event",
     "network_event",
+    "open_event",
     "read_on_timeout",
     "read_verdict",
     "target_of",
@@ -128,6 +130,54 @@ class Fork:
     def chain(self) -> tuple[Ancestor, ...]:
         """The programs above, as of Exec."""
         return () if self.call is None else self.call.chain(self.pid)
+
+
+@record
+class Open:
+    """A program wants to open a file: open(2), openat(2), openat2(2), creat(2). Only with `ask_opens`. What the kernel
+    refuses anyway is not asked about, and O_PATH neither, which opens nothing."""
+
+    path: str
+    """The object without links; of what is to be made, the path that it will have."""
+    named: str
+    """As the call names it."""
+    flags: int
+    """O_RDONLY, O_CREAT, ...: those of the call."""
+    mode: int = 0
+    """Of what is to be made, before the umask."""
+    exists: bool = True
+    reads: bool = False
+    """It can be read from."""
+    writes: bool = False
+    """It can be written to; or opening alone makes it, or cuts it off."""
+    creates: bool = False
+    """It is made: O_CREAT of what does not exist, O_TMPFILE (`path` is the directory then)."""
+    truncates: bool = False
+    """O_TRUNC: what exists is cut off."""
+    pid: int = 0
+    """The process."""
+    tid: int = 0
+    """The thread that asks."""
+    syscall: str = "openat"
+    category: Literal["file"] = "file"
+    binding: Literal["fd"] = "fd"
+    """The supervisor opens the object that was judged, and hands the descriptor over."""
+    run: str = ""
+    """The run's id, as in its Result."""
+    call_id: str = ""
+    """What the caller of `run` or `start` gave as `call_id`."""
+    call: Call | None = field(repr=False, default=None)
+    """For `chain`."""
+
+    @property
+    def chain(self) -> tuple[Ancestor, ...]:
+        """The programs above, as of Exec: first the one that opens."""
+        return () if self.call is None else self.call.chain(self.pid)
+
+    @property
+    def target(self) -> str:
+        """The path."""
+        return self.path
 
 
 @record
@@ -230,7 +280,7 @@ class Resolve:
         return self.name
 
 
-Event = Exec | Fork | Connect | Send | Bind | Listen | Resolve
+Event = Exec | Fork | Open | Connect | Send | Bind | Listen | Resolve
 
 
 @record(kw_only=False)
@@ -239,7 +289,9 @@ class Allow:
 
     scope: Literal["once", "run", "sandbox"] = "once"
     """"run": until this run ends. "sandbox": in all runs of the sandbox, also those under way. Alike are execs of the
-    same unchanged file with the same words, and calls to the same address, port and protocol. Rules that deny win."""
+    same unchanged file with the same words, calls to the same address, port and protocol, and opens of the same file
+    for no more than this one (writing covers reading); of what is to be made, by its directory and name. Where a file
+    system keeps no times of birth, opens are asked about each time. Rules that deny win."""
     words: int | None = None
     """Of an exec, how many of its first words have to be the same, further ones being free; None: all of them."""
 
@@ -368,6 +420,8 @@ def alike(one: Event) -> object:
             return None
         case Exec():
             return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter, one.identity, one.loaded)
+        case Open():
+            return (Open, one.path, one.named, one.flags, one.mode, one.exists, one.syscall)
     return (type(one), one.target, one.scope_id)
 
 
@@ -383,7 +437,7 @@ def read_on_timeout(answer: object) -> tuple[int, int]:
 
 # From the core's bytes ------------------------------------------------------------------------------------------------
 
-OPERATIONS = ("exec", "connect", "send", "bind", "listen", "fork", "handler")
+OPERATIONS = ("exec", "connect", "send", "bind", "listen", "fork", "handler", "open")
 """By number, as the core has them (_destinations.pxd)."""
 _EVENTS: dict[int, type[Connect | Send | Bind | Listen]] = {1: Connect, 2: Send, 3: Bind, 4: Listen}
 
@@ -436,6 +490,45 @@ def exec_event(
         argv_bytes=tuple(argv),
         identity=identity,
         loaded=loaded,
+        call=call,
+        run=run,
+        call_id=call_id,
+    )
+
+
+O_CREAT, O_TRUNC, O_TMPFILE_BIT = 0o100, 0o1000, 0o20000000  # asm-generic/fcntl.h
+ACCESS_READ, ACCESS_WRITE = 1, 2  # enum Access in _paths.pxd
+
+
+def open_event(
+    syscall: str,
+    tid: int,
+    pid: int,
+    path: bytes,
+    named: bytes,
+    flags: int,
+    mode: int,
+    exists: bool,
+    access: int,
+    *,
+    call: Call | None = None,
+    run: str = "",
+    call_id: str = "",
+) -> Open:
+    """The event of an open, from what the core read of it."""
+    return Open(
+        path=fsdecode(path),
+        named=fsdecode(named),
+        flags=flags,
+        mode=mode,
+        exists=exists,
+        reads=bool(access & ACCESS_READ),
+        writes=bool(access & ACCESS_WRITE),
+        creates=bool(flags & O_TMPFILE_BIT or (flags & O_CREAT and not exists)),
+        truncates=bool(flags & O_TRUNC and exists),
+        pid=pid,
+        tid=tid,
+        syscall=syscall,
         call=call,
         run=run,
         call_id=call_id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from . import presets as _presets
 from ._record import field, fields, record, replace
-from ._values import READERS, did_you_mean, read_choices, refuse
+from ._values import READERS, did_you_mean, read_choice, read_choices, refuse
 from .errors import PolicyError
 
 TYPE_CHECKING = False
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         keep_capabilities: Names
         record_execs: bool
         ask_forks: bool
+        ask_opens: str | None
         allow_degraded: Names
         disable: Names
 
@@ -143,6 +144,8 @@ class Option:
         """The normalised value. Raises PolicyError."""
         if value is None and self.default is None:
             return None
+        if self.choices and self.kind == "word":
+            return read_choice(self.name, value, self.choices)
         if self.choices:
             return read_choices(self.name, value, self.choices)
         limits = {"low": self.low, "high": self.high}
@@ -295,6 +298,10 @@ class Policy:
     ask_forks: bool = _option(
         False, "switch", "--ask-forks", key="config.ask_forks", off=("--no-ask-forks",),
         help="Have the callback decide about each new process, too; threads are not asked about.",
+    )
+    ask_opens: str | None = _option(
+        None, "word", "--ask-opens", key="config.ask_opens", metavar="WHICH", choices=("write", "all"),
+        help="Have the callback decide about opens, too: write (of what could be written) or all.",
     )
     allow_degraded: tuple[str, ...] = _option(
         (), "names", "--allow-degraded", key="config.allow_degraded", metavar="PROTECTION",

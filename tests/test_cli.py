@@ -50,6 +50,7 @@ def one_line(text: str) -> str:
 # --- the direct parser --------------------
 
 SAMPLES = {
+    "word": ("all", "all"),
     "paths": ("/a", ("/a",)),
     "path": ("/a", "/a"),
     "names": ("mount", ("mount",)),
@@ -75,7 +76,7 @@ def test_every_flag_of_the_table_is_read(option: object) -> None:
             assert getattr(policy(flag), option.name) is value
         return
     text, value = SAMPLES[option.kind]
-    if option.choices:
+    if option.choices and option.repeatable:
         text, value = option.choices[0], (option.choices[0],)
     for flag in option.flags:
         joined = f"{flag}={text}" if flag.startswith("--") else f"{flag}{text}"

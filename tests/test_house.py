@@ -26,8 +26,8 @@ LENGTHS: dict[str, int] = {}
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
     "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_handler_rules",
-    "_landlock", "_lookups", "_names", "_net_rules", "_plan", "_record", "_trap_rules", "_values", "errors", "events",
-    "policy", "presets", "result", "syscalls",
+    "_landlock", "_lookups", "_names", "_net_rules", "_open_rules", "_plan", "_record", "_trap_rules", "_values",
+    "errors", "events", "policy", "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
 DOORS = {
@@ -51,6 +51,7 @@ DOORS = {
     "_resolver": {"_async", "sandbox"},
 }
 NOBODY = (
+    "_questions",
     "_wakeups",
     "_core",
     "_domain",
@@ -78,6 +79,11 @@ NOBODY = (
     "_poller",
     "_socket_calls",
     "_unix_sockets",
+    "_procfs",
+    "_paths",
+    "_opening",
+    "_openers",
+    "_opens",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {

@@ -1,0 +1,346 @@
+"""Openers: tasks that follow the paths of opens, have them judged, and open for the caller what was judged.
+
+They are cloned by the fast lane, so they are in the run's outer domain: what Landlock forbids the program it forbids
+them. They share the host's memory but have descriptors (closing one of the host's would drop its file locks), a working
+directory and a umask of their own. What may have to wait for somebody else (a FIFO) is opened by a task of its own.
+
+Rules: raw system calls only. What is opened is the pinned object that was judged; a name is never given to the kernel
+again, but for the last one of a file that is made, in its pinned directory, where it must not exist. No answer lets the
+call go on: it is a descriptor or an errno. An opener may be killed at any point.
+"""
+
+from libc.stdlib cimport free, malloc
+from libc.string cimport strcmp
+from posix.types cimport pid_t
+
+from sandlock._approvals cimport approves_open
+from sandlock._attest cimport refuse
+from sandlock._destinations cimport OPERATION_OPEN
+from sandlock._journal cimport enlist
+from sandlock._linux cimport (
+    CLOSE_RANGE_UNSHARE, Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_close_range, SYS_futex, SYS_kill,
+    SYS_umask, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
+)
+from sandlock._opening cimport (
+    CHANGED, access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare,
+    probe, remember_place, reopen, table_is_full,
+)
+from sandlock._paths cimport ACCESS_READ, ACCESS_WRITE, MAX_LAST, OpenCall, Place, leave, path_of_place
+from sandlock._procfs cimport Standing, know_tree, may_have
+from sandlock._programs cimport MAX_PATH
+from sandlock._slots cimport (
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_UNREADABLE,
+    LOOK_MS, READY, WORKING, add_int, ask, exe_of, finish, load_int, load_word, move, permit_slot, state_of,
+    still_waits, swap_int_if,
+)
+from sandlock._tasks cimport caught_signals
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EAGAIN
+    const int EINTR
+    const int EMFILE
+    const int ESRCH
+
+cdef extern from "<signal.h>" nogil:
+    const int SIGKILL
+
+cdef extern from * nogil:
+    """
+    #include <linux/sched.h>
+    #include <sys/stat.h>
+    """
+    const unsigned long CLONE_VM
+    const unsigned long CLONE_CHILD_CLEARTID
+    const unsigned int S_IFDIR
+    const unsigned int S_IFMT
+
+cdef enum:
+    FUTEX_WAIT = 0
+    WALL = 0x40000000
+    WNOHANG = 1
+    PATIENCE_MS = 1000       # for a task that was killed to be gone
+
+
+# Ending a call -------------------------------------------------------------------------------------------------------
+
+cdef void end_open(Table *table, Slot *slot, long result) noexcept nogil:
+    """Answers with an errno that the caller's own call would have got."""
+    answer_errno(table.run.listener, slot.id, result)
+    finish(table, slot)
+
+
+# What waits for somebody else ----------------------------------------------------------------------------------------
+
+cdef int blocked_main(void *argument) noexcept nogil:
+    cdef Blocked *blocked = <Blocked *>argument
+    cdef long opened
+    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    opened = reopen(blocked.pinned, blocked.flags, 0)
+    if not swap_int_if(&blocked.end, END_OPEN, END_ANSWERED):
+        return 0             # it is being killed, and the caller has its answer from who does that
+    if opened < 0:
+        answer_errno(blocked.listener, blocked.id, opened)
+    else:
+        give(blocked.listener, blocked.id, opened, blocked.flags)
+    return 0
+
+
+cdef int start_blocked(Opener *opener, Slot *slot, const Place *place) noexcept nogil:
+    """Opens in a task of its own. Returns 0, or -EAGAIN when there are too many."""
+    cdef Blocked *blocked = NULL
+    cdef long pid
+    cdef int i
+    for i in range(MAX_BLOCKED):
+        if opener.blocked[i].pid == 0:
+            blocked = &opener.blocked[i]
+            break
+    if blocked == NULL:
+        return -EAGAIN
+    if blocked.stack == NULL:
+        blocked.stack = <char *>malloc(BLOCKED_STACK)
+        if blocked.stack == NULL:
+            return -EAGAIN
+    blocked.listener = opener.table.run.listener
+    blocked.id = slot.id
+    blocked.flags = slot.opened.flags
+    blocked.pinned = place.descriptor
+    blocked.end = END_OPEN
+    blocked.lives = 1
+    pid = raw_clone(
+        CLONE_VM | CLONE_CHILD_CLEARTID, blocked.stack + BLOCKED_STACK, &blocked.lives, blocked_main, blocked
+    )
+    if pid < 0:
+        return -EAGAIN
+    blocked.pid = <pid_t>pid
+    blocked.slot = slot
+    opener.blocked_count += 1
+    return 0
+
+
+cdef void look_after(Opener *opener, Blocked *blocked) noexcept nogil:
+    """Ends what nobody waits for any more, or who waits is interrupted; and what is done."""
+    cdef Slot *slot = blocked.slot
+    if slot != NULL and load_int(&blocked.lives) != 0:
+        if still_waits(opener.table, slot) and caught_signals(slot.tid) == 0:
+            return
+        if not swap_int_if(&blocked.end, END_OPEN, END_KILLED):
+            return           # it has opened, and is answering
+        raw_syscall(SYS_kill, blocked.pid, SIGKILL, 0, 0, 0, 0)
+    if slot != NULL:
+        # Interrupted, or its task was killed by others; if it was answered, this one finds nobody.
+        answer_errno(blocked.listener, blocked.id, -EINTR)
+        blocked.slot = NULL
+        finish(opener.table, slot)
+    if load_int(&blocked.lives) == 0 and raw_syscall(SYS_wait4, blocked.pid, 0, WALL | WNOHANG, 0, 0, 0) != 0:
+        blocked.pid = 0
+        opener.blocked_count -= 1
+
+
+cdef void end_blocked(Opener *opener) noexcept nogil:
+    cdef int i
+    for i in range(MAX_BLOCKED):
+        if opener.blocked[i].pid != 0:
+            raw_syscall(SYS_kill, opener.blocked[i].pid, SIGKILL, 0, 0, 0, 0)
+            raw_syscall(SYS_wait4, opener.blocked[i].pid, 0, WALL, 0, 0, 0)
+            opener.blocked[i].pid = 0
+
+
+cdef void free_opener(Opener *opener) noexcept nogil:
+    """After its task has ended, perhaps by a signal; then those of its opens are ending, on its memory."""
+    cdef Duration limit = duration_of(PATIENCE_MS)
+    cdef int i
+    for i in range(MAX_BLOCKED):
+        if opener.blocked[i].pid != 0 and load_int(&opener.blocked[i].lives) != 0:
+            raw_syscall(SYS_futex, <long>&opener.blocked[i].lives, FUTEX_WAIT, 1, <long>&limit, 0, 0)
+            if load_int(&opener.blocked[i].lives) != 0:
+                return       # stuck in the kernel: rather this memory than its
+    for i in range(MAX_BLOCKED):
+        free(opener.blocked[i].stack)
+    free(opener)
+
+
+# Opening -------------------------------------------------------------------------------------------------------------
+
+cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
+    """Opens what was judged, and gives it to the caller."""
+    cdef Table *table = opener.table
+    cdef OpenCall *call = &slot.opened
+    cdef long opened
+    if slot.cause != CAUSE_NONE and not permit_slot(table, slot):
+        refuse(table, slot, CAUSE_AUDIT, EACCES)
+        return
+    if call.access & ACCESS_WRITE and table_is_full(slot.tid):
+        end_open(table, slot, -EMFILE)       # before anything is made, or cut off
+        return
+    if call.where.exists and may_wait_long(place, call):
+        if start_blocked(opener, slot, place) < 0:
+            refuse(table, slot, CAUSE_FULL, EAGAIN)
+        return
+    raw_syscall(SYS_umask, caller.umask, 0, 0, 0, 0, 0)
+    opened = open_judged(table.run.listener, slot, place)
+    if opened == CHANGED:
+        refuse(table, slot, CAUSE_CHANGED, EACCES)
+    elif opened < 0:
+        end_open(table, slot, opened)
+    else:
+        give(table.run.listener, slot.id, opened, call.flags)
+        finish(table, slot)
+
+
+cdef void decide_open(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
+    """What becomes of an open whose object is known."""
+    cdef OpenCall *call = &slot.opened
+    cdef int result = remember_place(call, place)
+    call.access = access_of(call)
+    if result < 0:
+        refuse(opener.table, slot, CAUSE_UNREADABLE, EACCES)
+        return
+    if not is_asked(call):
+        act(opener, slot, caller, place)
+        return
+    if approves_open(&opener.table.approvals, &call.where, call.access):
+        slot.cause = CAUSE_APPROVED
+        act(opener, slot, caller, place)
+        return
+    result = probe(call, place)
+    if result < 0:
+        end_open(opener.table, slot, result)
+        return
+    call.judged = 1
+    leave(place)             # it is found again, and compared, when there is a verdict
+    ask(opener.table, slot)
+
+
+cdef int may_be_given(const Opener *opener, const Slot *slot, const Place *place, const char *path) noexcept nogil:
+    """What is not for Landlock to say: 0 or -EACCES."""
+    return may_have(
+        &opener.tree, slot.tgid, path, place.on_procfs, place.mode & S_IFMT == S_IFDIR,
+        access_of(&slot.opened) & ACCESS_READ
+    )
+
+
+cdef int is_still_the_trees(const Opener *opener, const Slot *slot, const Place *place) noexcept nogil:
+    """Numbers of processes, and of inodes in /proc, are used again: whose a file is, is looked at once more."""
+    cdef char path[MAX_PATH + MAX_LAST]
+    if not place.on_procfs:
+        return 1
+    return (
+        path_of_place(place, path, MAX_PATH + MAX_LAST) >= 0 and strcmp(path, exe_of(slot)) == 0
+        and may_be_given(opener, slot, place, path) == 0
+    )
+
+
+cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
+    """Looks at what an open is about, for the first time."""
+    cdef OpenCall *call = &slot.opened
+    cdef int result = find(&opener.tree, slot, 0, place)
+    cdef long length
+    if result == 0:
+        result = check_place(&opener.tree, call, place)
+    if result < 0:
+        end_open(opener.table, slot, -EMFILE if table_is_full(slot.tid) else result)
+        return
+    length = path_of_place(place, slot.data + slot.path_length, MAX_PATH + MAX_LAST)
+    if length < 0:
+        refuse(opener.table, slot, CAUSE_UNREADABLE, <int>-length)
+        return
+    slot.exe_length = <unsigned int>length + 1
+    slot.data[slot.path_length + length] = 0
+    if not still_waits(opener.table, slot):
+        finish(opener.table, slot)
+        return
+    call.where.exists = place.descriptor >= 0
+    if may_be_given(opener, slot, place, slot.data + slot.path_length) < 0:
+        refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
+        return
+    decide_open(opener, slot, caller, place)
+
+
+cdef void carry_out(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
+    """A verdict allows it: if the name still means what was judged."""
+    cdef int result = find(&opener.tree, slot, not slot.opened.where.exists, place)
+    if not still_waits(opener.table, slot):
+        finish(opener.table, slot)
+    elif result < 0 or not is_same(&slot.opened, place) or not is_still_the_trees(opener, slot, place):
+        refuse(opener.table, slot, CAUSE_CHANGED, EACCES)
+    else:
+        act(opener, slot, caller, place)
+
+
+cdef void serve(Opener *opener, Slot *slot) noexcept nogil:
+    cdef Standing caller
+    cdef Place place
+    cdef int result = prepare(&opener.tree, slot.tid, &caller)
+    place.descriptor = place.parent = -1
+    if result == -ESRCH or not still_waits(opener.table, slot):
+        finish(opener.table, slot)
+    elif result < 0:
+        # Another user, another root: what we may is not what it may.
+        refuse(opener.table, slot, CAUSE_UNREADABLE, EACCES)
+    elif slot.opened.judged:
+        carry_out(opener, slot, &caller, &place)
+    else:
+        judge(opener, slot, &caller, &place)
+    leave(&place)
+
+
+# The loop ------------------------------------------------------------------------------------------------------------
+
+cdef Slot *pick(Table *table) noexcept nogil:
+    """An open to see to, now this opener's, or NULL."""
+    cdef Slot *slot
+    cdef int i
+    for i in range(load_int(&table.top)):
+        slot = &table.slots[i]
+        if state_of(load_word(&slot.word)) != READY or slot.operation != OPERATION_OPEN or slot.act != ACT_ALLOW:
+            continue
+        if move(slot, READY, WORKING):
+            return slot
+    return NULL
+
+
+cdef int keep_two(long one, long other) noexcept nogil:
+    """A descriptor table of its own, with these two in it and nothing else of the host's. Returns 0 or -errno."""
+    cdef long low = one if one < other or other < 0 else other
+    cdef long high = other if one < other else one
+    cdef long result = raw_syscall(SYS_close_range, high + 1, <long>0xFFFFFFFF, CLOSE_RANGE_UNSHARE, 0, 0, 0)
+    if result < 0:
+        return <int>result
+    if high > low + 1:
+        raw_syscall(SYS_close_range, low + 1, high - 1, 0, 0, 0, 0)
+    if low > 0:
+        raw_syscall(SYS_close_range, 0, low - 1, 0, 0, 0, 0)
+    return 0
+
+
+cdef int opener_main(void *argument) noexcept nogil:
+    cdef Opener *opener = <Opener *>argument
+    cdef Table *table = opener.table
+    cdef Duration limit = duration_of(LOOK_MS)
+    cdef Slot *slot
+    cdef int seen, i
+    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-open", 0)
+    if table.journal != NULL:
+        enlist(table.journal, opener.place, opener.lives)
+    opener.tree.run = table.run
+    opener.tree.ledger = opener.ledger
+    if keep_two(table.run.listener, table.wake_fd) < 0 or know_tree(&opener.tree) < 0:
+        return 1
+    while not load_int(&table.closing):
+        seen = load_int(&table.open_work)
+        slot = pick(table)
+        if slot != NULL:
+            serve(opener, slot)
+            continue
+        for i in range(MAX_BLOCKED if opener.blocked_count > 0 else 0):
+            if opener.blocked[i].pid != 0:
+                look_after(opener, &opener.blocked[i])
+        add_int(&table.open_idle, 1)
+        raw_syscall(
+            SYS_futex, <long>&table.open_work, FUTEX_WAIT, seen, <long>&limit if opener.blocked_count > 0 else 0, 0, 0
+        )
+        add_int(&table.open_idle, -1)
+    end_blocked(opener)
+    return 0

@@ -1,0 +1,74 @@
+# The paths of a call: what a name means to the caller, pinned.
+
+from libc.stdint cimport int64_t, uint64_t
+from posix.types cimport pid_t
+
+from sandlock._procfs cimport Tree
+
+cdef enum:
+    MAX_LAST = 256           # a name in a directory, with its NUL (NAME_MAX)
+
+# How a path is followed. A call that makes what is not there (O_CREAT) gets its directory instead.
+cdef enum Following:
+    FOLLOW_NOT_LAST = 1      # O_NOFOLLOW: a link in the last place is itself meant
+    FOLLOW_MAKES = 2         # O_CREAT
+    FOLLOW_TO_PARENT = 4     # `parent` is wanted in any case
+
+# From where a name is followed: who calls, and what it gave.
+cdef struct Origin:
+    pid_t tid
+    pid_t tgid
+    int directory            # a descriptor of the caller, or AT_FDCWD
+    const Tree *tree
+
+# Where a name leads. Whoever has one closes it (`leave`).
+cdef struct Place:
+    long descriptor          # the object (O_PATH); -1 where there is none
+    long parent              # the directory (O_PATH) that it is in, or would be made in; -1 if that was not looked for
+    char last[MAX_LAST]      # its name there
+    int on_procfs
+    int nosymfollow
+    unsigned int mode        # these of the object, or else of the directory
+    unsigned int owner
+    unsigned int links
+    unsigned int major
+    unsigned int minor
+    uint64_t device
+    uint64_t inode
+    int64_t birth_ns         # 0 where the file system does not say
+
+cdef enum Access:
+    ACCESS_READ = 1
+    ACCESS_WRITE = 2         # or to create or cut off
+
+# Who an object is; or, of what is to be made, who its directory is, and the name.
+cdef struct FilePlace:
+    int exists
+    uint64_t device
+    uint64_t inode
+    int64_t birth_ns
+    char last[MAX_LAST]
+
+# An open, as it was read once.
+cdef struct OpenCall:
+    int directory            # a descriptor of the caller, or AT_FDCWD
+    int asks                 # what the policy asks about: enum AskOpens
+    int judged               # the following are known
+    int access               # enum Access
+    FilePlace where
+    uint64_t flags           # as the call has them, in the words of struct open_how
+    uint64_t mode
+    uint64_t resolve
+
+cdef enum AskOpens:
+    ASK_WRITES = 1
+    ASK_ALL = 2
+
+cdef int look_at_place(long descriptor, Place *place) noexcept nogil
+cdef int follow_path(
+    const Origin *origin, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil
+cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil
+cdef int protects(const char *name, int level) noexcept nogil
+cdef void leave(Place *place) noexcept nogil
+cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil

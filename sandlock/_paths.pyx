@@ -1,0 +1,499 @@
+"""What a path means to the caller: from its root, its working directory or one of its descriptors to the object, pinned
+by a descriptor of ours (O_PATH). Whoever judges and acts does both by the pin, never by the name.
+
+A path is given to the kernel as a whole first, without the magic links of /proc. Where that ends in /proc, or nowhere,
+it is walked name by name: /proc/self means the caller, and a magic link is followed if it is the tree's.
+
+Rules: runs in a task that has no root but the caller's, and descriptors of its own. What cannot be told is refused. The
+errors are those that the caller's own call would have got.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memmove, memset, strcmp, strlen
+
+from sandlock._linux cimport SYS_close, SYS_openat2, raw_syscall
+from sandlock._procfs cimport may_follow_magic
+from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path
+from sandlock._tasks cimport parse_number, put_number, read_proc_file
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EAGAIN
+    const int EBADF
+    const int EISDIR
+    const int ELOOP
+    const int ENAMETOOLONG
+    const int ENOENT
+    const int ENOTDIR
+    const int EXDEV
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
+    const int O_CLOEXEC
+    const int O_DIRECTORY
+    const int O_NOFOLLOW
+
+cdef extern from * nogil:
+    """
+    #include <linux/magic.h>
+    #include <linux/openat2.h>
+    #include <linux/stat.h>
+    #include <sys/statfs.h>
+    #include <sys/syscall.h>
+    #define SANDLOCK_O_PATH 010000000
+    #define SANDLOCK_AT_EMPTY_PATH 0x1000
+    #define SANDLOCK_ST_NOSYMFOLLOW 0x2000     /* Linux 5.10 */
+    #ifndef RESOLVE_CACHED
+    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
+    #endif
+    """
+    const int O_PATH "SANDLOCK_O_PATH"
+    const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
+    const long NOSYMFOLLOW "SANDLOCK_ST_NOSYMFOLLOW"
+    const long PROC_SUPER_MAGIC
+    const uint64_t RESOLVE_BENEATH
+    const uint64_t RESOLVE_CACHED
+    const uint64_t RESOLVE_IN_ROOT
+    const uint64_t RESOLVE_NO_MAGICLINKS
+    const uint64_t RESOLVE_NO_SYMLINKS
+    const uint64_t RESOLVE_NO_XDEV
+    const unsigned int STATX_BASIC_STATS
+    const unsigned int STATX_BTIME
+    const long SYS_fstatfs
+    const long SYS_readlinkat
+    const long SYS_statx
+    const unsigned int S_IFDIR
+    const unsigned int S_IFLNK
+    const unsigned int S_IFMT
+    const unsigned int S_ISVTX
+    const unsigned int S_IWOTH
+    ctypedef struct StatxTime "struct statx_timestamp":
+        long long tv_sec
+        unsigned int tv_nsec
+    ctypedef struct Statx "struct statx":
+        unsigned int stx_mask
+        unsigned int stx_nlink
+        unsigned int stx_uid
+        unsigned short stx_mode
+        unsigned long long stx_ino
+        StatxTime stx_btime
+        unsigned int stx_rdev_major
+        unsigned int stx_rdev_minor
+        unsigned int stx_dev_major
+        unsigned int stx_dev_minor
+    ctypedef struct FileSystem "struct statfs":
+        long f_type
+        long f_flags
+    ctypedef struct OpenHow "struct open_how":
+        uint64_t flags
+        uint64_t mode
+        uint64_t resolve
+
+cdef enum:
+    MAX_LINKS = 40           # MAXSYMLINKS of linux/namei.h
+    PROCFS_ROOT = 1          # the inode of its root directory
+    MISSING = 1              # there is no such name in the directory
+    ARRIVED = 2              # at a link that is itself meant
+
+# A path under way.
+cdef struct Walk:
+    const Origin *origin
+    int following            # enum Following
+    int magic                # the caller allows magic links
+    int links
+    long current             # where it has come to; ours
+    long parent              # of the last name; ours, or -1
+    char last[MAX_LAST]
+    size_t at                # in `rest`, what is still to be followed
+    char rest[2 * MAX_PATH]
+
+
+# What is there -------------------------------------------------------------------------------------------------------
+
+cdef void close_pin(long descriptor) noexcept nogil:
+    if descriptor >= 0:
+        raw_syscall(SYS_close, descriptor, 0, 0, 0, 0, 0)
+
+
+cdef void leave(Place *place) noexcept nogil:
+    close_pin(place.descriptor)
+    close_pin(place.parent)
+    place.descriptor = place.parent = -1
+
+
+cdef int look_at_place(long descriptor, Place *place) noexcept nogil:
+    """Fills in what there is to know of a pinned object. Returns 0 or -errno."""
+    cdef Statx found
+    cdef FileSystem system
+    cdef long result
+    memset(&found, 0, sizeof(found))
+    result = raw_syscall(
+        SYS_statx, descriptor, <long><const char *>b"", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, <long>&found, 0
+    )
+    if result == 0:
+        memset(&system, 0, sizeof(system))
+        result = raw_syscall(SYS_fstatfs, descriptor, <long>&system, 0, 0, 0, 0)
+    if result < 0:
+        return <int>result
+    place.on_procfs = system.f_type == PROC_SUPER_MAGIC
+    place.nosymfollow = system.f_flags & NOSYMFOLLOW != 0
+    place.mode = found.stx_mode
+    place.owner = found.stx_uid
+    place.links = found.stx_nlink
+    place.major = found.stx_rdev_major
+    place.minor = found.stx_rdev_minor
+    place.device = <uint64_t>found.stx_dev_major << 32 | found.stx_dev_minor
+    place.inode = found.stx_ino
+    place.birth_ns = 0
+    if found.stx_mask & STATX_BTIME:
+        place.birth_ns = found.stx_btime.tv_sec * <int64_t>1000000000 + found.stx_btime.tv_nsec
+    return 0
+
+
+cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil:
+    """What there is to know of the directory. Returns 0 or -errno."""
+    memset(parent, 0, sizeof(parent[0]))
+    parent.descriptor = parent.parent = -1
+    return look_at_place(place.parent, parent)
+
+
+cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil:
+    """The path without links, of what there is not yet that which it would have. Returns its length or -errno."""
+    cdef long length = real_path(place.descriptor if place.descriptor >= 0 else place.parent, into)
+    cdef long more
+    if length < 0 or place.descriptor >= 0:
+        return length
+    more = <long>strlen(place.last)
+    if length + more + 2 > size:
+        return -ENAMETOOLONG
+    if length > 1:
+        into[length] = 47    # '/'
+        length += 1
+    memcpy(into + length, place.last, more + 1)
+    return length + more
+
+
+cdef int protects(const char *name, int level) noexcept nogil:
+    """Whether one of the kernel's protections of sticky directories (/proc/sys/fs/protected_*) is on; if that cannot
+    be seen, it is."""
+    cdef char text[16]
+    if read_proc_file(name, text, sizeof(text)) <= 0:
+        return 1
+    return parse_number(text) >= level
+
+
+# One name ------------------------------------------------------------------------------------------------------------
+
+cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil:
+    cdef OpenHow how
+    how.flags = O_PATH | O_CLOEXEC | flags
+    how.mode = 0
+    how.resolve = resolve
+    return raw_syscall(SYS_openat2, base, <long>name, <long>&how, sizeof(how), 0, 0)
+
+
+cdef void go_to(Walk *walk, long descriptor) noexcept nogil:
+    close_pin(walk.current)
+    walk.current = descriptor
+
+
+cdef int own_directory(const Walk *walk, const char *name, char *into) noexcept nogil:
+    """Where the caller's /proc/self or thread-self leads, from the root of a /proc. Returns whether it is that."""
+    cdef Place here
+    cdef int length
+    if strcmp(name, b"self") != 0 and strcmp(name, b"thread-self") != 0:
+        return 0
+    if look_at_place(walk.current, &here) < 0 or not here.on_procfs or here.inode != PROCFS_ROOT:
+        return 0
+    length = put_number(into, walk.origin.tgid)
+    if name[0] == 116:       # 't'
+        memcpy(into + length, <const char *>b"/task/", 6)
+        put_number(into + length + 6, walk.origin.tid)
+    return 1
+
+
+cdef int is_magic(long directory, const char *name) noexcept nogil:
+    """Whether a link of /proc leads to a thing, and not to a name."""
+    cdef long opened = pin(directory, name, 0, RESOLVE_NO_MAGICLINKS)
+    close_pin(opened)
+    return opened == -ELOOP
+
+
+cdef int may_follow_link(const Walk *walk, const Place *link) noexcept nogil:
+    """The kernel's protected_symlinks, for the link in the last place of a path. Returns 0 or -EACCES."""
+    cdef Place directory
+    if <long>link.owner == walk.origin.tree.own.user:
+        return 0
+    if look_at_place(walk.current, &directory) < 0:
+        return -EACCES
+    if directory.mode & (S_ISVTX | S_IWOTH) != (S_ISVTX | S_IWOTH) or directory.owner == link.owner:
+        return 0
+    return -EACCES if protects(b"/proc/sys/fs/protected_symlinks", 1) else 0
+
+
+cdef int follow_magic(Walk *walk, const char *name) noexcept nogil:
+    """Goes where a magic link of a process of the tree leads. Returns 0 or -errno."""
+    cdef long opened
+    if not walk.magic:
+        return -ELOOP
+    if not may_follow_magic(walk.origin.tree, walk.current):
+        return -EACCES
+    opened = pin(walk.current, name, 0, 0)
+    if opened < 0:
+        return <int>opened
+    go_to(walk, opened)
+    return 0
+
+
+cdef int go_on_with(Walk *walk, const char *target, size_t length) noexcept nogil:
+    """Puts what a link says before the rest of the path. Returns 0 or -errno."""
+    cdef size_t left = strlen(walk.rest + walk.at)
+    cdef long root
+    if length + left + 1 > sizeof(walk.rest):
+        return -ENAMETOOLONG
+    memmove(walk.rest + length, walk.rest + walk.at, left + 1)
+    memcpy(walk.rest, target, length)
+    walk.at = 0
+    if target[0] == 47:      # '/'
+        root = pin(AT_FDCWD, b"/", O_DIRECTORY, 0)
+        if root < 0:
+            return <int>root
+        go_to(walk, root)
+    return 0
+
+
+cdef int follow_link(Walk *walk, const char *name, long link, const Place *facts, int last) noexcept nogil:
+    """Returns 0 or -errno."""
+    cdef char target[MAX_PATH]
+    cdef long length
+    cdef int result
+    walk.links += 1
+    if walk.links > MAX_LINKS or facts.nosymfollow:
+        return -ELOOP
+    result = may_follow_link(walk, facts) if last else 0
+    if result < 0:
+        return result
+    if facts.on_procfs and is_magic(walk.current, name):
+        return follow_magic(walk, name)
+    length = raw_syscall(SYS_readlinkat, link, <long><const char *>b"", <long>target, MAX_PATH, 0, 0)
+    if length < 0:
+        return <int>length
+    if length == 0:
+        return -ENOENT
+    return -ENAMETOOLONG if length >= MAX_PATH else go_on_with(walk, target, <size_t>length)
+
+
+cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept nogil:
+    """Follows one name. Returns 0, ARRIVED, MISSING or -errno."""
+    cdef char own[64]
+    cdef Place facts
+    cdef long next
+    cdef int result, dots = strcmp(name, b".") == 0 or strcmp(name, b"..") == 0
+    cdef int link_is_meant = last and not slash and walk.following & FOLLOW_NOT_LAST
+    if last and slash and not dots and walk.following & FOLLOW_MAKES:
+        return -EISDIR
+    if not link_is_meant and own_directory(walk, name, own):
+        next = pin(walk.current, own, 0, RESOLVE_NO_SYMLINKS)
+        if next >= 0:
+            go_to(walk, next)
+        return 0 if next >= 0 else <int>next
+    next = pin(walk.current, name, O_DIRECTORY if dots else O_NOFOLLOW, RESOLVE_NO_MAGICLINKS)
+    if last and not dots:
+        close_pin(walk.parent)
+        walk.parent = pin(walk.current, b".", O_DIRECTORY, 0)
+        memcpy(walk.last, name, strlen(name) + 1)
+    if next == -ENOENT and last and not dots:
+        return MISSING
+    if next < 0:
+        return <int>next
+    result = look_at_place(next, &facts)
+    if result == 0 and facts.mode & S_IFMT == S_IFLNK and not link_is_meant:
+        result = follow_link(walk, name, next, &facts, last)
+        close_pin(next)
+        return result
+    if result < 0:
+        close_pin(next)
+        return result
+    go_to(walk, next)
+    return ARRIVED if facts.mode & S_IFMT == S_IFLNK else 0
+
+
+# A whole path --------------------------------------------------------------------------------------------------------
+
+cdef int cut_name(Walk *walk, char *name, int *last, int *slash) noexcept nogil:
+    """Takes the next name off the rest. Returns 1, 0 where there is none, or -errno."""
+    cdef size_t start, end
+    while walk.rest[walk.at] == 47:
+        walk.at += 1
+    if walk.rest[walk.at] == 0:
+        return 0
+    start = walk.at
+    while walk.rest[walk.at] != 0 and walk.rest[walk.at] != 47:
+        walk.at += 1
+    end = walk.at
+    slash[0] = walk.rest[end] == 47
+    while walk.rest[end] == 47:
+        end += 1
+    last[0] = walk.rest[end] == 0
+    if walk.at - start >= MAX_LAST:
+        return -ENAMETOOLONG
+    memcpy(name, walk.rest + start, walk.at - start)
+    name[walk.at - start] = 0
+    return 1
+
+
+cdef int walk_path(Walk *walk) noexcept nogil:
+    """Follows the rest of the path. Returns 0, ARRIVED, MISSING or -errno."""
+    cdef char name[MAX_LAST]
+    cdef Place facts
+    cdef int result = 0, last = 0, slash = 0, wants_directory = 0
+    while True:
+        result = cut_name(walk, name, &last, &slash)
+        if result < 0:
+            return result
+        if result == 0:
+            break
+        if last and slash:
+            wants_directory = 1
+        result = take_step(walk, name, last, slash)
+        if result != 0:
+            return result
+    if wants_directory:
+        result = look_at_place(walk.current, &facts)
+        if result == 0 and facts.mode & S_IFMT != S_IFDIR:
+            result = -ENOTDIR
+    return result
+
+
+cdef int finish_walk(Walk *walk, int result, Place *place) noexcept nogil:
+    """Hands over what was found. Returns 0 or -errno."""
+    if result == MISSING and not walk.following & (FOLLOW_MAKES | FOLLOW_TO_PARENT):
+        result = -ENOENT
+    if result >= 0 and walk.following & (FOLLOW_MAKES | FOLLOW_TO_PARENT):
+        place.parent = walk.parent
+        memcpy(place.last, walk.last, sizeof(place.last))
+        walk.parent = -1
+    if result >= 0 and result != MISSING:
+        place.descriptor = walk.current
+        walk.current = -1
+    close_pin(walk.current)
+    close_pin(walk.parent)
+    if result == MISSING and place.parent < 0:
+        result = <int>place.parent
+    if result >= 0:
+        result = look_at_place(place.descriptor if place.descriptor >= 0 else place.parent, place)
+    if result < 0:
+        leave(place)
+    return result
+
+
+cdef int follow_slowly(
+    const Origin *origin, long base, const char *path, int following, int magic, Place *place
+) noexcept nogil:
+    cdef Walk walk
+    walk.origin = origin
+    walk.following = following
+    walk.magic = magic
+    walk.links = 0
+    walk.parent = -1
+    walk.last[0] = 0
+    walk.at = 0
+    memcpy(walk.rest, path, strlen(path) + 1)
+    walk.current = pin(AT_FDCWD, b"/", O_DIRECTORY, 0) if path[0] == 47 else pin(base, b".", O_DIRECTORY, 0)
+    if walk.current < 0:
+        return <int>walk.current
+    return finish_walk(&walk, walk_path(&walk), place)
+
+
+cdef int take_pin(long descriptor, Place *place) noexcept nogil:
+    cdef int result = look_at_place(descriptor, place)
+    if result < 0:
+        close_pin(descriptor)
+    else:
+        place.descriptor = descriptor
+    return result
+
+
+cdef int follow_within(long base, const char *path, int following, uint64_t resolve, Place *place) noexcept nogil:
+    """A path with limits that only the kernel can keep (RESOLVE_*): it is given the path as a whole, or all but the
+    last name. Where that leads into /proc it cannot be said whose it would be. Returns 0 or -errno."""
+    cdef char directory[MAX_PATH]
+    cdef size_t length = strlen(path), cut
+    cdef long opened = -1
+    cdef int result = 0, scoped = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV) != 0
+    resolve |= RESOLVE_NO_MAGICLINKS
+    if following & (FOLLOW_MAKES | FOLLOW_TO_PARENT) and path[length - 1] != 47:
+        cut = length
+        while cut > 0 and path[cut - 1] != 47:
+            cut -= 1
+        if length - cut >= MAX_LAST:
+            return -ENAMETOOLONG
+        memcpy(place.last, path + cut, length - cut + 1)
+        memcpy(directory, path, cut)
+        directory[cut] = 0
+        if cut == 0:
+            memcpy(directory, <const char *>b".", 2)
+        place.parent = pin(base, directory, O_DIRECTORY, resolve & ~RESOLVE_CACHED)
+        result = <int>place.parent if place.parent < 0 else 0
+    if result == 0:
+        opened = pin(base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, resolve)
+        if opened >= 0:
+            result = take_pin(opened, place)
+        elif opened != -ENOENT or place.parent < 0:
+            result = <int>opened
+        else:
+            opened = pin(place.parent, place.last, O_NOFOLLOW, 0)
+            close_pin(opened)
+            # A link that leads nowhere: what it names is not made here.
+            result = look_at_place(place.parent, place) if opened == -ENOENT else -EACCES
+    if result == 0 and scoped and place.on_procfs:
+        result = -EACCES
+    if result < 0:
+        leave(place)
+    return result
+
+
+cdef int follow_from(
+    const Origin *origin, long base, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil:
+    cdef size_t length = strlen(path)
+    cdef long opened
+    if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS):
+        return follow_within(base, path, following, resolve, place)
+    if not following & FOLLOW_TO_PARENT and not (following & FOLLOW_MAKES and path[length - 1] == 47):
+        opened = pin(
+            base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0,
+            RESOLVE_NO_MAGICLINKS | (resolve & RESOLVE_CACHED)
+        )
+        if opened == -EACCES or (opened == -EAGAIN and resolve & RESOLVE_CACHED):
+            return <int>opened
+        if opened >= 0:
+            if take_pin(opened, place) == 0 and not place.on_procfs:
+                return 0
+            leave(place)     # in /proc: perhaps by a name that means something else to us than to the caller
+    return follow_slowly(origin, base, path, following, resolve & RESOLVE_NO_MAGICLINKS == 0, place)
+
+
+cdef int follow_path(
+    const Origin *origin, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil:
+    """Finds what a path means to the caller. Returns 0, or the -errno that its own call would have ended with. With
+    FOLLOW_MAKES or FOLLOW_TO_PARENT there need not be an object."""
+    cdef long base = AT_FDCWD
+    cdef int result
+    memset(place, 0, sizeof(place[0]))
+    place.descriptor = place.parent = -1
+    if path[0] == 0:
+        return -ENOENT
+    if path[0] == 47 and resolve & RESOLVE_BENEATH:
+        return -EXDEV
+    if path[0] != 47 or resolve & RESOLVE_IN_ROOT:
+        base = open_descriptor_of(origin.tid, origin.directory)
+        if base == -ENOENT and origin.directory != AT_FDCWD:
+            return -EBADF
+        if base < 0:
+            return <int>base
+    result = follow_from(origin, base, path, following, resolve, place)
+    if base >= 0:
+        close_pin(base)
+    return result
