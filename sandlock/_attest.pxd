@@ -1,5 +1,4 @@
 from sandlock._slots cimport Slot, Table
 
-cdef void restart(Table *table, Slot *slot) noexcept nogil
 cdef int run_attested(Table *table, Slot *slot) noexcept nogil
 cdef void refuse(Table *table, Slot *slot, int cause, int error) noexcept nogil

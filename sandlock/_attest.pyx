@@ -15,7 +15,6 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, strlen
 from posix.types cimport pid_t
 
-from sandlock._destinations cimport OPERATION_EXEC
 from sandlock._journal cimport pass_gate
 from sandlock._linux cimport (
     Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_ptrace, SYS_wait4,
@@ -24,12 +23,10 @@ from sandlock._linux cimport (
 from sandlock._memory cimport read_memory
 from sandlock._programs cimport identify, identify_path, open_named, same_file
 from sandlock._slots cimport (
-    ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, ERESTARTNOINTR,
-    FileIdentity, READY, answer, argv_of, fence, finish, load_int, load_word, note_slot, permit_slot, record_slot,
-    state_of, store_int, was_written,
+    ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, FileIdentity,
+    answer, argv_of, finish, note_slot, permit_slot, record_slot, was_written,
 )
 from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
-from sandlock._wakeups cimport ANY_CPU, wake_workers
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -287,11 +284,6 @@ cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid, int cause) noex
             return
 
 
-cdef void let_go(Slot *slot, pid_t tid) noexcept nogil:
-    store_int(&slot.stops, 0)        # first: what it calls from now on comes after the stop
-    trace(PTRACE_DETACH, tid, 0)
-
-
 cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
     """Waits until the caller has executed, failed to, or ended; siblings that die for the exec are reaped, or it
     would wait for ever (ptrace(2), execve under ptrace)."""
@@ -312,48 +304,24 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
             elif not permit_slot(table, slot):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
             else:
-                let_go(slot, <pid_t>tid)
+                trace(PTRACE_DETACH, <pid_t>tid, 0)
             return
         if tid == slot.tid:
             if (status & 0xFF) == 0x7F:
-                permit_slot(table, slot)     # it was allowed, whatever the kernel said of it
-                let_go(slot, <pid_t>tid)     # the exec failed, and the caller is back
+                permit_slot(table, slot)               # it was allowed, whatever the kernel said of it
+                trace(PTRACE_DETACH, <pid_t>tid, 0)    # the exec failed, and the caller is back
             return
         i = place_of(frozen, <pid_t>tid)
         if i >= 0:
             take_stop(frozen, i, status)
 
 
-cdef void let_go_on(Table *table, Slot *slot) noexcept nogil:
-    """Lets the seized caller execute. It stops at the new program's first instruction, or after an exec that failed.
-
-    That second stop is asked for when the answer is given: before it, the caller would be woken once for nothing, on
-    another CPU. So an exec that fails at once may be followed by the next one before the stop; that one is restarted.
-    `stops` is 1 for as long as a call of this task that comes now is one before the stop."""
-    cdef int result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
-    if result < 0 and result != -ENOENT:
-        kill_task(slot.tid)
-    trace(PTRACE_INTERRUPT, slot.tid, 0)
-    store_int(&slot.stops, 1)
-    fence()
-    if next_exec_of(table, slot) != NULL:
-        wake_workers(table, 1, ANY_CPU)
-
-
-cdef Slot *next_exec_of(Table *table, const Slot *slot) noexcept nogil:
-    """An exec of the same task that waits to be carried out, though the one in the slot is not over; or NULL."""
-    cdef int i
-    for i in range(load_int(&table.top)):
-        if state_of(load_word(&table.slots[i].word)) == READY and table.slots[i].tid == slot.tid:
-            if table.slots[i].operation == OPERATION_EXEC:
-                return &table.slots[i]
-    return NULL
-
-
-cdef void restart(Table *table, Slot *slot) noexcept nogil:
-    """Has a call begin anew, after the stop that its task owes, see `owes_a_stop`."""
-    answer(table, slot, ERESTARTNOINTR, 0)
-    finish(table, slot)
+cdef int seize_caller(const Slot *slot) noexcept nogil:
+    """Returns 0 or -errno. The stop that is asked for here comes after the exec, should that fail."""
+    cdef long result = trace(PTRACE_SEIZE, slot.tid, PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)
+    if result == 0:
+        trace(PTRACE_INTERRUPT, slot.tid, 0)      # fails only for who is gone, which `follow` sees
+    return <int>result
 
 
 cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
@@ -370,13 +338,15 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
     if slot.waited and (was_written(table, slot) or not is_unchanged(slot)):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
-    result = <int>trace(PTRACE_SEIZE, slot.tid, PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)
+    result = seize_caller(slot)
     if result < 0:
         refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)     # gone, or not allowed
         return release(&frozen) > 0
     if table.journal != NULL:
         slot.decided_ns = now_ns()
-    let_go_on(table, slot)
+    result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+    if result < 0 and result != -ENOENT:
+        kill_task(slot.tid)
     follow(table, slot, &frozen)
     result = release(&frozen) > 0
     finish(table, slot)

@@ -7,7 +7,7 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport OPERATION_FORK
 from sandlock._slots cimport (
-    CAUSE_FULL, ERESTARTNOINTR, Slot, Table, ask, give_back, load_int, note_plain, owes_a_stop, still_waits, take_slot,
+    CAUSE_FULL, Slot, Table, ask, give_back, load_int, note_plain, still_waits, take_slot,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._workers cimport start_worker
@@ -24,8 +24,6 @@ cdef int vet_fork(Crew *crew, const Notification *notification) noexcept nogil:
     cdef Slot *slot = NULL
     table.since_ns = now_ns()
     table.tid = tid
-    if owes_a_stop(table, tid):
-        return ERESTARTNOINTR
     if load_int(&table.idle) > 0 or start_worker(crew) == 0:
         slot = take_slot(table)
     if slot == NULL:

@@ -23,8 +23,7 @@ from sandlock._memory cimport read_memory
 from sandlock._questions cimport asked_slot, settle_action
 from sandlock._run cimport Run, STAGE_LAUNCHED
 from sandlock._slots cimport (
-    CAUSE_FULL, CAUSE_HANDLER_ERROR, CAUSE_NONE, ERESTARTNOINTR, Slot, ask, give_back, load_int, note_plain,
-    owes_a_stop, still_waits, take_slot,
+    CAUSE_FULL, CAUSE_HANDLER_ERROR, CAUSE_NONE, Slot, ask, give_back, load_int, note_plain, still_waits, take_slot,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._workers cimport start_worker
@@ -151,8 +150,6 @@ cdef int ask_python(const HandlerEntry *entry, Crew *crew, const Notification *n
     cdef pid_t tid = <pid_t>notification.pid
     cdef Slot *slot = NULL
     cdef int i
-    if owes_a_stop(table, tid):
-        return ERESTARTNOINTR
     if load_int(&table.idle) > 0 or start_worker(crew) == 0:
         slot = take_slot(table)
     if slot == NULL:

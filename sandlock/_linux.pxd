@@ -76,7 +76,6 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_fstat
     const long SYS_futex
     const long SYS_getdents64
-    const long SYS_getcpu
     const long SYS_getpgid
     const long SYS_getpid
     const long SYS_gettid

@@ -15,8 +15,8 @@ from sandlock._memory cimport read_memory, read_string
 from sandlock._paths cimport MAX_LAST, OpenCall
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_FULL, CAUSE_UNREADABLE, ERESTARTNOINTR, MAX_ALL_FACTS, READY, Slot, Table, give_back, load_int,
-    load_word, note_open, owes_a_stop, still_waits, store_word, take_slot, with_state,
+    ACT_ALLOW, CAUSE_FULL, CAUSE_UNREADABLE, MAX_ALL_FACTS, READY, Slot, Table, give_back, load_int, load_word,
+    note_open, still_waits, store_word, take_slot, with_state,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._wakeups cimport wake_openers
@@ -198,8 +198,6 @@ cdef int vet_open(Crew *crew, const Notification *notification, int asks) noexce
         return EACCES
     if result < 0:
         return -result
-    if owes_a_stop(table, table.tid):
-        return ERESTARTNOINTR
     call.asks = asks
     slot = fill_slot(crew, notification, path, length)
     if slot == NULL:

@@ -16,7 +16,7 @@ from sandlock._slots cimport (
     READY, argv_of, exe_of, load_int, load_word, move, question_of, state_of, still_waits, store_int, swap_word_if,
     with_state,
 )
-from sandlock._wakeups cimport ANY_CPU, wake_openers, wake_poller, wake_workers
+from sandlock._wakeups cimport wake_openers, wake_poller, wake_workers
 
 cdef extern from "<errno.h>" nogil:
     const int ESRCH
@@ -179,7 +179,7 @@ cdef bint settle(Table *table, Slot *slot, uint64_t question, int act, int error
     elif slot.act == ACT_ALLOW and slot.operation == OPERATION_OPEN:
         wake_openers(table, 1)
     else:
-        wake_workers(table, 1, slot.cpu)
+        wake_workers(table, 1)
     return True
 
 
@@ -190,7 +190,7 @@ cdef void stop_listening(Table *table) noexcept:
     for i in range(load_int(&table.top)):
         move(&table.slots[i], ASKED, READY)
         move(&table.slots[i], GONE, DONE)
-    wake_workers(table, MAX_WORKERS, ANY_CPU)
+    wake_workers(table, MAX_WORKERS)
 
 
 cdef list take_denials(Table *table, bint audited):

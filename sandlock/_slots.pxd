@@ -52,7 +52,6 @@ cdef enum:
     DENIAL_TEXT = 480
     LOOK_MS = 100           # between two looks at whether those who wait for Python are alive, and in time
     CHAIN_TEXT = 512
-    ERESTARTNOINTR = 513    # linux/errno.h
     MAX_FACTS = 6 * 1024 * 1024 + 65536   # bytes of one call: more argv than the kernel takes (3/4 of _STK_LIM)
     MAX_ALL_FACTS = 64 * 1024 * 1024      # bytes of all that wait
 
@@ -98,7 +97,6 @@ cdef struct Slot:
     uint64_t id             # of the notification
     pid_t tid
     pid_t tgid
-    int cpu                 # where the caller has run, or ANY_CPU
     int number              # of the syscall
     int waited              # it waited for a verdict: what was read may have changed
     int asked               # Python has to hear of the end before the facts are freed
@@ -110,8 +108,6 @@ cdef struct Slot:
     int64_t since_ns        # when the notification came
     int64_t decided_ns      # 0: at the moment when it is recorded
     int recorded            # in the journal, as allowed
-    int restarts            # its task owes a stop to the worker of its last exec
-    int stops               # the caller of an exec that is carried out stops when that has failed
     int audited             # if it is allowed, as ACT_AUDIT
     int directory           # the descriptor that a path is relative to, or AT_FDCWD
     int flags               # of execveat(2)
@@ -166,8 +162,6 @@ cdef struct Denial:
 cdef struct Seat:
     int waits               # futex, see _wakeups
     int lives               # cleared and woken by the kernel at its end
-    int cpu                 # where it is kept, + 1; 0: nowhere
-    pid_t tid
 
 cdef struct Table:
     Run *run
@@ -215,7 +209,6 @@ cdef char *scratch_of(Table *table) noexcept nogil
 cdef int move(Slot *slot, int old, int new) noexcept nogil
 cdef void offer(Table *table, Slot *slot, int state) noexcept nogil
 cdef void ask(Table *table, Slot *slot) noexcept nogil
-cdef int owes_a_stop(Table *table, pid_t tid) noexcept nogil
 cdef void give_back(Slot *slot) noexcept nogil
 cdef void finish(Table *table, Slot *slot) noexcept nogil
 cdef int was_written(Table *table, const Slot *slot) noexcept nogil

@@ -16,7 +16,7 @@ from sandlock._linux cimport (
     raw_syscall,
 )
 from sandlock._tasks cimport list_chain, now_ms, now_ns
-from sandlock._wakeups cimport ANY_CPU, current_cpu, wake_python, wake_workers
+from sandlock._wakeups cimport wake_python, wake_workers
 from sandlock._writers cimport close_writers, count_writers, stop_watch
 
 cdef extern from "<errno.h>" nogil:
@@ -63,8 +63,6 @@ cdef Slot *take_slot(Table *table) noexcept nogil:
             slot.since_ns = table.since_ns
             slot.decided_ns = 0
             slot.recorded = slot.audited = slot.asked = 0
-            slot.stops = slot.restarts = 0
-            slot.cpu = current_cpu()
             # The next generation: answers to the last question of this slot no longer count.
             store_word(&slot.word, with_state(word + 0x100, FILLING))
             if i >= table.top:
@@ -94,9 +92,7 @@ cdef void offer(Table *table, Slot *slot, int state) noexcept nogil:
         fence()                # against `leave_watch`: either we see that nobody watches, or that one sees the question
         if load_int(&table.watched) and (table.timeout_ms == 0 or table.timeout_ms > LOOK_MS):
             return
-        wake_workers(table, 1, ANY_CPU)      # somebody has to keep an eye on its deadline
-    else:
-        wake_workers(table, 1, slot.cpu)
+    wake_workers(table, 1)     # also for a question: somebody has to keep an eye on its deadline
 
 
 cdef void ask(Table *table, Slot *slot) noexcept nogil:
@@ -114,18 +110,6 @@ cdef void ask(Table *table, Slot *slot) noexcept nogil:
     offer(table, slot, ASKED if slot.asked else READY)
     if slot.asked and not load_int(&table.listens):     # it stopped to, in between
         move(slot, ASKED, READY)
-
-
-cdef int owes_a_stop(Table *table, pid_t tid) noexcept nogil:
-    """Whether a task that makes a call now has to stop first, for the worker of an exec of its that has failed. Such a
-    call is answered with ERESTARTNOINTR: no program sees that, the kernel calls again once the stop is over."""
-    cdef Slot *slot
-    cdef int i
-    for i in range(load_int(&table.top)):
-        slot = &table.slots[i]
-        if state_of(load_word(&slot.word)) == WORKING and slot.operation == OPERATION_EXEC and slot.tid == tid:
-            return load_int(&slot.stops)
-    return 0
 
 
 cdef void give_back(Slot *slot) noexcept nogil:

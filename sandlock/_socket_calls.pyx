@@ -22,9 +22,9 @@ from sandlock._messages cimport Outgoing, break_pipe, read_outgoing, send_some, 
 from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, ERESTARTNOINTR,
-    READY, Slot, Table, ask, give_back, load_int, load_rules, note_call, owes_a_stop, permit_call, scratch_of,
-    still_waits, store_word, take_slot, with_state,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, READY, Slot,
+    Table, ask, give_back, load_int, load_rules, note_call, permit_call, scratch_of, still_waits, store_word,
+    take_slot, with_state,
 )
 from sandlock._sockets cimport (
     SocketCall, bind_anywhere, bound_port, cookie_of, duplicate, listen_here, look_at, may_wait, start_connect,
@@ -204,8 +204,6 @@ cdef int64_t hold(
     cdef Slot *slot = NULL
     if not call.may_hold:
         return -EAGAIN
-    if owes_a_stop(table, <pid_t>notification.pid):
-        return -ERESTARTNOINTR
     if start_poller(crew) == 0 and (not asks or load_int(&table.idle) > 0 or start_worker(crew) == 0):
         slot = take_slot(table)
     if slot == NULL:

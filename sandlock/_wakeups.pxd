@@ -4,11 +4,7 @@ from libc.stdint cimport int64_t
 
 from sandlock._slots cimport Seat, Table
 
-cdef enum:
-    ANY_CPU = -1
-
-cdef int current_cpu() noexcept nogil
-cdef void wake_workers(Table *table, int how_many, int cpu) noexcept nogil
+cdef void wake_workers(Table *table, int how_many) noexcept nogil
 cdef void wait_for_work(Table *table, Seat *seat, int seen, int64_t milliseconds, int watches) noexcept nogil
 cdef void wake_python(Table *table) noexcept nogil
 cdef void wake_poller(Table *table) noexcept nogil

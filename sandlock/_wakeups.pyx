@@ -1,17 +1,14 @@
-"""Waking those who wait for something to do: workers, the poller, and Python.
+"""Waking those who wait for something to do: workers, the poller, openers, and Python.
 
-A worker is woken on the CPU where its caller has run. To wake another CPU out of its idleness takes 20 to 40 us in a
-virtual machine, and an exec would pay for it four times: to the worker, back, to the worker at the exec stop, back.
+Each worker has a futex of its own, and the first one that waits is woken: its memory is the warmest. Who watches over
+questions is left to that.
 
 Rules: no locks, for a party may be killed at any point. Who waits says so first and looks for work once more after.
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memset
 
-from sandlock._linux cimport (
-    Duration, SYS_futex, SYS_getcpu, SYS_sched_setaffinity, SYS_write, duration_of, raw_syscall,
-)
+from sandlock._linux cimport Duration, SYS_futex, SYS_write, duration_of, raw_syscall
 from sandlock._slots cimport MAX_WORKERS, Seat, add_int, fence, load_int, store_int, swap_int_if
 
 cdef enum:
@@ -20,27 +17,9 @@ cdef enum:
     BUSY = 0
     WAITS = 1                # for work
     WATCHES = 2              # the same, and looks after questions from time to time
-    MASK = 128               # bytes: room for 1,024 CPUs
 
 
-cdef int current_cpu() noexcept nogil:
-    """Where this task runs: with a synchronous wake-up, where the caller that it answers has run. getcpu(2)."""
-    cdef unsigned int cpu = 0
-    return <int>cpu if raw_syscall(SYS_getcpu, <long>&cpu, 0, 0, 0, 0, 0) == 0 else ANY_CPU
-
-
-cdef void move_to(Seat *seat, int cpu) noexcept nogil:
-    """Keeps a worker on a CPU. It only makes things faster, so errors do not matter. sched_setaffinity(2)."""
-    cdef unsigned char mask[MASK]
-    if cpu < 0 or cpu >= MASK * 8 or seat.cpu == cpu + 1:
-        return
-    memset(mask, 0, sizeof(mask))
-    mask[cpu // 8] = <unsigned char>(1 << (cpu % 8))
-    raw_syscall(SYS_sched_setaffinity, seat.tid, sizeof(mask), <long>mask, 0, 0, 0)
-    seat.cpu = cpu + 1
-
-
-cdef int wake_those(Table *table, int state, int how_many, int cpu) noexcept nogil:
+cdef int wake_those(Table *table, int state, int how_many) noexcept nogil:
     """Returns how many more there should have been."""
     cdef Seat *seat
     cdef int i
@@ -49,18 +28,17 @@ cdef int wake_those(Table *table, int state, int how_many, int cpu) noexcept nog
             break
         seat = &table.seats[i]
         if load_int(&seat.waits) == state and load_int(&seat.lives) and swap_int_if(&seat.waits, state, BUSY):
-            move_to(seat, cpu)
             raw_syscall(SYS_futex, <long>&seat.waits, FUTEX_WAKE, 1, 0, 0, 0)
             how_many -= 1
     return how_many
 
 
-cdef void wake_workers(Table *table, int how_many, int cpu) noexcept nogil:
-    """There is work: for `how_many`, on `cpu` or ANY_CPU. Those who watch are left to it if others wait."""
+cdef void wake_workers(Table *table, int how_many) noexcept nogil:
+    """There is work for `how_many`. Those who watch are left to it if others wait."""
     add_int(&table.work, 1)      # a full barrier, as is the one of `wait_for_work`: one of both sees the other
-    how_many = wake_those(table, WAITS, how_many, cpu)
+    how_many = wake_those(table, WAITS, how_many)
     if how_many > 0:
-        wake_those(table, WATCHES, how_many, cpu)
+        wake_those(table, WATCHES, how_many)
 
 
 cdef void wait_for_work(Table *table, Seat *seat, int seen, int64_t milliseconds, int watches) noexcept nogil:

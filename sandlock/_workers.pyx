@@ -11,10 +11,10 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from posix.types cimport pid_t
 
-from sandlock._attest cimport refuse, restart, run_attested
+from sandlock._attest cimport refuse, run_attested
 from sandlock._handling cimport carry_out
 from sandlock._linux cimport (
-    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_gettid, SYS_kill,
+    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_kill,
     SYS_sched_yield, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, OPERATION_OPEN, is_of_network
@@ -27,7 +27,7 @@ from sandlock._slots cimport (
     record_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport kill_task, now_ms
-from sandlock._wakeups cimport ANY_CPU, wait_for_work, wake_openers, wake_poller, wake_workers
+from sandlock._wakeups cimport wait_for_work, wake_openers, wake_poller, wake_workers
 
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
@@ -53,21 +53,20 @@ cdef enum:
 
 # Choosing ------------------------------------------------------------------------------------------------------------
 
-cdef Slot *exec_under_way(Table *table, const Slot *slot) noexcept nogil:
-    """Another exec of this process that is carried out now: if it works, the thread of this one is gone. Or NULL."""
+cdef int process_is_busy(Table *table, pid_t tgid) noexcept nogil:
+    """Another thread of this process is in an exec of ours: if that works, this one is gone."""
     cdef int i
     for i in range(load_int(&table.top)):
         if state_of(load_word(&table.slots[i].word)) != WORKING or table.slots[i].operation != OPERATION_EXEC:
             continue
-        if table.slots[i].tgid == slot.tgid:
-            return &table.slots[i]
-    return NULL
+        if table.slots[i].tgid == tgid:
+            return 1
+    return 0
 
 
 cdef Slot *pick(Table *table) noexcept nogil:
     """A call to act on, now this worker's, or NULL."""
     cdef Slot *slot
-    cdef Slot *other
     cdef Slot *found = NULL
     cdef int i
     while not swap_int_if(&table.picking, 0, 1):
@@ -78,12 +77,10 @@ cdef Slot *pick(Table *table) noexcept nogil:
             continue
         if slot.act == ACT_ALLOW and (is_of_network(slot.operation) or slot.operation == OPERATION_OPEN):
             continue             # the poller's, and the openers'
-        other = exec_under_way(table, slot) if slot.act == ACT_ALLOW else NULL
-        if other != NULL and (other.tid != slot.tid or not load_int(&other.stops)):
+        if slot.act == ACT_ALLOW and process_is_busy(table, slot.tgid):
             continue
         if move(slot, READY, WORKING):
             found = slot
-            slot.restarts = other != NULL
             break
     store_int(&table.picking, 0)
     return found
@@ -109,9 +106,6 @@ cdef int act_on(Table *table, Slot *slot) noexcept nogil:
         if answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE) < 0:
             kill_task(slot.tid)
         finish(table, slot)
-        return 0
-    if slot.act == ACT_ALLOW and slot.restarts:
-        restart(table, slot)
         return 0
     if slot.act == ACT_ALLOW and slot.operation == OPERATION_HANDLER:
         carry_out(table, slot)
@@ -178,7 +172,6 @@ cdef int worker_main(void *argument) noexcept nogil:
     cdef int seen, watches = 0, retire = 0
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-exec", 0)
-    seat.tid = <pid_t>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0)
     if table.journal != NULL:
         enlist(table.journal, (<Worker *>argument).place, &seat.lives)
     while not load_int(&table.closing):
@@ -188,7 +181,7 @@ cdef int worker_main(void *argument) noexcept nogil:
             if watches:
                 leave_watch(table)
                 watches = 0
-                wake_workers(table, 1, ANY_CPU)
+                wake_workers(table, 1)
             retire |= act_on(table, slot)
         else:
             pause = tend(table, &retire)
@@ -204,7 +197,7 @@ cdef int worker_main(void *argument) noexcept nogil:
             break
     if watches:
         leave_watch(table)
-    wake_workers(table, 1, ANY_CPU)      # what this one would have looked at next
+    wake_workers(table, 1)      # what this one would have looked at next
     return 0
 
 
@@ -229,7 +222,7 @@ cdef int launch(Crew *crew, int place, int (*function)(void *) noexcept nogil, v
     worker.table = crew.table
     worker.place = LANE + 1 + place
     worker.seat = &crew.table.seats[place]
-    worker.seat.waits = worker.seat.cpu = 0
+    worker.seat.waits = 0
     worker.seat.lives = 1
     pid = raw_clone(
         CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, worker.stack + STACK, &worker.seat.lives, function, argument
@@ -312,7 +305,7 @@ cdef void stop_workers(Crew *crew) noexcept nogil:
     cdef Duration limit = duration_of(PATIENCE_MS)
     cdef int i
     store_int(&crew.table.closing, 1)
-    wake_workers(crew.table, MAX_WORKERS, ANY_CPU)
+    wake_workers(crew.table, MAX_WORKERS)
     if crew.workers[MAX_WORKERS].pid != 0:
         wake_poller(crew.table)
     wake_openers(crew.table, MAX_OPENERS)
