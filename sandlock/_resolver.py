@@ -264,7 +264,10 @@ class Resolver:
         assert self._ask is not None
         assert self._limits is not None
         limit, act, _ = self._limits
-        event = Resolve(name=name, pid=pid)
+        of = self._execution
+        event = Resolve(
+            name=name, pid=pid, run="" if of is None else of.run_id, call_id="" if of is None else of.call_id
+        )
         verdict = Verdict(act, cause="timeout", reason="nobody answered within policy_timeout")
         with trio.move_on_after(float("inf") if limit is None or act == ACT_WAIT else limit / 1000):
             verdict = read_verdict(await outcome_of(self._ask(event)))

@@ -119,6 +119,8 @@ class Fork:
     category: Literal["process"] = "process"
     binding: Literal["registers"] = "registers"
     """Nothing in memory was judged."""
+    rule: str = ""
+    """Empty: where a rule has anything to say of such a call, it decides."""
     run: str = ""
     """The run's id, as in its Result."""
     call_id: str = ""
@@ -162,6 +164,8 @@ class Open:
     category: Literal["file"] = "file"
     binding: Literal["fd"] = "fd"
     """The supervisor opens the object that was judged, and hands the descriptor over."""
+    rule: str = ""
+    """Empty: where a rule has anything to say of such a call, it decides."""
     run: str = ""
     """The run's id, as in its Result."""
     call_id: str = ""
@@ -214,6 +218,8 @@ class _Network:
     category: Literal["network"] = "network"
     binding: Literal["on-behalf"] = "on-behalf"
     """The supervisor makes the call itself, from its own copy of the address, on the program's socket."""
+    rule: str = ""
+    """Empty: where a rule has anything to say of such a call, it decides."""
     run: str = ""
     """The run's id, as in its Result."""
     call_id: str = ""
@@ -270,9 +276,15 @@ class Resolve:
     """In lower case and ASCII, without a last dot."""
     pid: int = 0
     """The process whose socket asks."""
+    rule: str = ""
+    """Empty: where a rule has anything to say of such a call, it decides."""
     category: Literal["network"] = "network"
     binding: Literal["resolver"] = "resolver"
     """The supervisor's own resolver is asked instead of a name server."""
+    run: str = ""
+    """The run's id, as in its Result."""
+    call_id: str = ""
+    """What the caller of `run` or `start` gave as `call_id`."""
 
     @property
     def target(self) -> str:

@@ -329,6 +329,7 @@ def test_the_callback_decides_about_names(face: Callable[..., Result], names: Na
         assert [event.name for event in resolves].count("good.example") == 1, "an approval holds for the run"
         assert {event.name for event in resolves} == {"good.example", "bad.example"}
         assert all(event.pid > 0 and event.binding == "resolver" for event in resolves)
+        assert {event.run for event in vetting.asked} == {result.run_id}
         connects = [(event.port, event.host) for event in vetting.asked if isinstance(event, Connect)]
         assert connects == [(server.port, ""), (server.port, "good.example"), (server.port, "good.example")]
     assert "bad.example" not in names.asked
