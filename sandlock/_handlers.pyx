@@ -261,11 +261,11 @@ cdef class HandlerSet:
         finally:
             free(room)
 
-    def write(self, uint64_t question, uint64_t address, const uint8_t[::1] data) -> None:
+    def write(self, uint64_t question, uint64_t address, bytes data) -> None:
         """Writes memory of the caller. Raises as `read`."""
         cdef Slot *slot = asked_slot(self.table, question)
-        cdef uint64_t length = <uint64_t>data.shape[0]
-        cdef const uint8_t *source = &data[0] if length > 0 else NULL
+        cdef uint64_t length = <uint64_t>len(data)
+        cdef const char *source = data
         cdef int64_t result
         if slot.handled.observes:
             raise OSError(EPERM, "an observer writes nothing")

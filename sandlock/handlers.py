@@ -253,10 +253,11 @@ class HandlerContext:
         except LookupError as error:
             raise self._over() from error
 
-    def write(self, address: int, data: bytes) -> None:
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         """Writes memory of the program, within the same bounds. Not for observers (EPERM). Raises as `read`."""
+        block = bytes(memoryview(data))  # what is a number, say, is no data
         try:
-            self._handlers.write(self._question, _span(address, 0)[0], data)
+            self._handlers.write(self._question, _span(address, 0)[0], block)
         except LookupError as error:
             raise self._over() from error
 
