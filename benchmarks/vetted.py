@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -84,3 +85,31 @@ class PlainCallback(Callback):
             return done.exit_code, done.stdout, done.stderr
 
         return timed(call)
+
+
+class Latency(Callback):
+    """What the record says of how long verdicts took, from the call to the decision: the median of connects in us."""
+
+    def run(self, command: Command) -> Outcome:
+        async def body() -> tuple[int, bytes, bytes]:
+            fields = self.fields(command)
+            del fields["net_allow"], fields["net_allow_bind"]
+            async with self.module.AsyncSandbox(policy_fn=self.vet, **fields) as box:
+                stream = box.decisions(buffer=100_000)
+                done = await box.run(list(command.argv))
+                await box.aclose()
+                found = [each.latency async for each in stream if each.asked and each.kind == "connect"]
+            return done.exit_code, f"{statistics.median(found) * 1e6:.3f}\n".encode(), done.stderr
+
+        return timed(lambda: self.loop(body))
+
+
+class AsyncioLatency(Latency, AsyncioCallback):
+    """The same in an asyncio loop."""
+
+
+class PlainLatency(Latency):
+    """The same of a plain function, in a worker thread."""
+
+    def vet(self, event: Any, box: Any) -> object:  # type: ignore[override]
+        return self.module.Allow()

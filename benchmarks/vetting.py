@@ -74,8 +74,28 @@ def vetting(setting: Setting, compiled: Compile, effort: Efforts) -> list[Row]:
     rows += measure(setting, "loopback connect", command("connect", "1000"), CONNECT, effort)
     rows += measure(setting, "sendmsg ping-pong, TCP", command("stream", "2000"), STREAM, effort)
     rows += measure(setting, "sendmsg ping-pong, datagrams", command("sendmsg", "2000"), SENDMSG, effort)
+    rows += latencies(setting, command("connect", "1000"), effort)
     rows.append(pending(setting, guest, effort))
     return rows
+
+
+def latencies(setting: Setting, command: Command, effort: Efforts) -> list[Row]:
+    """From the call to the decision: the kinds of callbacks against each other."""
+    sides = ("trio latency", "asyncio latency", "plain latency", "trio latency again")
+    with Hosts(setting) as hosts:
+        measured = interleave(
+            {side: hosts.run(side.removesuffix(" again"), command) for side in sides}, effort(setting, 40, 20)
+        )
+    return [
+        ratio_row(
+            f"verdict latency, {name} (bare: trio)",
+            measured,
+            None,
+            US,
+            Names(base="trio latency", ours=side, again="trio latency again"),
+        )
+        for name, side in (("asyncio", "asyncio latency"), ("a thread", "plain latency"))
+    ]
 
 
 def pending(setting: Setting, guest: str, effort: Efforts) -> Row:
