@@ -106,7 +106,7 @@ def test_more_questions_than_there_is_room_for(tmp_path: Path) -> None:
     assert sum(map(sum, answers)) == 2400
     assert sum(full for _, full in answers[:24]) == 1200 - 1024
     assert {denial.cause for denial in result.denials} == {"verdict", "full"}
-    assert all(denied > 0 for denied, _ in answers)
+    assert sum(denied for denied, _ in answers[24:]) >= 1024, "there is room for as many again"
 
 
 LARGE = """
