@@ -21,7 +21,7 @@ from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
 from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
-from sandlock._programs cimport FileIdentity
+from sandlock._programs cimport MAX_LEVELS, FileIdentity
 from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
 from sandlock._writers cimport Writers
@@ -121,6 +121,9 @@ cdef struct Slot:
     uint32_t cwd_length
     uint32_t prefix_length  # of a script: what the kernel puts in place of argv[0]
     int prefix_count
+    int levels              # the script's interpreters, as in Prefix
+    int rests[MAX_LEVELS]
+    uint32_t files_length   # behind the words: which files they are
     uint32_t argv_length
     int argv_count
     int argv_empty          # execve(2) with no argv: the kernel makes it one empty word (Linux 5.18)
