@@ -71,19 +71,23 @@ class Approved:
 class Call:
     """One call that waits."""
 
-    __slots__ = ("_approved", "_question", "_run")
+    __slots__ = ("_approved", "_question", "_run", "looked_into")
 
     def __init__(self, run: Run, approved: Approved, question: int) -> None:
         self._run = run
         self._approved = approved
         self._question = question
+        self.looked_into = False
+        """Something was asked of it that calls which are alike need not share: the answer is for this one alone."""
 
     def chain(self, pid: int) -> tuple[Ancestor, ...]:
         """See `Exec.chain`."""
+        self.looked_into = True
         return self._approved.chain(pid)
 
     def environment(self) -> dict[str, str]:
         """See `Exec.environment`."""
+        self.looked_into = True
         try:
             variables = self._run.environment(self._question)
         except (LookupError, OSError) as error:

@@ -422,6 +422,8 @@ def alike(one: Event) -> object:
             return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter, one.identity, one.loaded)
         case Open():
             return (Open, one.path, one.named, one.flags, one.mode, one.exists, one.syscall)
+        case Connect() | Send():
+            return (type(one), one.target, one.scope_id, one.host, getattr(one, "size", 0))
     return (type(one), one.target, one.scope_id)
 
 

@@ -17,7 +17,21 @@ from test_supervised_network import SPOKEN, Counter
 from test_vet_exec import vetted
 from test_vet_network import CONNECT
 
-from sandlock import Allow, AsyncSandbox, Connect, Deny, Exec, Fork, PolicyError, Result, Sandbox, SandlockError
+from sandlock import (
+    PIPE,
+    Allow,
+    AsyncSandbox,
+    Connect,
+    Deny,
+    Exec,
+    Fork,
+    PolicyError,
+    Result,
+    Sandbox,
+    SandlockError,
+    Send,
+)
+from sandlock.events import alike
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
 
