@@ -275,7 +275,7 @@ class Execution:
         if verdict.scope != "once" and not isinstance(event, Fork):
             self._approve(question, verdict)
         if verdict.allows and isinstance(event, Exec):
-            self._approved.add(event)
+            self._approved.add(question, event)
         self._remember(question, event, verdict)
         if not self.run.verdict(question, verdict.act, verdict.errno) and book is not None:
             book.take_back(noted)

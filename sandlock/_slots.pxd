@@ -49,6 +49,7 @@ cdef enum:
     MAX_WORKERS = 8
     MAX_OPENERS = 4
     MAX_DENIALS = 256
+    EXECUTED = 4096
     DENIAL_TEXT = 480
     LOOK_MS = 100           # between two looks at whether those who wait for Python are alive, and in time
     CHAIN_TEXT = 512
@@ -196,6 +197,7 @@ cdef struct Table:
     int overdue             # questions that waited on beyond their deadline
     const NetRules *net_rules    # in force now
     Approvals approvals
+    uint64_t executed[EXECUTED]  # what the last attested exec of a process was, by its number; others share a place
     Seat seats[MAX_WORKERS + 1 + MAX_OPENERS]    # behind the workers the poller, then the openers
     Slot slots[MAX_SLOTS]
     Denial denials[MAX_DENIALS]
@@ -233,6 +235,8 @@ cdef void note_call(
 ) noexcept nogil
 cdef const char *argv_of(const Slot *slot) noexcept nogil
 cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil
+cdef void note_executed(Table *table, const Slot *slot) noexcept nogil
+cdef uint64_t executed_last(const Table *table, pid_t pid) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil
 cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
 cdef void note_audited(Table *table, const Slot *slot) noexcept nogil

@@ -389,6 +389,18 @@ cdef int permit_call(
     return pass_gate(table.journal)
 
 
+# What runs ------------------------------------------------------------------------------------------------------------
+
+cdef void note_executed(Table *table, const Slot *slot) noexcept nogil:
+    """The exec has happened: before the first instruction of the new program."""
+    store_word(&table.executed[<unsigned int>slot.tgid % EXECUTED], question_of(table, slot))
+
+
+cdef uint64_t executed_last(const Table *table, pid_t pid) noexcept nogil:
+    """The question, or what would have been its id, of the exec that a process last made; it may be another's."""
+    return load_word(&table.executed[<unsigned int>pid % EXECUTED])
+
+
 # Its name for Python, and the end ------------------------------------------------------------------------------------
 
 cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil:

@@ -271,6 +271,38 @@ def test_a_connection_knows_who_makes_it(loop: Loop) -> None:
     assert [[each.argv[:2] for each in chain] for chain in chains] == [[(sys.executable, "-c")]]
 
 
+FAILING = """
+import os
+try: os.execve("/bin/echo", ["echo", "harmless"], {f"A{n}": "x" * 120000 for n in range(100)})
+except OSError as error: print(error.errno, flush=True)
+if os.fork() == 0: os.execv("/bin/true", ["/bin/true"])
+os.wait()
+"""
+
+
+@pytest.mark.parametrize("way", ["failed", "replaced", "control"])
+def test_a_program_that_does_not_run_is_above_nobody(loop: Loop, tmp_path: Path, way: str) -> None:
+    """The last approved exec of a process has failed; or another one came after it, which a rule has allowed."""
+    chains = []
+
+    def vet(event: Any) -> object:
+        if event.argv == ("/bin/true",):
+            chains.append(event.chain)
+        return Allow()
+
+    argv = [sys.executable, "-c", FAILING]
+    options: dict[str, Any] = {"fs_readable": [sys.base_prefix, sys.prefix]}
+    if way != "failed":
+        argv = ["env", "sh", "-c", "/bin/true; exit 0"]
+        options = {"exec_allow": ["sh *"]} if way == "replaced" else {}
+        options["exec_ask"] = ["env *", "true"] if way == "replaced" else []
+    result = vetted(loop, tmp_path, Vetting(vet), *argv, **options)
+    assert result.stdout == (b"7\n" if way == "failed" else b"")
+    ((_, above),) = chains
+    assert above.argv[:2] == (argv[0], "-c") if way == "failed" else above.argv[:2] == ("sh", "-c")
+    assert above.attested == (way == "control")
+
+
 LYING = """
 import ctypes, os, sys, threading, time
 libc = ctypes.CDLL(None)
