@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
+LONGEST_APPROVAL = 20 * 1024
+"""Bytes of an approval beyond which it is not kept, some 16 KiB of words: the program decides how many there are."""
 MORE_FILES = "raise the limit of open files (ulimit -n), or have fewer runs alive"
 FIXES = {
     "execute the program": {
@@ -301,7 +303,7 @@ class Execution:
             approval = self.run.remember(question, verdict.words)
         except LookupError:  # it is over
             return
-        if not approval:  # a file that another one could be taken for
+        if not approval or len(approval) > LONGEST_APPROVAL:  # of a file that another one could be taken for
             return
         if verdict.scope == "run":
             self.run.approve(approval)

@@ -291,7 +291,8 @@ class Allow:
     """"run": until this run ends. "sandbox": in all runs of the sandbox, also those under way. Alike are execs of the
     same unchanged file with the same words, calls to the same address, port and protocol, and opens of the same file
     for no more than this one (writing covers reading); of what is to be made, by its directory and name. Where a file
-    system keeps no times of birth, opens are asked about each time. Rules that deny win."""
+    system keeps no times of birth, opens are asked about each time; so are execs whose words, to be the same,
+    come to more than some 16 KiB. Rules that deny win."""
     words: int | None = None
     """Of an exec, how many of its first words have to be the same, further ones being free; None: all of them."""
 
