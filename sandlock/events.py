@@ -48,6 +48,7 @@ __all__ = [
     "open_event",
     "read_on_timeout",
     "read_verdict",
+    "shown",
     "target_of",
 ]
 
@@ -368,7 +369,7 @@ def read_verdict(answer: object) -> Verdict:
     if answer is None:
         return Verdict(ACT_DENY, EACCES, "no-opinion", "the callback has no opinion, and no rule allows it")
     if issubclass(kind, BaseException):
-        return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback raised {_shown(answer)}")
+        return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback raised {shown(answer)}")
     verdict = None
     if kind is Allow:
         verdict = _read_allow(answer)  # type: ignore[arg-type]
@@ -380,11 +381,11 @@ def read_verdict(answer: object) -> Verdict:
             verdict = Verdict(ACT_DENY, errno, "verdict", reason)
     elif kind is Kill:
         reason = _text(answer.reason)  # type: ignore[attr-defined]
-        verdict = Verdict(ACT_KILL, 0, "verdict", _shown(answer) if reason is None else reason)
+        verdict = Verdict(ACT_KILL, 0, "verdict", shown(answer) if reason is None else reason)
     if verdict is not None:
         return verdict
     wanted = "answer Allow(), Audit(), Deny(), Kill() or None"
-    return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback answered {_shown(answer)}; {wanted}")
+    return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback answered {shown(answer)}; {wanted}")
 
 
 def _read_allow(answer: Allow) -> Verdict | None:
@@ -405,7 +406,7 @@ def _number(value: object) -> int | None:
     return int.__int__(value) if issubclass(type(value), int) else None  # type: ignore[arg-type]
 
 
-def _shown(answer: object) -> str:
+def shown(answer: object) -> str:
     """Its repr(), of a sane length; of what has none, its class."""
     try:
         text = repr(answer)
