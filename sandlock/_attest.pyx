@@ -272,7 +272,7 @@ cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
 
 # The exec ------------------------------------------------------------------------------------------------------------
 
-cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid, int cause) noexcept nogil:
+cdef void kill_loaded(Table *table, Slot *slot, pid_t pid, int cause) noexcept nogil:
     """A program stands at its first instruction that may not run: it does not execute it."""
     cdef int status = 0
     cdef long result

@@ -267,7 +267,8 @@ class Execution:
             if order.cause:
                 self._remember(question, event, order)
             since = self._asked.pop(question, int(monotonic() * 1e9)) / 1e9
-            self._handled.settle(question, event, order, since, self.epoch)
+            if not self._handled.settle(question, event, order, since, self.epoch):
+                self._answered.pop(question, None)
             return
         verdict = read_verdict(answer)
         self._last_denied = (event, verdict) if verdict.cause else None
@@ -279,8 +280,10 @@ class Execution:
         if verdict.allows and isinstance(event, Exec):
             self._approved.add(question, event)
         self._remember(question, event, verdict)
-        if not self.run.verdict(question, verdict.act, verdict.errno) and book is not None:
-            book.take_back(noted)
+        if not self.run.verdict(question, verdict.act, verdict.errno):
+            self._answered.pop(question, None)
+            if book is not None:
+                book.take_back(noted)
 
     def _note(self, event: Event, verdict: Verdict, time: float, latency: float) -> tuple[Book | None, object]:
         """Writes down what is no plain permission. Returns where, and what can be taken back there."""
@@ -320,8 +323,10 @@ class Execution:
             return False
         if last.path == event.path:  # it tries again
             return False
+        self._asked.pop(question, None)
         self._remember(question, event, verdict)
-        self.run.verdict(question, verdict.act, verdict.errno)
+        if not self.run.verdict(question, verdict.act, verdict.errno):
+            self._answered.pop(question, None)
         return True
 
     def _remember(self, question: int, event: Event | HandlerContext, verdict: Verdict) -> None:

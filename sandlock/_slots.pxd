@@ -7,7 +7,8 @@
 #   ASKED   -> Python's verdict             -> READY
 #   ASKED   -> a worker, at its deadline or when the caller is gone -> WORKING
 #   READY   -> a worker                     -> WORKING
-#   WORKING -> the worker, when answered    -> GONE if Python was asked and gave no verdict, else DONE
+#   WORKING -> the worker, when answered    -> GONE if Python was asked and gave no verdict, or keeps one for a record
+#                                              that is not made; else DONE
 #   GONE    -> Python has heard of it       -> DONE
 #   DONE    -> the fast lane frees its data -> FREE
 
@@ -109,6 +110,7 @@ cdef struct Slot:
     int64_t since_ns        # when the notification came
     int64_t decided_ns      # 0: at the moment when it is recorded
     int recorded            # in the journal, as allowed
+    int written             # what was decided is in the journal
     int audited             # if it is allowed, as ACT_AUDIT
     int directory           # the descriptor that a path is relative to, or AT_FDCWD
     int flags               # of execveat(2)
@@ -238,9 +240,9 @@ cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil
 cdef void note_executed(Table *table, const Slot *slot) noexcept nogil
 cdef uint64_t executed_last(const Table *table, pid_t pid) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil
-cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
+cdef void note_slot(Table *table, Slot *slot, int cause, int error) noexcept nogil
 cdef void note_audited(Table *table, const Slot *slot) noexcept nogil
-cdef void record_slot(Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil
+cdef void record_slot(Table *table, Slot *slot, int act, int cause, int error) noexcept nogil
 cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
 cdef int permit_call(
     Table *table, int cause, int rule, int number, pid_t pid, const Endpoint *endpoint
