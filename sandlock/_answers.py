@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from ._trio_thread import from_thread, outcome_of
-from .events import Deny, alike
+from .events import Deny, Resolve, alike
 from .handlers import HandlerContext, NativeHandler
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ class Desk(ABC):
         self._pending: dict[int, trio.CancelScope | asyncio.Task[None]] = {}
         self._others: dict[object, list[tuple[int, Question]]] = {}
         """Questions that are like one that is being asked: its answer does for all."""
+        self._alone: set[int] = set()
+        """Questions that are asked for themselves: what was answered to one like them rests on more than they share."""
 
     @abstractmethod
     async def ask(self, question: int, event: Question) -> object:
@@ -196,6 +198,7 @@ class Desk(ABC):
         os.read(wake_fd, 8)
         new, gone = self._execution.questions()
         for question in gone:
+            self._alone.discard(question)
             task = self._pending.pop(question, None)
             if task is not None:
                 task.cancel()
@@ -203,9 +206,10 @@ class Desk(ABC):
 
     async def answer(self, question: int, event: Question) -> None:
         """Asks, and settles the question and those that are like it."""
-        like = None if isinstance(event, HandlerContext) else alike(event)
+        like = None if isinstance(event, HandlerContext) or question in self._alone else alike(event)
         if like in self._others:
             self._others[like].append((question, event))
+            self._pending.pop(question, None)
             return
         others: list[tuple[int, Question]] = []
         if like is not None:
@@ -213,15 +217,25 @@ class Desk(ABC):
         answered = False
         try:
             answer = await self.ask(question, event)
-            answered = True
-            for each in ((question, event), *others):
+            answered = not looks_into(event)
+            self._execution.settle(question, event, answer)
+            for each in others if answered else ():
                 self._execution.settle(*each, answer)
+            if not answered:
+                self._alone.update(other for other, _ in others)
         finally:
             self._others.pop(like, None)
             self._pending.pop(question, None)
-            if not answered and not self.ends:  # its caller is gone, but those of the others are not
+            self._alone.discard(question)
+            if not answered and not self.ends:  # its caller is gone, or the answer was for it alone
                 for each in others:
                     self.begin(*each)
+
+
+def looks_into(event: Question) -> bool:
+    """Whether its answer may rest on what `alike` knows nothing of: the environment, the programs above."""
+    call = None if isinstance(event, HandlerContext | Resolve) else event.call
+    return call is not None and call.looked_into
 
 
 class Answers(Desk):

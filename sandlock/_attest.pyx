@@ -24,7 +24,7 @@ from sandlock._memory cimport read_memory
 from sandlock._programs cimport identify, identify_path, open_named, same_file
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, FileIdentity,
-    answer, argv_of, finish, note_slot, permit_slot, record_slot, was_written,
+    answer, argv_of, finish, note_executed, note_slot, permit_slot, record_slot, was_written,
 )
 from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
 
@@ -272,7 +272,7 @@ cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
 
 # The exec ------------------------------------------------------------------------------------------------------------
 
-cdef void kill_loaded(Table *table, const Slot *slot, pid_t pid, int cause) noexcept nogil:
+cdef void kill_loaded(Table *table, Slot *slot, pid_t pid, int cause) noexcept nogil:
     """A program stands at its first instruction that may not run: it does not execute it."""
     cdef int status = 0
     cdef long result
@@ -298,6 +298,7 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
         if (status & 0xFF) == 0x7F and status >> 16 == PTRACE_EVENT_EXEC:
             # All other threads are gone, and the caller has the number of its process.
             frozen.count = 0
+            note_executed(table, slot)
             # Now that it is loaded nobody can open it for writing: who did before has closed it, and was seen.
             if was_written(table, slot) or not loaded_as_approved(slot, <pid_t>tid):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_ATTEST)

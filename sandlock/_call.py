@@ -29,16 +29,16 @@ class Approved:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._execs: dict[int, tuple[float, Exec]] = {}
+        self._execs: dict[int, tuple[int, float, Exec]] = {}
 
-    def add(self, event: Exec) -> None:
-        """Its exec was approved just now."""
+    def add(self, question: int, event: Exec) -> None:
+        """Its exec was approved just now. Whether it happens, the core will know."""
         if len(self._execs) >= KEPT:
             self._execs = {pid: each for pid, each in self._execs.items() if os.path.exists(f"/proc/{pid}")}
         if sum(map(len, event.argv_bytes)) + len(event.argv) > LONGEST:
             self._execs.pop(event.pid, None)  # then it is looked up, and not told as attested
             return
-        self._execs[event.pid] = (clock_gettime(CLOCK_BOOTTIME), event)
+        self._execs[event.pid] = (question, clock_gettime(CLOCK_BOOTTIME), event)
 
     def chain(self, pid: int) -> tuple[Ancestor, ...]:
         """The programs from this process up to the first one of the tree."""
@@ -56,9 +56,10 @@ class Approved:
         return tuple(found)
 
     def _look(self, pid: int, started: float) -> Ancestor:
-        approved, event = self._execs.get(pid, (0.0, None))
-        # A process that started after the approval has only inherited the number.
-        if event is not None and started <= approved:
+        question, approved, event = self._execs.get(pid, (0, 0.0, None))
+        # A process that started after the approval has only inherited the number. One whose exec has failed, or that
+        # has made another one, which nobody was asked about, does not run that program.
+        if event is not None and started <= approved and self._run.executed(pid) == question:
             return Ancestor(pid=pid, exe=event.exe, argv=event.argv, attested=True)
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as file:
@@ -71,19 +72,23 @@ class Approved:
 class Call:
     """One call that waits."""
 
-    __slots__ = ("_approved", "_question", "_run")
+    __slots__ = ("_approved", "_question", "_run", "looked_into")
 
     def __init__(self, run: Run, approved: Approved, question: int) -> None:
         self._run = run
         self._approved = approved
         self._question = question
+        self.looked_into = False
+        """Something was asked of it that calls which are alike need not share: the answer is for this one alone."""
 
     def chain(self, pid: int) -> tuple[Ancestor, ...]:
         """See `Exec.chain`."""
+        self.looked_into = True
         return self._approved.chain(pid)
 
     def environment(self) -> dict[str, str]:
         """See `Exec.environment`."""
+        self.looked_into = True
         try:
             variables = self._run.environment(self._question)
         except (LookupError, OSError) as error:

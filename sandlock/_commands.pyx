@@ -1,7 +1,8 @@
 """What the policy's exec rules say of a program and its words. Values only; no system call is made here.
 
 A rule that denies or asks matches by any name that the program goes by: the path that was used, the file it leads to,
-argv[0], the interpreter of a script. A rule that allows matches the file alone, which the plan has found.
+argv[0], and of a script its interpreters, by what its #! line says and by the file that this leads to. A rule that
+allows matches the file alone, which the plan has found.
 """
 
 from libc.string cimport strcmp, strlen
@@ -35,11 +36,28 @@ cdef int follows(const ExecRule *rule, const char *words, int count, const char 
     return 1
 
 
+cdef int runs_on(const ExecRule *rule, const Slot *slot, const char *rest, int count) noexcept nogil:
+    """Whether one of the script's interpreters is what the rule says, with the words that it gets: what comes behind it
+    on #! lines, then those `rest`."""
+    cdef const char *argv = argv_of(slot)
+    cdef const char *file = argv + slot.argv_length
+    cdef const char *word
+    cdef int level, _i
+    for level in range(slot.levels):
+        word = argv - slot.prefix_length
+        for _i in range(slot.prefix_count - slot.rests[level]):
+            word += strlen(word) + 1
+        if is_called(rule, word) or is_called(rule, file) or (rule.exe != NULL and strcmp(rule.exe, file) == 0):
+            if follows(rule, word + strlen(word) + 1, slot.rests[level] - 1, rest, count):
+                return 1
+        file += strlen(file) + 1
+    return 0
+
+
 cdef int matches(const ExecRule *rule, const Slot *slot) noexcept nogil:
     cdef const char *exe = exe_of(slot)
     cdef const char *argv = argv_of(slot)
     cdef const char *rest = argv + strlen(argv) + 1
-    cdef const char *interpreter = argv - slot.prefix_length
     cdef int known = rule.exe != NULL and strcmp(rule.exe, exe) == 0
     cdef int count = slot.argv_count - 1
     if rule.action == ON_EXEC_ALLOW:
@@ -47,9 +65,7 @@ cdef int matches(const ExecRule *rule, const Slot *slot) noexcept nogil:
     if known or is_called(rule, slot.data) or is_called(rule, exe) or is_called(rule, argv):
         if follows(rule, rest, count, NULL, 0):
             return 1
-    if slot.prefix_count == 0 or not is_called(rule, interpreter):
-        return 0
-    return follows(rule, interpreter + strlen(interpreter) + 1, slot.prefix_count - 1, rest, count)
+    return runs_on(rule, slot, rest, count)
 
 
 cdef int decide_exec(const Program *program, const Slot *slot, int *rule) noexcept nogil:

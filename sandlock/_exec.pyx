@@ -123,8 +123,12 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
     slot.cwd_length = <uint32_t>facts.cwd_length + 1
     slot.prefix_length = <uint32_t>facts.prefix.length
     slot.prefix_count = facts.prefix.count
+    slot.levels = facts.prefix.levels
+    memcpy(slot.rests, facts.prefix.rests, sizeof(slot.rests))
+    slot.files_length = <uint32_t>facts.prefix.files_length
     slot.argv_length = <uint32_t>facts.argv_length
     slot.size = slot.path_length + slot.exe_length + slot.cwd_length + slot.prefix_length + slot.argv_length
+    slot.size += slot.files_length
     if table.held + slot.size > MAX_ALL_FACTS:
         free_done(table)
     if table.held + slot.size > MAX_ALL_FACTS:
@@ -140,7 +144,8 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
     at = put(at, facts.exe, slot.exe_length)
     at = put(at, facts.cwd, slot.cwd_length)
     at = put(at, facts.prefix.words, slot.prefix_length)
-    put(at, table.scratch, slot.argv_length)
+    at = put(at, table.scratch, slot.argv_length)
+    put(at, facts.prefix.files, slot.files_length)
     return 0
 
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
+LONGEST_APPROVAL = 20 * 1024
+"""Bytes of an approval beyond which it is not kept, some 16 KiB of words: the program decides how many there are."""
 MORE_FILES = "raise the limit of open files (ulimit -n), or have fewer runs alive"
 FIXES = {
     "execute the program": {
@@ -265,7 +267,8 @@ class Execution:
             if order.cause:
                 self._remember(question, event, order)
             since = self._asked.pop(question, int(monotonic() * 1e9)) / 1e9
-            self._handled.settle(question, event, order, since, self.epoch)
+            if not self._handled.settle(question, event, order, since, self.epoch):
+                self._answered.pop(question, None)
             return
         verdict = read_verdict(answer)
         self._last_denied = (event, verdict) if verdict.cause else None
@@ -275,10 +278,12 @@ class Execution:
         if verdict.scope != "once" and not isinstance(event, Fork):
             self._approve(question, verdict)
         if verdict.allows and isinstance(event, Exec):
-            self._approved.add(event)
+            self._approved.add(question, event)
         self._remember(question, event, verdict)
-        if not self.run.verdict(question, verdict.act, verdict.errno) and book is not None:
-            book.take_back(noted)
+        if not self.run.verdict(question, verdict.act, verdict.errno):
+            self._answered.pop(question, None)
+            if book is not None:
+                book.take_back(noted)
 
     def _note(self, event: Event, verdict: Verdict, time: float, latency: float) -> tuple[Book | None, object]:
         """Writes down what is no plain permission. Returns where, and what can be taken back there."""
@@ -301,7 +306,7 @@ class Execution:
             approval = self.run.remember(question, verdict.words)
         except LookupError:  # it is over
             return
-        if not approval:  # a file that another one could be taken for
+        if not approval or len(approval) > LONGEST_APPROVAL:  # of a file that another one could be taken for
             return
         if verdict.scope == "run":
             self.run.approve(approval)
@@ -318,8 +323,10 @@ class Execution:
             return False
         if last.path == event.path:  # it tries again
             return False
+        self._asked.pop(question, None)
         self._remember(question, event, verdict)
-        self.run.verdict(question, verdict.act, verdict.errno)
+        if not self.run.verdict(question, verdict.act, verdict.errno):
+            self._answered.pop(question, None)
         return True
 
     def _remember(self, question: int, event: Event | HandlerContext, verdict: Verdict) -> None:

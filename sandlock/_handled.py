@@ -66,8 +66,8 @@ class Handled:
                 return refused(f"what the handler injects is no descriptor, or there are too many: {error}")
         return order
 
-    def settle(self, question: int, context: HandlerContext, order: Order, since: float, epoch: float) -> None:
-        """Carries an order out, and writes a denial down. Too late, it does nothing."""
+    def settle(self, question: int, context: HandlerContext, order: Order, since: float, epoch: float) -> bool:
+        """Carries an order out, and writes a denial down. Too late, it does nothing, and returns False."""
         key = None
         if order.cause:  # first: who gets the answer may be the first to look
             key = self._note(context, order, since, epoch)
@@ -79,6 +79,7 @@ class Handled:
             self.release([question])
             if key is not None:
                 self._forget(key)
+        return done
 
     def _note(self, context: HandlerContext, order: Order, since: float, epoch: float) -> Key | None:
         key = (context.syscall, order.cause, order.reason, order.errno)

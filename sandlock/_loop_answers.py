@@ -70,6 +70,9 @@ class LoopAnswers(Desk):
         if wake_fd >= 0:
             os.close(wake_fd)
 
+    def __del__(self) -> None:
+        self._close()  # the loop has forgotten us before it came to `_leave`
+
     # In the loop ------------------------------------------------------------------------------------------------------
 
     def _enter(self) -> None:
@@ -95,7 +98,10 @@ class LoopAnswers(Desk):
 
     def begin(self, question: int, event: Question) -> None:
         """Starts a task for this question."""
-        self._pending[question] = self._loop.create_task(self.answer(question, event), context=self._asks.context)
+        self._pending[question] = trio.CancelScope()  # until there is a task: some loops run it before they give it
+        task = self._loop.create_task(self.answer(question, event), context=self._asks.context)
+        if question in self._pending:
+            self._pending[question] = task
 
     async def ask(self, question: int, event: Question) -> object:
         """The callback's answer, or what it raised."""

@@ -31,7 +31,7 @@ from sandlock._journal cimport (
 from sandlock._questions cimport (
     read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
 )
-from sandlock._slots cimport CHAIN_TEXT, Table, free_table, load_int, store_rules
+from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_rules
 from sandlock._tasks cimport list_chain
 from sandlock._writers cimport close_writers
 
@@ -294,6 +294,11 @@ cdef class Run:
         """The files of the processes above one, nearest first, as far as it can be seen now."""
         cdef char text[CHAIN_TEXT]
         return text[:list_chain(pid, self.c.warden, text, CHAIN_TEXT)].split(b"\0")[:-1]
+
+    def executed(self, int pid) -> int:
+        """The id of the question, or what would have been one, about the exec that this process last made: what it
+        runs. 0, or another process's, if that is not known."""
+        return 0 if self.lane.table == NULL else executed_last(self.lane.table, pid)
 
     # The journal: every decision, where somebody wants to know them.
 

@@ -26,6 +26,7 @@ __all__ = ["Permissions", "read_ceiling"]
 CHANGEABLE = ("net_allow", "net_allow_bind", "max_processes")
 """What can be widened and narrowed while a program runs."""
 DENIALS = ("net_deny", "net_deny_bind")
+MAX_APPROVALS = 4096  # as in _approvals.pxd
 
 
 def read_ceiling(policy: Policy, ceiling: Mapping[str, object] | None) -> Policy | None:
@@ -56,7 +57,7 @@ class Permissions:
     def __init__(self, policy: Policy, ceiling: Policy | None, plan: Plan) -> None:
         self._lock = RLock()
         self._runs: list[Run] = []
-        self._approvals: list[bytes] = []
+        self._approvals: dict[bytes, None] = {}
         self._now = policy
         self._ceiling = policy if ceiling is None else ceiling
         self._plan = plan
@@ -93,7 +94,8 @@ class Permissions:
     def approve(self, approval: bytes) -> None:
         """All runs may do this without asking."""
         with self._lock:
-            self._approvals.append(approval)
+            if len(self._approvals) < MAX_APPROVALS:
+                self._approvals[approval] = None
             for run in self._runs:
                 run.approve(approval)
 

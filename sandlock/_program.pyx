@@ -204,10 +204,13 @@ cdef class Program:
         if result < 0:
             raise OSError(-result, "look at the program")
         facts = path + b"\0" + exe[:length] + b"\0" + prefix.words[:prefix.length] + words
+        facts += prefix.files[:prefix.files_length]
         slot.path_length = <unsigned int>(len(path) + 1)
         slot.exe_length = <unsigned int>(length + 1)
         slot.prefix_length = <unsigned int>prefix.length
         slot.prefix_count = prefix.count
+        slot.levels = prefix.levels
+        slot.rests = prefix.rests
         slot.argv_length = <unsigned int>len(words)
         slot.argv_count = <int>len(argv)
         slot.data = <char *>facts

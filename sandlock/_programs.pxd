@@ -8,6 +8,8 @@ from sandlock._run cimport Ruleset
 cdef enum:
     MAX_PATH = 4096
     MAX_PREFIX = 2048        # bytes that the #! lines of one exec may come to: 5 levels of at most 256
+    MAX_LEVELS = 5           # interpreters that are scripts themselves (fs/exec.c)
+    MAX_FILES = 8192         # bytes that the paths of these interpreters may come to
 
 cdef struct FileIdentity:
     uint64_t device
@@ -20,6 +22,10 @@ cdef struct Prefix:
     int count
     int length
     char words[MAX_PREFIX]   # each with its NUL
+    int levels               # the interpreters, that of the script first
+    int rests[MAX_LEVELS]    # how many of the words, counted from the last one, begin with each
+    int files_length
+    char files[MAX_FILES]    # which file each is, without links, with its NUL
 
 cdef const char *last_part(const char *path) noexcept nogil
 cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil

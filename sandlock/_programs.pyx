@@ -65,7 +65,6 @@ cdef extern from * nogil:
 cdef enum:
     HEADER = 256             # BINPRM_BUF_SIZE: as much of a #! line as the kernel reads
     ACCESS_WRITE_FILE = 2    # LANDLOCK_ACCESS_FS_WRITE_FILE
-    MAX_LEVELS = 5           # interpreters that are scripts themselves (fs/exec.c)
 
 
 # Opening the file as the caller would --------------------------------------------------------------------------------
@@ -327,6 +326,21 @@ cdef int put_in_front(Prefix *prefix, const char *word) noexcept nogil:
     return 0
 
 
+cdef int note_interpreter(Prefix *prefix, long descriptor) noexcept nogil:
+    """Writes down which file the interpreter is whose word was put in front last. Returns 0 or -errno."""
+    cdef char path[MAX_PATH]
+    cdef long length = real_path(descriptor, path)
+    if length < 0:
+        return <int>length
+    if prefix.levels == MAX_LEVELS or prefix.files_length + length + 1 > MAX_FILES:
+        return -ENAMETOOLONG
+    memcpy(prefix.files + prefix.files_length, path, length + 1)
+    prefix.files_length += <int>length + 1
+    prefix.rests[prefix.levels] = prefix.count
+    prefix.levels += 1
+    return 0
+
+
 cdef int name_for_interpreter(int directory, const char *path, char *out) noexcept nogil:
     """What the kernel tells an interpreter that its script is called (bprm.filename, fs/exec.c)."""
     cdef int at
@@ -379,7 +393,8 @@ cdef int follow_interpreters(
         result = is_executable(opened)
         if result == 0:
             result = identify(opened, loaded)
-            result = 0 if result >= 0 else result
+        if result >= 0:
+            result = note_interpreter(prefix, opened)
         if result < 0:
             break
     if opened != descriptor:
@@ -398,8 +413,7 @@ cdef int resolve_program(
     cdef char name[MAX_PREFIX]
     cdef int result
     cdef long opened = open_program(tid, tgid, directory, path, flags)
-    prefix.count = 0
-    prefix.length = 0
+    prefix.count = prefix.length = prefix.levels = prefix.files_length = 0
     if opened < 0:
         return <int>opened
     result = identify(opened, named)

@@ -7,7 +7,8 @@
 #   ASKED   -> Python's verdict             -> READY
 #   ASKED   -> a worker, at its deadline or when the caller is gone -> WORKING
 #   READY   -> a worker                     -> WORKING
-#   WORKING -> the worker, when answered    -> GONE if Python was asked and gave no verdict, else DONE
+#   WORKING -> the worker, when answered    -> GONE if Python was asked and gave no verdict, or keeps one for a record
+#                                              that is not made; else DONE
 #   GONE    -> Python has heard of it       -> DONE
 #   DONE    -> the fast lane frees its data -> FREE
 
@@ -21,7 +22,7 @@ from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
 from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
-from sandlock._programs cimport FileIdentity
+from sandlock._programs cimport MAX_LEVELS, FileIdentity
 from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
 from sandlock._writers cimport Writers
@@ -49,6 +50,7 @@ cdef enum:
     MAX_WORKERS = 8
     MAX_OPENERS = 4
     MAX_DENIALS = 256
+    EXECUTED = 4096
     DENIAL_TEXT = 480
     LOOK_MS = 100           # between two looks at whether those who wait for Python are alive, and in time
     CHAIN_TEXT = 512
@@ -108,6 +110,7 @@ cdef struct Slot:
     int64_t since_ns        # when the notification came
     int64_t decided_ns      # 0: at the moment when it is recorded
     int recorded            # in the journal, as allowed
+    int written             # what was decided is in the journal
     int audited             # if it is allowed, as ACT_AUDIT
     int directory           # the descriptor that a path is relative to, or AT_FDCWD
     int flags               # of execveat(2)
@@ -121,6 +124,9 @@ cdef struct Slot:
     uint32_t cwd_length
     uint32_t prefix_length  # of a script: what the kernel puts in place of argv[0]
     int prefix_count
+    int levels              # the script's interpreters, as in Prefix
+    int rests[MAX_LEVELS]
+    uint32_t files_length   # behind the words: which files they are
     uint32_t argv_length
     int argv_count
     int argv_empty          # execve(2) with no argv: the kernel makes it one empty word (Linux 5.18)
@@ -193,6 +199,7 @@ cdef struct Table:
     int overdue             # questions that waited on beyond their deadline
     const NetRules *net_rules    # in force now
     Approvals approvals
+    uint64_t executed[EXECUTED]  # what the last attested exec of a process was, by its number; others share a place
     Seat seats[MAX_WORKERS + 1 + MAX_OPENERS]    # behind the workers the poller, then the openers
     Slot slots[MAX_SLOTS]
     Denial denials[MAX_DENIALS]
@@ -230,10 +237,12 @@ cdef void note_call(
 ) noexcept nogil
 cdef const char *argv_of(const Slot *slot) noexcept nogil
 cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil
+cdef void note_executed(Table *table, const Slot *slot) noexcept nogil
+cdef uint64_t executed_last(const Table *table, pid_t pid) noexcept nogil
 cdef const char *exe_of(const Slot *slot) noexcept nogil
-cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil
+cdef void note_slot(Table *table, Slot *slot, int cause, int error) noexcept nogil
 cdef void note_audited(Table *table, const Slot *slot) noexcept nogil
-cdef void record_slot(Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil
+cdef void record_slot(Table *table, Slot *slot, int act, int cause, int error) noexcept nogil
 cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
 cdef int permit_call(
     Table *table, int cause, int rule, int number, pid_t pid, const Endpoint *endpoint

@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
 from sandlock._approvals cimport free_approvals
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_OPEN, Endpoint, is_of_network
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_HANDLER, OPERATION_OPEN, Endpoint, is_of_network
 from sandlock._journal cimport Judged, pass_gate, record
 from sandlock._linux cimport (
     Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_ioctl,
@@ -62,7 +62,7 @@ cdef Slot *take_slot(Table *table) noexcept nogil:
         if state_of(word) == FREE:
             slot.since_ns = table.since_ns
             slot.decided_ns = 0
-            slot.recorded = slot.audited = slot.asked = 0
+            slot.recorded = slot.written = slot.audited = slot.asked = 0
             # The next generation: answers to the last question of this slot no longer count.
             store_word(&slot.word, with_state(word + 0x100, FILLING))
             if i >= table.top:
@@ -119,10 +119,15 @@ cdef void give_back(Slot *slot) noexcept nogil:
 
 cdef void finish(Table *table, Slot *slot) noexcept nogil:
     """The worker has answered, or nobody is left to answer."""
-    cdef int asked = slot.asked
-    store_word(&slot.word, with_state(load_word(&slot.word), GONE if asked else DONE))
-    if asked:
+    cdef int tells = slot.asked or (awaits_record(table, slot) and load_int(&table.listens))
+    store_word(&slot.word, with_state(load_word(&slot.word), GONE if tells else DONE))
+    if tells:
         wake_python(table)
+
+
+cdef int awaits_record(const Table *table, const Slot *slot) noexcept nogil:
+    """Python keeps its verdict for a record, and there will be none: the call was over, or there was no room."""
+    return table.journal != NULL and slot.waited and not slot.written and slot.operation != OPERATION_HANDLER
 
 
 cdef int was_written(Table *table, const Slot *slot) noexcept nogil:
@@ -213,11 +218,11 @@ cdef void add_text(Denial *denial, const char *text, size_t length) noexcept nog
         denial.length += <uint32_t>length
 
 
-cdef void note(Table *table, const Judged *judged) noexcept nogil:
-    """Logs a denial, and records it where all decisions are."""
-    if table.journal != NULL:
-        record(table.journal, judged)
+cdef int note(Table *table, const Judged *judged) noexcept nogil:
+    """Logs a denial, and records it where all decisions are. Returns whether it is there."""
+    cdef int written = table.journal != NULL and record(table.journal, judged)
     log(table, judged, ACT_DENY)
+    return written
 
 
 cdef void log(Table *table, const Judged *judged, int act) noexcept nogil:
@@ -338,10 +343,10 @@ cdef void note_call(
     note(table, &judged)
 
 
-cdef void note_slot(Table *table, const Slot *slot, int cause, int error) noexcept nogil:
+cdef void note_slot(Table *table, Slot *slot, int cause, int error) noexcept nogil:
     """Logs the denial of a call in a slot; with error 0, its end."""
     cdef Judged judged = judged_of(table, slot, ACT_DENY if error != 0 else ACT_KILL, cause, error)
-    note(table, &judged)
+    slot.written |= note(table, &judged)
 
 
 cdef void note_audited(Table *table, const Slot *slot) noexcept nogil:
@@ -352,12 +357,12 @@ cdef void note_audited(Table *table, const Slot *slot) noexcept nogil:
 
 # What was decided, where all of it is wanted --------------------------------------------------------------------------
 
-cdef void record_slot(Table *table, const Slot *slot, int act, int cause, int error) noexcept nogil:
+cdef void record_slot(Table *table, Slot *slot, int act, int cause, int error) noexcept nogil:
     """Records a decision that is no denial, or that Python itself logs as one."""
     cdef Judged judged
     if table.journal != NULL:
         judged = judged_of(table, slot, act, cause, error)
-        record(table.journal, &judged)
+        slot.written |= record(table.journal, &judged)
 
 
 cdef int permit_slot(Table *table, Slot *slot) noexcept nogil:
@@ -387,6 +392,18 @@ cdef int permit_call(
     judged.act = ACT_ALLOW
     record(table.journal, &judged)
     return pass_gate(table.journal)
+
+
+# What runs ------------------------------------------------------------------------------------------------------------
+
+cdef void note_executed(Table *table, const Slot *slot) noexcept nogil:
+    """The exec has happened: before the first instruction of the new program."""
+    store_word(&table.executed[<unsigned int>slot.tgid % EXECUTED], question_of(table, slot))
+
+
+cdef uint64_t executed_last(const Table *table, pid_t pid) noexcept nogil:
+    """The question, or what would have been its id, of the exec that a process last made; it may be another's."""
+    return load_word(&table.executed[<unsigned int>pid % EXECUTED])
 
 
 # Its name for Python, and the end ------------------------------------------------------------------------------------

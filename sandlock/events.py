@@ -48,6 +48,7 @@ __all__ = [
     "open_event",
     "read_on_timeout",
     "read_verdict",
+    "shown",
     "target_of",
 ]
 
@@ -303,7 +304,8 @@ class Allow:
     """"run": until this run ends. "sandbox": in all runs of the sandbox, also those under way. Alike are execs of the
     same unchanged file with the same words, calls to the same address, port and protocol, and opens of the same file
     for no more than this one (writing covers reading); of what is to be made, by its directory and name. Where a file
-    system keeps no times of birth, opens are asked about each time. Rules that deny win."""
+    system keeps no times of birth, opens are asked about each time; so are execs whose words, to be the same,
+    come to more than some 16 KiB. Rules that deny win."""
     words: int | None = None
     """Of an exec, how many of its first words have to be the same, further ones being free; None: all of them."""
 
@@ -379,7 +381,7 @@ def read_verdict(answer: object) -> Verdict:
     if answer is None:
         return Verdict(ACT_DENY, EACCES, "no-opinion", "the callback has no opinion, and no rule allows it")
     if issubclass(kind, BaseException):
-        return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback raised {_shown(answer)}")
+        return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback raised {shown(answer)}")
     verdict = None
     if kind is Allow:
         verdict = _read_allow(answer)  # type: ignore[arg-type]
@@ -391,11 +393,11 @@ def read_verdict(answer: object) -> Verdict:
             verdict = Verdict(ACT_DENY, errno, "verdict", reason)
     elif kind is Kill:
         reason = _text(answer.reason)  # type: ignore[attr-defined]
-        verdict = Verdict(ACT_KILL, 0, "verdict", _shown(answer) if reason is None else reason)
+        verdict = Verdict(ACT_KILL, 0, "verdict", shown(answer) if reason is None else reason)
     if verdict is not None:
         return verdict
     wanted = "answer Allow(), Audit(), Deny(), Kill() or None"
-    return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback answered {_shown(answer)}; {wanted}")
+    return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback answered {shown(answer)}; {wanted}")
 
 
 def _read_allow(answer: Allow) -> Verdict | None:
@@ -416,7 +418,7 @@ def _number(value: object) -> int | None:
     return int.__int__(value) if issubclass(type(value), int) else None  # type: ignore[arg-type]
 
 
-def _shown(answer: object) -> str:
+def shown(answer: object) -> str:
     """Its repr(), of a sane length; of what has none, its class."""
     try:
         text = repr(answer)
@@ -434,6 +436,8 @@ def alike(one: Event) -> object:
             return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter, one.identity, one.loaded)
         case Open():
             return (Open, one.path, one.named, one.flags, one.mode, one.exists, one.syscall)
+        case Connect() | Send():
+            return (type(one), one.target, one.scope_id, one.host, getattr(one, "size", 0))
     return (type(one), one.target, one.scope_id)
 
 

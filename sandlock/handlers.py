@@ -17,7 +17,7 @@ import os
 
 from ._record import record
 from .errors import PolicyError, SandlockError
-from .events import ACT_ALLOW, ACT_DENY, ACT_KILL, EACCES, Verdict
+from .events import ACT_ALLOW, ACT_DENY, ACT_KILL, EACCES, Verdict, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -324,16 +324,23 @@ class Order(Verdict):
 
 
 def read_action(answer: object, observes: bool) -> Order:
-    """What a handler's answer means. Whatever is no action denies, and says so."""
+    """What a handler's answer means. Whatever is no action denies, and says so. Raises nothing, whatever it is."""
+    try:
+        return _read_action(answer, observes)
+    except BaseException:  # it is not ours, and may do anything when it is looked at
+        return refused("the handler's answer cannot be read")
+
+
+def _read_action(answer: object, observes: bool) -> Order:
     match answer:
         case Continue():
             return Order(ACT_ALLOW, CONTINUE)
         case BaseException():
-            return refused(f"the handler raised {answer!r}")
+            return refused(f"the handler raised {shown(answer)}")
         case _ if observes:
-            return refused(f"an observer can only answer Continue(), not {answer!r}")
+            return refused(f"an observer can only answer Continue(), not {shown(answer)}")
         case Errno(errno=int(errno), reason=reason) if 0 < errno <= MAX_ERRNO:
-            return Order(ACT_DENY, errno=errno, cause="handler", reason=str(reason))
+            return Order(ACT_DENY, errno=errno, cause="handler", reason=str.__str__(str(reason)))
         case Value(value=int(value)) if -(1 << 63) <= value < 1 << 63 and not -MAX_ERRNO <= value < 0:
             return Order(ACT_ALLOW, VALUE, value)
         case Inject(source=int() | bytes() as source, cloexec=cloexec):
@@ -341,11 +348,11 @@ def read_action(answer: object, observes: bool) -> Order:
         case Hold():
             return Order(ACT_ALLOW, HOLD)
         case KillTask(reason=reason):
-            return Order(ACT_KILL, cause="handler", reason=str(reason))
+            return Order(ACT_KILL, cause="handler", reason=str.__str__(str(reason)))
         case KillTree(reason=reason):
-            return Order(ACT_ALLOW, KILL_TREE, cause="handler", reason=str(reason))
+            return Order(ACT_ALLOW, KILL_TREE, cause="handler", reason=str.__str__(str(reason)))
     return refused(
-        f"the handler answered {answer!r}; answer Continue(), Errno(), Value(), Inject(), Hold(), KillTask() or "
+        f"the handler answered {shown(answer)}; answer Continue(), Errno(), Value(), Inject(), Hold(), KillTask() or "
         "KillTree()"
     )
 

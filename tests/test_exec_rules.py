@@ -252,3 +252,27 @@ def test_what_a_new_program_calls_first_is_not_taken_for_what_came_before(tmp_pa
     subprocess.run(["gcc", "-static", "-o", tmp_path / "first", tmp_path / "first.c"], check=True)
     result = run(tmp_path, str(tmp_path / "first"), "500", exec_deny=["rm *"])
     assert (result.exit_code, result.denials) == (0, ()), result.explain()
+
+
+@pytest.mark.parametrize("rule", ["{kept}/file *", "file *", "{kept}/name *", "{work}/middle *"])
+def test_denials_know_interpreters_by_the_file_that_they_are(tmp_path: Path, rule: str) -> None:
+    """An interpreter is denied by every name that it has when it is executed by itself: also by that of its file, and
+    in the middle of a chain of scripts."""
+    kept, work = tmp_path / "kept", tmp_path / "work"
+    kept.mkdir()
+    work.mkdir()
+    shutil.copy("/bin/sh", kept / "file")
+    (kept / "name").symlink_to("file")
+    (work / "own").symlink_to(kept / "file")
+    for name, interpreter in (("middle", "own"), ("script", "middle")):
+        (work / name).write_text(f"#!{work}/{interpreter}\ntouch ran\n")
+        (work / name).chmod(0o755)
+    script = str(work / "script")
+    fields: dict[str, Any] = {"exec_deny": [rule.format(kept=kept, work=work)], "fs_readable": [str(kept)]}
+    result = run(work, script, **fields)
+    assert (result.reason, [denial.cause for denial in result.denials]) == ("denied", ["rule"])
+    with Sandbox(presets=["system"], fs_writable=[str(work)], **fields) as box:
+        assert box.check_exec([script]).decision == "deny"
+    assert not (work / "ran").exists()
+    assert run(work, script, **fields | {"exec_deny": ["rm *"]}).ok  # the control
+    assert (work / "ran").exists()

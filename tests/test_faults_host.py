@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ from test_faults import BOTH, is_bad, made, soon
 from test_supervised_network import Counter
 from test_vet_exec import vetted
 
-from sandlock import Allow, AsyncSandbox, Connect, Deny, Result, SandlockError
+from sandlock import (
+    PIPE,
+    Allow,
+    AsyncSandbox,
+    Connect,
+    Deny,
+    Errno,
+    Handler,
+    HandlerContext,
+    Result,
+    SandlockError,
+)
 
 __all__ = ["soon"]
 pytestmark = [
@@ -133,3 +145,140 @@ def test_callbacks_that_widen_and_narrow_at_once(loop: Loop) -> None:
 
         assert [result.exit_code for result in loop.run(main)] == [0] * 4
         assert (bad.visits(), good.close()) == ([], 120)
+
+
+# ---- answers that misbehave when they are looked at
+
+
+class Unreadable(Exception):
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr()")
+
+    __str__ = __repr__
+
+
+class Raising(Handler):
+    async def handle(self, ctx: HandlerContext) -> Any:
+        raise Unreadable
+
+
+class Giving(Handler):
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    async def handle(self, ctx: HandlerContext) -> Any:
+        return self.answer
+
+
+@pytest.mark.parametrize("handler", [Raising(), Giving(Unreadable()), Giving(Errno(1, Unreadable()))])  # type: ignore[arg-type]
+def test_what_a_handler_answers_ends_no_loop(loop: Loop, handler: Handler) -> None:
+    """It is a denial, at once, and the loop of the host goes on."""
+
+    async def main() -> Result:
+        async with AsyncSandbox(presets=["system"], handlers={"uname": handler}) as box:
+            denied = await box.run(["/bin/uname"], timeout=10)
+            assert (await box.run(["/bin/true"])).ok
+            return denied
+
+    result = loop.run(main)
+    assert (result.reason, [denial.cause for denial in result.denials]) == ("exited", ["handler-error"])
+
+
+# ---- what is kept of questions and loops
+
+KNOCKING = """
+import os, socket, sys, threading, time
+def knock(s):
+    try: s.connect(("127.0.0.1", 9))
+    except OSError: pass
+for n in range(200):
+    s = socket.socket()
+    thread = threading.Thread(target=knock, args=(s,))
+    thread.start()
+    time.sleep(0.003)
+    if sys.argv[1] == "gone": os.close(s.detach())
+    thread.join()
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("way", ["gone", "there"])
+def test_nothing_is_kept_of_verdicts_that_come_to_nothing(loop: Loop, tmp_path: Path, way: str) -> None:
+    """The socket of each call is closed while somebody thinks: no record comes for which the verdict is kept."""
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        if isinstance(event, Connect):
+            await loop.sleep(0.006)
+        return Allow()
+
+    async def main() -> tuple[int, int]:
+        options: dict[str, Any] = {"presets": ["python"], "policy_fn": vet, "audit": tmp_path / "audit"}
+        async with (
+            AsyncSandbox(**options) as box,
+            box.start([sys.executable, "-c", KNOCKING, way], stdin=PIPE, stdout=PIPE) as process,
+        ):
+            assert await process.stdout.receive_some(100) == b"done\n"
+            await loop.sleep(1.5)
+            kept = len(process._running.execution._answered)
+            await process.stdin.aclose()
+            await process.wait()
+        return kept, (tmp_path / "audit").read_bytes().count(b'"kind": "connect"')
+
+    kept, written = loop.run(main)
+    assert kept < 10
+    assert written < 100 if way == "gone" else written == 200
+
+
+def first_step(loop: asyncio.AbstractEventLoop, coroutine: Any, context: Any = None) -> Any:
+    """A task factory that makes the first step at once, as asyncio.eager_task_factory does (Python 3.12)."""
+    if coroutine.__qualname__ != "Desk.answer":
+        return asyncio.Task(coroutine, loop=loop, context=context)
+    ended: asyncio.Future[object] = loop.create_future()
+    try:
+        context.run(coroutine.send, None)
+    except StopIteration as done:
+        ended.set_result(done.value)
+    except BaseException as error:
+        ended.set_exception(error)
+    return ended
+
+
+def test_a_loop_that_runs_tasks_at_once(tmp_path: Path) -> None:
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        if event.argv[0] == "touch":
+            raise ValueError("bad")
+        return Allow()
+
+    async def main() -> tuple[Result, int]:
+        asyncio.get_running_loop().set_task_factory(first_step)
+        async with (
+            AsyncSandbox(presets=["system"], fs_writable=[tmp_path], cwd=tmp_path, policy_fn=vet) as box,
+            box.start(["/bin/sh", "-c", "touch bad; touch bad too; exit 3"]) as process,
+        ):
+            pending = process._running._answers._pending  # type: ignore[union-attr]
+            return await process.wait(), len(pending)
+
+    result, pending = asyncio.run(main())
+    assert (result.exit_code, pending, made(tmp_path)) == (3, 0, [])
+    assert [denial.cause for denial in result.denials] == ["callback-error"] * 2
+    assert result.duration < 2
+
+
+def test_a_loop_that_stops_for_good_before_its_run_ends() -> None:
+    """Nobody is left to take the descriptor out of the loop: it goes with the loop (see `nothing_left_behind`)."""
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        return Allow()
+
+    async def begin() -> None:
+        await box.__aenter__()
+        tasks.append(asyncio.ensure_future(box.run(["/bin/sleep", "0.3"])))
+        await asyncio.sleep(0.15)
+
+    tasks: list[asyncio.Task[Result]] = []
+    loop = asyncio.new_event_loop()
+    box = AsyncSandbox(presets=["system"], policy_fn=vet)
+    loop.run_until_complete(begin())
+    time.sleep(0.6)
+    tasks[0].get_loop().close()

@@ -17,7 +17,21 @@ from test_supervised_network import SPOKEN, Counter
 from test_vet_exec import vetted
 from test_vet_network import CONNECT
 
-from sandlock import Allow, AsyncSandbox, Connect, Deny, Exec, Fork, PolicyError, Result, Sandbox, SandlockError
+from sandlock import (
+    PIPE,
+    Allow,
+    AsyncSandbox,
+    Connect,
+    Deny,
+    Exec,
+    Fork,
+    PolicyError,
+    Result,
+    Sandbox,
+    SandlockError,
+    Send,
+)
+from sandlock.events import alike
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
 
@@ -164,6 +178,96 @@ def test_who_is_gone_takes_no_answer_from_others(loop: Loop, tmp_path: Path) -> 
     assert (tmp_path / "made").exists()
 
 
+TWINS = """
+import os, sys, time
+for word in ("good", "evil"):
+    if os.fork() == 0:
+        time.sleep(0.2 * (word == "evil"))
+        if sys.argv[1] == "environment":
+            os.execve("/bin/sh", ["sh", "-c", "echo ran >$WHO"], {"WHO": word})
+        elif sys.argv[1] == "chain":
+            os.execv("/bin/sh", ["sh", "-c", "/bin/touch $PPID; :", word])
+        os.execv("/bin/sh", ["sh", "-c", "echo ran >same"])
+for _ in range(2): os.wait()
+"""
+
+
+@pytest.mark.parametrize("kind", ["environment", "chain", "same"])
+def test_an_answer_by_what_is_not_alike_is_for_one(loop: Loop, tmp_path: Path, kind: str) -> None:
+    """Two execs with the same words, of which the callback looks at what they do not share; the control: at nothing."""
+    asked = []
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        words = event.argv[1:2] if kind == "chain" else event.argv[2:3]
+        if kind == "chain" and event.argv[0] != "/bin/touch":
+            return Allow()
+        if kind != "chain" and event.argv[0] != "sh":
+            return Allow()
+        asked.append(words)
+        who = {"environment": lambda: event.environment()["WHO"], "chain": lambda: event.chain[1].argv[-1]}
+        word = who.get(kind, lambda: "good")()
+        await loop.sleep(0.6)
+        return Allow() if word == "good" else Deny("evil")
+
+    result = vetted(loop, tmp_path, vet, sys.executable, "-c", TWINS, kind, fs_readable=[sys.base_prefix, sys.prefix])
+    made = sorted(os.listdir(tmp_path))
+    if kind == "same":
+        assert (made, len(asked)) == (["same"], 1), result
+    else:
+        assert (len(made), len(asked), [denial.reason for denial in result.denials]) == (1, 2, ["evil"]), result
+        assert kind == "chain" or made == ["good"]
+
+
+TRIES = """
+import os
+for n in range(300):
+    for path in ("/bin/true", "/usr/bin/true"):
+        try: os.execv(path, ["true"])
+        except PermissionError: pass
+print("done", flush=True)
+"""
+
+
+def test_denials_of_a_search_leave_nothing_behind(loop: Loop) -> None:
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        return Deny("no") if event.argv == ("true",) else Allow()
+
+    async def main() -> tuple[Result, int]:
+        async with (
+            AsyncSandbox(presets=["python"], policy_fn=vet) as box,
+            box.start([sys.executable, "-c", TRIES], stdout=PIPE) as process,
+        ):
+            assert await process.stdout.receive_some(100) == b"done\n"
+            return await process.wait(), len(process._running.execution._asked)
+
+    result, kept = loop.run(main)
+    assert (result.exit_code, kept) == (0, 0)
+
+
+@pytest.mark.parametrize(("size", "asked"), [(1000, 1), (100_000, 3)])
+def test_approvals_of_any_length_are_not_kept(loop: Loop, tmp_path: Path, size: int, asked: int) -> None:
+    vetting = Vetting(lambda event: Allow(scope="sandbox"))
+    script = f"w=$(printf %0{size}d 0); for i in 1 2 3; do /bin/true $w; done"
+    assert vetted(loop, tmp_path, vetting, "/bin/sh", "-c", script).ok
+    assert len([words for words in vetting.words if words[0] == "/bin/true"]) == asked
+
+
+def test_approvals_are_kept_once_and_not_without_end() -> None:
+    with Sandbox(presets=["system"], policy_fn=lambda event, box: Allow()) as box:
+        permissions = box._confinement.permissions
+        for number in range(5000):
+            permissions.approve(b"%d" % (number // 2))
+        assert len(permissions._approvals) == 2500
+        for number in range(5000):
+            permissions.approve(b"%d" % number)
+        assert len(permissions._approvals) == 4096
+
+
+def test_sends_are_alike_if_they_are_as_large() -> None:
+    one, same, other = (Send(protocol="udp", ip="127.0.0.1", port=9, pid=n, size=n // 2) for n in (2, 3, 4))
+    assert alike(one) == alike(same) != alike(other)
+
+
 # ---- forks
 
 FORKING = """
@@ -255,6 +359,38 @@ def test_a_connection_knows_who_makes_it(loop: Loop) -> None:
     with tcp() as server:
         loop.run(main)
     assert [[each.argv[:2] for each in chain] for chain in chains] == [[(sys.executable, "-c")]]
+
+
+FAILING = """
+import os
+try: os.execve("/bin/echo", ["echo", "harmless"], {f"A{n}": "x" * 120000 for n in range(100)})
+except OSError as error: print(error.errno, flush=True)
+if os.fork() == 0: os.execv("/bin/true", ["/bin/true"])
+os.wait()
+"""
+
+
+@pytest.mark.parametrize("way", ["failed", "replaced", "control"])
+def test_a_program_that_does_not_run_is_above_nobody(loop: Loop, tmp_path: Path, way: str) -> None:
+    """The last approved exec of a process has failed; or another one came after it, which a rule has allowed."""
+    chains = []
+
+    def vet(event: Any) -> object:
+        if event.argv == ("/bin/true",):
+            chains.append(event.chain)
+        return Allow()
+
+    argv = [sys.executable, "-c", FAILING]
+    options: dict[str, Any] = {"fs_readable": [sys.base_prefix, sys.prefix]}
+    if way != "failed":
+        argv = ["env", "sh", "-c", "/bin/true; exit 0"]
+        options = {"exec_allow": ["sh *"]} if way == "replaced" else {}
+        options["exec_ask"] = ["env *", "true"] if way == "replaced" else []
+    result = vetted(loop, tmp_path, Vetting(vet), *argv, **options)
+    assert result.stdout == (b"7\n" if way == "failed" else b"")
+    ((_, above),) = chains
+    assert above.argv[:2] == (argv[0], "-c") if way == "failed" else above.argv[:2] == ("sh", "-c")
+    assert above.attested == (way == "control")
 
 
 LYING = """
