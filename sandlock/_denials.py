@@ -111,7 +111,7 @@ CAUSES = (
     ("verdict", ""),
     ("timeout", "nobody answered within policy_timeout"),
     ("full", "too many calls wait for a verdict, or their arguments are too large"),
-    ("nobody-listens", "nobody listened for questions any more"),
+    ("nobody-listens", "nobody listened for questions any more, or the supervisor's task that was at it died"),
     ("changed", "the program changed the call's arguments, or its file, while they were judged"),
     ("attestation", "the kernel loaded another program, or other arguments, than what was approved"),
     ("unreadable", "the call could not be looked at"),

@@ -17,7 +17,13 @@ __all__ = ["adjust", "traps"]
 OPENS = ("open", "openat", "openat2", "creat")
 RULES = {"write": "vet_write", "all": "vet_open"}
 """The core's word, by what the policy asks about."""
-PAST_THE_FILTER = frozenset(("io_uring_setup", "io_uring_enter", "io_uring_register"))
+PAST_THE_FILTER = {
+    "io_uring_setup": "io_uring (extra_allow_syscalls) opens files past every filter",
+    "io_uring_enter": "io_uring (extra_allow_syscalls) opens files past every filter",
+    "io_uring_register": "io_uring (extra_allow_syscalls) opens files past every filter",
+    "fanotify_init": "fanotify (extra_allow_syscalls) gives who has CAP_SYS_ADMIN what others open",
+}
+"""Calls that open files, or give them, without an open that the filter sees; and how."""
 
 # asm-generic/fcntl.h; the same on both architectures
 O_ACCMODE, O_CREAT, O_TRUNC, O_APPEND, O_PATH, O_TMPFILE_BIT = 0o3, 0o100, 0o1000, 0o2000, 0o10000000, 0o20000000
@@ -40,11 +46,9 @@ def adjust(answers: dict[str, Answer], which: str | None, allowed: set[str]) -> 
     that the policy allows would open files unseen."""
     if which is None:
         return
-    if allowed & PAST_THE_FILTER:
-        raise PolicyError(
-            "ask_opens: io_uring (extra_allow_syscalls) opens files past every filter; drop one of the two",
-            field="ask_opens",
-        )
+    for name, how in PAST_THE_FILTER.items():
+        if name in allowed:
+            raise PolicyError(f"ask_opens: {how}; drop one of the two", field="ask_opens")
     for name, argument in (("open", 1), ("openat", 2)):
         if name in answers:
             no_path = ((_filter.any_bit(argument, O_PATH),), _filter.ALLOW)

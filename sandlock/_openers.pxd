@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 from posix.types cimport pid_t
 
 from sandlock._procfs cimport Tree
-from sandlock._slots cimport Slot, Table
+from sandlock._slots cimport Seat, Slot, Table
 from sandlock._tasks cimport Ledger
 
 cdef enum:
@@ -23,17 +23,20 @@ cdef struct Blocked:
     int end                  # enum End: who of the two came first
     int lives                # cleared and woken by the kernel at its end
     pid_t pid                # 0: free
-    char *stack
     Slot *slot               # NULL: it is over
 
 cdef struct Opener:
     Table *table
     const Ledger *ledger
-    const int *lives         # 0 when the task has ended
+    Seat *seat
+    int number               # among the openers
     int place                # among all who write the journal
     Tree tree
+    char *stacks             # BLOCKED_STACK for each that is blocked
     int blocked_count
     Blocked blocked[MAX_BLOCKED]
 
 cdef int opener_main(void *argument) noexcept nogil
+cdef int see_to_orphans(Table *table) noexcept nogil
+cdef int is_over(const Opener *opener) noexcept nogil
 cdef void free_opener(Opener *opener) noexcept nogil

@@ -4,12 +4,14 @@ They are cloned by the fast lane, so they are in the run's outer domain: what La
 them. They share the host's memory but have descriptors (closing one of the host's would drop its file locks), a working
 directory and a umask of their own. What may have to wait for somebody else (a FIFO) is opened by a task of its own.
 
-Rules: raw system calls only. What is opened is the pinned object that was judged; a name is never given to the kernel
-again, but for the last one of a file that is made, in its pinned directory, where it must not exist. No answer lets the
-call go on: it is a descriptor or an errno. An opener may be killed at any point.
+Rules: raw system calls only, and nothing that locks: who is killed in malloc leaves the host's heap locked. What is
+opened is the pinned object that was judged; a name is never given to the kernel again, but for the last one of a file
+that is made, in its pinned directory, where it must not exist. No answer lets the call go on: it is a descriptor or an
+errno. An opener may be killed at any point: whoever notices denies what it was at.
 """
 
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free
 from libc.string cimport strcmp
 from posix.types cimport pid_t
 
@@ -22,25 +24,29 @@ from sandlock._linux cimport (
     SYS_umask, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._opening cimport (
-    CHANGED, access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare,
+    access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare,
     probe, remember_place, reopen, table_is_full,
 )
 from sandlock._paths cimport ACCESS_READ, ACCESS_WRITE, MAX_LAST, OpenCall, Place, leave, path_of_place
 from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_UNREADABLE,
-    LOOK_MS, READY, WORKING, add_int, ask, exe_of, finish, load_int, load_word, move, permit_slot, state_of,
-    still_waits, swap_int_if,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE,
+    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, ask, exe_of, finish, load_int,
+    load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport caught_signals
+from sandlock._wakeups cimport wake_openers
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EAGAIN
+    const int EEXIST
     const int EINTR
     const int EMFILE
-    const int ESRCH
+
+cdef extern from "<fcntl.h>" nogil:
+    const int O_EXCL
 
 cdef extern from "<signal.h>" nogil:
     const int SIGKILL
@@ -59,6 +65,7 @@ cdef enum:
     FUTEX_WAIT = 0
     WALL = 0x40000000
     WNOHANG = 1
+    MAX_AGAIN = 4            # questions about one call
     PATIENCE_MS = 1000       # for a task that was killed to be gone
 
 
@@ -89,6 +96,7 @@ cdef int blocked_main(void *argument) noexcept nogil:
 cdef int start_blocked(Opener *opener, Slot *slot, const Place *place) noexcept nogil:
     """Opens in a task of its own. Returns 0, or -EAGAIN when there are too many."""
     cdef Blocked *blocked = NULL
+    cdef char *top
     cdef long pid
     cdef int i
     for i in range(MAX_BLOCKED):
@@ -97,20 +105,16 @@ cdef int start_blocked(Opener *opener, Slot *slot, const Place *place) noexcept 
             break
     if blocked == NULL:
         return -EAGAIN
-    if blocked.stack == NULL:
-        blocked.stack = <char *>malloc(BLOCKED_STACK)
-        if blocked.stack == NULL:
-            return -EAGAIN
     blocked.listener = opener.table.run.listener
     blocked.id = slot.id
     blocked.flags = slot.opened.flags
     blocked.pinned = place.descriptor
     blocked.end = END_OPEN
     blocked.lives = 1
-    pid = raw_clone(
-        CLONE_VM | CLONE_CHILD_CLEARTID, blocked.stack + BLOCKED_STACK, &blocked.lives, blocked_main, blocked
-    )
+    top = opener.stacks + (blocked - &opener.blocked[0] + 1) * BLOCKED_STACK
+    pid = raw_clone(CLONE_VM | CLONE_CHILD_CLEARTID, top, &blocked.lives, blocked_main, blocked)
     if pid < 0:
+        blocked.lives = 0
         return -EAGAIN
     blocked.pid = <pid_t>pid
     blocked.slot = slot
@@ -146,21 +150,43 @@ cdef void end_blocked(Opener *opener) noexcept nogil:
             opener.blocked[i].pid = 0
 
 
+cdef int is_over(const Opener *opener) noexcept nogil:
+    """After its task has ended: whether nobody uses its memory any more."""
+    cdef int i
+    for i in range(MAX_BLOCKED):
+        if load_int(&opener.blocked[i].lives) != 0:
+            return 0
+    return 1
+
+
 cdef void free_opener(Opener *opener) noexcept nogil:
     """After its task has ended, perhaps by a signal; then those of its opens are ending, on its memory."""
     cdef Duration limit = duration_of(PATIENCE_MS)
     cdef int i
     for i in range(MAX_BLOCKED):
-        if opener.blocked[i].pid != 0 and load_int(&opener.blocked[i].lives) != 0:
+        if load_int(&opener.blocked[i].lives) != 0:
             raw_syscall(SYS_futex, <long>&opener.blocked[i].lives, FUTEX_WAIT, 1, <long>&limit, 0, 0)
             if load_int(&opener.blocked[i].lives) != 0:
                 return       # stuck in the kernel: rather this memory than its
-    for i in range(MAX_BLOCKED):
-        free(opener.blocked[i].stack)
+    free(opener.stacks)
     free(opener)
 
 
 # Opening -------------------------------------------------------------------------------------------------------------
+
+cdef void judge_anew(Table *table, Slot *slot) noexcept nogil:
+    """A file was to be made, and somebody was faster. What is there now may be anything, so it is judged, too."""
+    if slot.asked or slot.opened.again == MAX_AGAIN:     # Python has not answered, and may be looking at the facts
+        refuse(table, slot, CAUSE_CHANGED, EACCES)
+        return
+    slot.opened.again += 1
+    slot.opened.judged = 0
+    slot.act = ACT_ALLOW
+    slot.cause = CAUSE_NONE
+    slot.waited = slot.recorded = slot.audited = 0
+    # For Python the next generation is a question of its own. This opener sees to it if no other one does.
+    store_word(&slot.word, with_state(load_word(&slot.word) + 0x100, READY))
+
 
 cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Opens what was judged, and gives it to the caller."""
@@ -179,8 +205,8 @@ cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) 
         return
     raw_syscall(SYS_umask, caller.umask, 0, 0, 0, 0, 0)
     opened = open_judged(table.run.listener, slot, place)
-    if opened == CHANGED:
-        refuse(table, slot, CAUSE_CHANGED, EACCES)
+    if opened == -EEXIST and not call.flags & O_EXCL:
+        judge_anew(table, slot)
     elif opened < 0:
         end_open(table, slot, opened)
     else:
@@ -273,10 +299,10 @@ cdef void serve(Opener *opener, Slot *slot) noexcept nogil:
     cdef Place place
     cdef int result = prepare(&opener.tree, slot.tid, &caller)
     place.descriptor = place.parent = -1
-    if result == -ESRCH or not still_waits(opener.table, slot):
+    if not still_waits(opener.table, slot):
         finish(opener.table, slot)
     elif result < 0:
-        # Another user, another root: what we may is not what it may.
+        # Another user, another root: what we may is not what it may. Or nobody can tell.
         refuse(opener.table, slot, CAUSE_UNREADABLE, EACCES)
     elif slot.opened.judged:
         carry_out(opener, slot, &caller, &place)
@@ -287,15 +313,51 @@ cdef void serve(Opener *opener, Slot *slot) noexcept nogil:
 
 # The loop ------------------------------------------------------------------------------------------------------------
 
-cdef Slot *pick(Table *table) noexcept nogil:
-    """An open to see to, now this opener's, or NULL."""
+cdef int see_to_orphans(Table *table) noexcept nogil:
+    """Denies what openers were at that have died, and, where none is left, what waits for one. Returns whether other
+    opens are under way."""
     cdef Slot *slot
+    cdef uint64_t word
+    cdef int lives[MAX_OPENERS]
+    cdef int state, orphaned, alive = 0, ready = 0, under_way = 0, i
+    for i in range(MAX_OPENERS):
+        lives[i] = load_int(&table.seats[MAX_WORKERS + 1 + i].lives)
+        alive |= lives[i]
+    for i in range(load_int(&table.top)):
+        slot = &table.slots[i]
+        word = load_word(&slot.word)
+        state = state_of(word)
+        if state >= OPENING:
+            orphaned = not lives[state - OPENING]
+        elif state == READY and slot.operation == OPERATION_OPEN and slot.act == ACT_ALLOW:
+            orphaned = not alive
+            ready = 1
+        else:
+            continue
+        # The next generation: whoever else notices it as well finds another word.
+        if orphaned and swap_word_if(&slot.word, word, with_state(word + 0x100, WORKING)):
+            if still_waits(table, slot):
+                refuse(table, slot, CAUSE_NOBODY, EACCES)
+            else:                # the run ends, and its callers with it
+                finish(table, slot)
+        under_way |= not orphaned
+    if alive and ready:
+        wake_openers(table, MAX_OPENERS)     # who was woken for it may have died of that
+    return under_way
+
+
+cdef Slot *pick(Opener *opener) noexcept nogil:
+    """An open to see to, now this opener's, or NULL."""
+    cdef Table *table = opener.table
+    cdef Slot *slot
+    cdef uint64_t word
     cdef int i
     for i in range(load_int(&table.top)):
         slot = &table.slots[i]
-        if state_of(load_word(&slot.word)) != READY or slot.operation != OPERATION_OPEN or slot.act != ACT_ALLOW:
+        word = load_word(&slot.word)
+        if state_of(word) != READY or slot.operation != OPERATION_OPEN or slot.act != ACT_ALLOW:
             continue
-        if move(slot, READY, WORKING):
+        if swap_word_if(&slot.word, word, with_state(word, OPENING + opener.number)):
             return slot
     return NULL
 
@@ -323,24 +385,24 @@ cdef int opener_main(void *argument) noexcept nogil:
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-open", 0)
     if table.journal != NULL:
-        enlist(table.journal, opener.place, opener.lives)
+        enlist(table.journal, opener.place, &opener.seat.lives)
     opener.tree.run = table.run
     opener.tree.ledger = opener.ledger
     if keep_two(table.run.listener, table.wake_fd) < 0 or know_tree(&opener.tree) < 0:
         return 1
     while not load_int(&table.closing):
         seen = load_int(&table.open_work)
-        slot = pick(table)
+        slot = pick(opener)
         if slot != NULL:
             serve(opener, slot)
             continue
         for i in range(MAX_BLOCKED if opener.blocked_count > 0 else 0):
             if opener.blocked[i].pid != 0:
                 look_after(opener, &opener.blocked[i])
-        add_int(&table.open_idle, 1)
+        store_int(&opener.seat.waits, 1)
         raw_syscall(
             SYS_futex, <long>&table.open_work, FUTEX_WAIT, seen, <long>&limit if opener.blocked_count > 0 else 0, 0, 0
         )
-        add_int(&table.open_idle, -1)
+        store_int(&opener.seat.waits, 0)
     end_blocked(opener)
     return 0

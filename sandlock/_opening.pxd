@@ -7,9 +7,6 @@ from sandlock._paths cimport OpenCall, Place
 from sandlock._procfs cimport Standing, Tree
 from sandlock._slots cimport Slot
 
-cdef enum:
-    CHANGED = -4096          # a result that no call has: what was judged is not what is there now
-
 cdef int prepare(const Tree *tree, pid_t tid, Standing *caller) noexcept nogil
 cdef int find(const Tree *tree, const Slot *slot, int to_parent, Place *place) noexcept nogil
 cdef int check_place(const Tree *tree, const OpenCall *call, const Place *place) noexcept nogil

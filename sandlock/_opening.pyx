@@ -14,7 +14,7 @@ from sandlock._linux cimport (
 )
 from sandlock._paths cimport (
     ACCESS_READ, ACCESS_WRITE, ASK_ALL, FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, Origin, follow_path, leave,
-    look_at_place, parent_of_place, protects,
+    parent_of_place, protects,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, read_standing
 from sandlock._programs cimport format_own_descriptor
@@ -105,7 +105,6 @@ cdef enum:
     PTS_FIRST = 136
     PTS_LAST = 143
     STAT_ROOM = 512
-    TRIES = 4
     STREAMS = 3              # the descriptors of a caller that may be its terminal
 
 
@@ -246,6 +245,8 @@ cdef int remember_place(OpenCall *call, const Place *place) noexcept nogil:
             return result
         memcpy(call.where.last, place.last, sizeof(call.where.last))
         found = &directory
+    elif call.flags & O_TMPFILE_BIT:
+        call.where.last[0] = 47      # '/': to make something in a directory is not to open that
     call.where.device = found.device
     call.where.inode = found.inode
     call.where.birth_ns = found.birth_ns
@@ -319,37 +320,11 @@ cdef long reopen(long pinned, uint64_t flags, uint64_t mode) noexcept nogil:
             return opened
 
 
-cdef long open_newcomer(const OpenCall *call, const Place *place) noexcept nogil:
-    """A file has come where one was to be made: it is opened if it is an ordinary one with no other name."""
-    cdef Place other
-    cdef long opened
-    memset(&other, 0, sizeof(other))
-    opened = raw_syscall(SYS_openat, place.parent, <long>place.last, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0, 0, 0)
-    if opened < 0:
-        return opened
-    other.descriptor = opened
-    other.parent = -1
-    if look_at_place(opened, &other) < 0 or kind_of(&other) != S_IFREG or other.links != 1:
-        leave(&other)
-        return CHANGED
-    opened = reopen(other.descriptor, call.flags, 0)
-    leave(&other)
-    return opened
-
-
 cdef long make(const OpenCall *call, const Place *place) noexcept nogil:
-    """Makes the file in its directory; the umask is the caller's. Returns the descriptor, CHANGED or -errno."""
+    """Makes the file in its directory, where there is none; the umask is the caller's. Returns the descriptor or
+    -errno."""
     cdef uint64_t flags = call.flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY
-    cdef long opened = CHANGED
-    cdef int _try
-    for _try in range(TRIES):
-        opened = raw_syscall(SYS_openat, place.parent, <long>place.last, <long>flags, <long>call.mode, 0, 0)
-        if opened != -EEXIST or call.flags & O_EXCL:
-            return opened
-        opened = open_newcomer(call, place)
-        if opened != -ENOENT:
-            return opened
-    return opened
+    return raw_syscall(SYS_openat, place.parent, <long>place.last, <long>flags, <long>call.mode, 0, 0)
 
 
 cdef long terminal_of(int listener, const Slot *slot) noexcept nogil:
@@ -385,13 +360,11 @@ cdef long terminal_of(int listener, const Slot *slot) noexcept nogil:
 
 
 cdef long open_judged(int listener, const Slot *slot, const Place *place) noexcept nogil:
-    """Opens what was judged. Returns the descriptor, CHANGED or -errno."""
+    """Opens what was judged. Returns the descriptor or -errno, -EEXIST where a file has come to where one was to be
+    made: that was not judged, whatever it is."""
     cdef const OpenCall *call = &slot.opened
-    if place.descriptor < 0:
-        return make(call, place)
     if not call.where.exists:
-        # It was not there when it was judged.
-        return -EEXIST if call.flags & O_EXCL else make(call, place)
+        return make(call, place) if place.descriptor < 0 else -EEXIST
     if kind_of(place) == S_IFCHR and place.major == TTYAUX and place.minor == TTY:
         return terminal_of(listener, slot)
     return reopen(place.descriptor, call.flags, call.mode)

@@ -15,11 +15,11 @@ from sandlock._memory cimport read_memory, read_string
 from sandlock._paths cimport MAX_LAST, OpenCall
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_FULL, CAUSE_UNREADABLE, MAX_ALL_FACTS, READY, Slot, Table, give_back, load_int, load_word,
+    ACT_ALLOW, CAUSE_FULL, CAUSE_UNREADABLE, MAX_ALL_FACTS, READY, Slot, Table, fence, give_back, load_int, load_word,
     note_open, still_waits, store_word, take_slot, with_state,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
-from sandlock._wakeups cimport wake_openers
+from sandlock._wakeups cimport wake_openers, wake_workers
 from sandlock._workers cimport start_opener, start_worker
 
 cdef extern from "<errno.h>" nogil:
@@ -212,4 +212,8 @@ cdef int vet_open(Crew *crew, const Notification *notification, int asks) noexce
         return ESRCH
     store_word(&slot.word, with_state(load_word(&slot.word), READY))
     wake_openers(table, 1)
+    table.asked_ms = table.since_ns // 1000000
+    fence()                      # as for a question, see `offer`: somebody has to notice if the opener dies
+    if not load_int(&table.watched):
+        wake_workers(table, 1)
     return 0

@@ -54,6 +54,7 @@ cdef struct OpenCall:
     int directory            # a descriptor of the caller, or AT_FDCWD
     int asks                 # what the policy asks about: enum AskOpens
     int judged               # the following are known
+    int again                # how often somebody else was faster, so that it was judged anew
     int access               # enum Access
     FilePlace where
     uint64_t flags           # as the call has them, in the words of struct open_how

@@ -18,6 +18,9 @@ from sandlock._slots cimport (
 )
 from sandlock._wakeups cimport wake_openers, wake_poller, wake_workers
 
+cdef extern from "<sys/sysmacros.h>" nogil:
+    uint64_t makedev(unsigned int major, unsigned int minor) noexcept
+
 cdef extern from "<errno.h>" nogil:
     const int ESRCH
 
@@ -52,7 +55,10 @@ cdef tuple facts_of(const Slot *slot):
     if slot.operation == OPERATION_OPEN:
         return (
             exe_of(slot)[:slot.exe_length - 1], at[:slot.path_length - 1], slot.opened.flags, slot.opened.mode,
-            bool(slot.opened.where.exists), slot.opened.access,
+            bool(slot.opened.where.exists), slot.opened.access, (
+                makedev(slot.opened.where.device >> 32, slot.opened.where.device & 0xFFFFFFFF),
+                slot.opened.where.inode, slot.opened.where.birth_ns,
+            ),
         )
     if slot.operation != OPERATION_EXEC and not is_of_network(slot.operation):
         return ()

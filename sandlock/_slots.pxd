@@ -6,7 +6,7 @@
 #   FREE    -> the fast lane fills it       -> ASKED (Python decides) or READY (a worker acts)
 #   ASKED   -> Python's verdict             -> READY
 #   ASKED   -> a worker, at its deadline or when the caller is gone -> WORKING
-#   READY   -> a worker                     -> WORKING
+#   READY   -> a worker                     -> WORKING; an opener -> OPENING and its number, to be found when it dies
 #   WORKING -> the worker, when answered    -> GONE if Python was asked and gave no verdict, or keeps one for a record
 #                                              that is not made; else DONE
 #   GONE    -> Python has heard of it       -> DONE
@@ -65,6 +65,7 @@ cdef enum State:
     WORKING = 4
     GONE = 5
     DONE = 6
+    OPENING = 16            # and up: which opener
 
 # Why a call was denied (events.CAUSES has the words).
 cdef enum Cause:
@@ -166,7 +167,7 @@ cdef struct Denial:
 
 # Of one worker, of the poller, or of an opener.
 cdef struct Seat:
-    int waits               # futex, see _wakeups
+    int waits               # futex, see _wakeups; of an opener only a flag
     int lives               # cleared and woken by the kernel at its end
 
 cdef struct Table:
@@ -181,7 +182,6 @@ cdef struct Table:
     int work                # counts what there was for workers to do
     int picking             # a worker chooses
     int open_work           # futex: something for an opener to do
-    int open_idle           # openers that wait
     int idle                # workers that wait
     int watched             # one of them looks at the questions at least every LOOK_MS
     int64_t asked_ms        # when the last question was put

@@ -19,7 +19,9 @@ from sandlock._linux cimport (
 )
 from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, OPERATION_OPEN, is_of_network
 from sandlock._journal cimport LANE, enlist
-from sandlock._openers cimport Opener, free_opener, opener_main
+from sandlock._openers cimport (
+    BLOCKED_STACK, MAX_BLOCKED, Opener, free_opener, is_over, opener_main, see_to_orphans,
+)
 from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
     ACT_ALLOW, ACT_AUDIT, ACT_KILL, ACT_WAIT, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Seat,
@@ -156,6 +158,8 @@ cdef int64_t tend(Table *table, int *retire) noexcept nogil:
                 next = LOOK_MS
             if slot.deadline_ms > 0 and slot.deadline_ms - now < next:
                 next = slot.deadline_ms - now
+    if see_to_orphans(table) and (next < 0 or next > LOOK_MS):
+        next = LOOK_MS
     return next
 
 
@@ -274,27 +278,40 @@ cdef int start_opener(Crew *crew) noexcept nogil:
     """One more opener, if fewer than two have nothing to do and there may be more. Returns 0, or -1 if there is none at
     all."""
     cdef Opener *opener
-    cdef int running = 0, i, place
-    if load_int(&crew.table.open_idle) >= 2:
-        return 0
+    cdef int running = 0, idle = 0, i, place
     for i in range(MAX_OPENERS):
         place = MAX_WORKERS + 1 + i
         if not is_vacant(crew, place):
             running += 1
+            idle += load_int(&crew.table.seats[place].waits)
+    if idle >= 2:
+        return 0
+    for i in range(MAX_OPENERS):
+        place = MAX_WORKERS + 1 + i
+        if crew.workers[place].pid != 0:
             continue
-        if crew.openers[i] != NULL:      # its memory may still be in use: that place stays empty
-            continue
+        if crew.openers[i] != NULL:      # it has died, and what it was at must not seem to be its successor's
+            see_to_orphans(crew.table)
+            if not is_over(crew.openers[i]):
+                continue
+            free_opener(crew.openers[i])
+            crew.openers[i] = NULL
         opener = <Opener *>calloc(1, sizeof(Opener))
         if opener == NULL:
             break
+        opener.stacks = <char *>malloc(MAX_BLOCKED * BLOCKED_STACK)      # touched as far as they are used
+        if opener.stacks == NULL:
+            free(opener)
+            break
         opener.table = crew.table
         opener.ledger = crew.ledger
-        opener.lives = &crew.table.seats[place].lives
+        opener.seat = &crew.table.seats[place]
+        opener.number = i
         opener.place = LANE + 1 + place
         if launch(crew, place, opener_main, opener) == 0:
             crew.openers[i] = opener
             return 0
-        free(opener)
+        free_opener(opener)
         break
     return 0 if running > 0 else -1
 

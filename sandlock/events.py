@@ -157,6 +157,9 @@ class Open:
     """It is made: O_CREAT of what does not exist, O_TMPFILE (`path` is the directory then)."""
     truncates: bool = False
     """O_TRUNC: what exists is cut off."""
+    identity: tuple[int, int, int] = (0, 0, 0)
+    """The object: st_dev and st_ino as os.stat has them, and when it was made in ns (0: unknown); of what is to be
+    made, its directory. Who judges by what is in a file compares it with os.fstat of what was read."""
     pid: int = 0
     """The process."""
     tid: int = 0
@@ -435,7 +438,7 @@ def alike(one: Event) -> object:
         case Exec():
             return (Exec, one.exe, one.argv, one.path, one.cwd, one.interpreter, one.identity, one.loaded)
         case Open():
-            return (Open, one.path, one.named, one.flags, one.mode, one.exists, one.syscall)
+            return (Open, one.path, one.named, one.flags, one.mode, one.exists, one.syscall, one.identity)
         case Connect() | Send():
             return (type(one), one.target, one.scope_id, one.host, getattr(one, "size", 0))
     return (type(one), one.target, one.scope_id)
@@ -526,6 +529,7 @@ def open_event(
     mode: int,
     exists: bool,
     access: int,
+    identity: tuple[int, int, int],
     *,
     call: Call | None = None,
     run: str = "",
@@ -542,6 +546,7 @@ def open_event(
         writes=bool(access & ACCESS_WRITE),
         creates=bool(flags & O_TMPFILE_BIT or (flags & O_CREAT and not exists)),
         truncates=bool(flags & O_TRUNC and exists),
+        identity=identity,
         pid=pid,
         tid=tid,
         syscall=syscall,
