@@ -71,7 +71,8 @@ class LoopAnswers(Desk):
             os.close(wake_fd)
 
     def __del__(self) -> None:
-        self._close()  # the loop has forgotten us before it came to `_leave`
+        if self._execution.is_ours:  # else the number may mean something else
+            self._close()  # the loop has forgotten us before it came to `_leave`
 
     # In the loop ------------------------------------------------------------------------------------------------------
 

@@ -184,6 +184,22 @@ def test_what_a_handler_answers_ends_no_loop(loop: Loop, handler: Handler) -> No
     assert (result.reason, [denial.cause for denial in result.denials]) == ("exited", ["handler-error"])
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_callback_that_leaves_a_scope_open(tmp_path: Path, waits: bool) -> None:
+    """What it has corrupted of trio's is put right: it is a denial, and the loop and further questions go on."""
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        if event.argv[0] == "touch":
+            if waits:
+                await trio.sleep(0.01)
+            trio.CancelScope().__enter__()
+        return Allow()
+
+    result = vetted(Trio, tmp_path, vet, "/bin/sh", "-c", "touch bad; touch bad; /bin/true && exit 3")
+    assert (result.exit_code, made(tmp_path)) == (3, [])
+    assert ["corrupted" in denial.reason for denial in result.denials] == [True, True]
+
+
 # ---- what is kept of questions and loops
 
 KNOCKING = """
