@@ -22,7 +22,8 @@ cdef struct Blocked:
     long pinned              # what is to be opened
     int end                  # enum End: who of the two came first
     int lives                # cleared and woken by the kernel at its end
-    pid_t pid                # 0: free
+    int pid                  # 0: free
+    int done                 # its opener has seen its end, the lane has not
     Slot *slot               # NULL: it is over
 
 cdef struct Opener:
@@ -34,9 +35,11 @@ cdef struct Opener:
     Tree tree
     char *stacks             # BLOCKED_STACK for each that is blocked
     int blocked_count
+    int done_count
     Blocked blocked[MAX_BLOCKED]
 
 cdef int opener_main(void *argument) noexcept nogil
 cdef int see_to_orphans(Table *table) noexcept nogil
-cdef int is_over(const Opener *opener) noexcept nogil
+cdef void reap_blocked(Opener *opener) noexcept nogil
+cdef int end_blocked(Opener *opener) noexcept nogil
 cdef void free_opener(Opener *opener) noexcept nogil

@@ -20,8 +20,8 @@ from sandlock._attest cimport refuse
 from sandlock._destinations cimport OPERATION_OPEN
 from sandlock._journal cimport enlist
 from sandlock._linux cimport (
-    CLOSE_RANGE_UNSHARE, Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_close_range, SYS_futex, SYS_kill,
-    SYS_umask, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
+    CLOSE_RANGE_UNSHARE, Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_close_range, SYS_futex, SYS_gettid,
+    SYS_kill, SYS_umask, SYS_wait4, call0, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare,
@@ -32,8 +32,9 @@ from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE,
-    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, ask, exe_of, finish, load_int,
-    load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if, with_state,
+    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, ask, exe_of, finish,
+    load_int, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if,
+    with_state,
 )
 from sandlock._tasks cimport caught_signals
 from sandlock._wakeups cimport wake_openers
@@ -57,6 +58,7 @@ cdef extern from * nogil:
     #include <sys/stat.h>
     """
     const unsigned long CLONE_VM
+    const unsigned long CLONE_PARENT
     const unsigned long CLONE_CHILD_CLEARTID
     const unsigned int S_IFDIR
     const unsigned int S_IFMT
@@ -64,7 +66,6 @@ cdef extern from * nogil:
 cdef enum:
     FUTEX_WAIT = 0
     WALL = 0x40000000
-    WNOHANG = 1
     MAX_AGAIN = 4            # questions about one call
     PATIENCE_MS = 1000       # for a task that was killed to be gone
 
@@ -83,6 +84,7 @@ cdef int blocked_main(void *argument) noexcept nogil:
     cdef Blocked *blocked = <Blocked *>argument
     cdef long opened
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    store_int(&blocked.pid, <int>call0(SYS_gettid))      # its opener may be killed before it does
     opened = reopen(blocked.pinned, blocked.flags, 0)
     if not swap_int_if(&blocked.end, END_OPEN, END_ANSWERED):
         return 0             # it is being killed, and the caller has its answer from who does that
@@ -100,7 +102,7 @@ cdef int start_blocked(Opener *opener, Slot *slot, const Place *place) noexcept 
     cdef long pid
     cdef int i
     for i in range(MAX_BLOCKED):
-        if opener.blocked[i].pid == 0:
+        if load_int(&opener.blocked[i].pid) == 0:
             blocked = &opener.blocked[i]
             break
     if blocked == NULL:
@@ -112,7 +114,8 @@ cdef int start_blocked(Opener *opener, Slot *slot, const Place *place) noexcept 
     blocked.end = END_OPEN
     blocked.lives = 1
     top = opener.stacks + (blocked - &opener.blocked[0] + 1) * BLOCKED_STACK
-    pid = raw_clone(CLONE_VM | CLONE_CHILD_CLEARTID, top, &blocked.lives, blocked_main, blocked)
+    # A child of the lane: an opener that is killed would leave it to whoever reaps orphans, perhaps to the host.
+    pid = raw_clone(CLONE_VM | CLONE_PARENT | CLONE_CHILD_CLEARTID, top, &blocked.lives, blocked_main, blocked)
     if pid < 0:
         blocked.lives = 0
         return -EAGAIN
@@ -136,38 +139,51 @@ cdef void look_after(Opener *opener, Blocked *blocked) noexcept nogil:
         answer_errno(blocked.listener, blocked.id, -EINTR)
         blocked.slot = NULL
         finish(opener.table, slot)
-    if load_int(&blocked.lives) == 0 and raw_syscall(SYS_wait4, blocked.pid, 0, WALL | WNOHANG, 0, 0, 0) != 0:
-        blocked.pid = 0
+    if load_int(&blocked.lives) == 0:
         opener.blocked_count -= 1
+        store_int(&blocked.done, 1)
+        add_int(&opener.done_count, 1)
 
 
-cdef void end_blocked(Opener *opener) noexcept nogil:
+cdef void reap_blocked(Opener *opener) noexcept nogil:
+    """By the lane, whose children they are: those that their opener is done with."""
+    cdef Blocked *blocked
     cdef int i
+    if load_int(&opener.done_count) == 0:
+        return
     for i in range(MAX_BLOCKED):
-        if opener.blocked[i].pid != 0:
-            raw_syscall(SYS_kill, opener.blocked[i].pid, SIGKILL, 0, 0, 0, 0)
-            raw_syscall(SYS_wait4, opener.blocked[i].pid, 0, WALL, 0, 0, 0)
-            opener.blocked[i].pid = 0
+        blocked = &opener.blocked[i]
+        if load_int(&blocked.done) != 0:
+            raw_syscall(SYS_wait4, blocked.pid, 0, WALL, 0, 0, 0)
+            add_int(&opener.done_count, -1)
+            store_int(&blocked.done, 0)
+            store_int(&blocked.pid, 0)       # from here on it is the opener's again
 
 
-cdef int is_over(const Opener *opener) noexcept nogil:
-    """After its task has ended: whether nobody uses its memory any more."""
-    cdef int i
+cdef int end_blocked(Opener *opener) noexcept nogil:
+    """By the lane, after the opener has ended: ends its blocked opens. Returns whether nobody uses its memory any
+    more."""
+    cdef int used = 0, i
     for i in range(MAX_BLOCKED):
         if load_int(&opener.blocked[i].lives) != 0:
-            return 0
-    return 1
+            used = 1
+            if load_int(&opener.blocked[i].pid) > 0:
+                raw_syscall(SYS_kill, opener.blocked[i].pid, SIGKILL, 0, 0, 0, 0)
+    return not used
 
 
 cdef void free_opener(Opener *opener) noexcept nogil:
-    """After its task has ended, perhaps by a signal; then those of its opens are ending, on its memory."""
+    """By the lane, after its task has ended, perhaps by a signal."""
     cdef Duration limit = duration_of(PATIENCE_MS)
     cdef int i
+    end_blocked(opener)
     for i in range(MAX_BLOCKED):
         if load_int(&opener.blocked[i].lives) != 0:
             raw_syscall(SYS_futex, <long>&opener.blocked[i].lives, FUTEX_WAIT, 1, <long>&limit, 0, 0)
             if load_int(&opener.blocked[i].lives) != 0:
                 return       # stuck in the kernel: rather this memory than its
+        if opener.blocked[i].pid > 0:
+            raw_syscall(SYS_wait4, opener.blocked[i].pid, 0, WALL, 0, 0, 0)
     free(opener.stacks)
     free(opener)
 
@@ -397,12 +413,11 @@ cdef int opener_main(void *argument) noexcept nogil:
             serve(opener, slot)
             continue
         for i in range(MAX_BLOCKED if opener.blocked_count > 0 else 0):
-            if opener.blocked[i].pid != 0:
+            if load_int(&opener.blocked[i].pid) != 0 and load_int(&opener.blocked[i].done) == 0:
                 look_after(opener, &opener.blocked[i])
         store_int(&opener.seat.waits, 1)
         raw_syscall(
             SYS_futex, <long>&table.open_work, FUTEX_WAIT, seen, <long>&limit if opener.blocked_count > 0 else 0, 0, 0
         )
         store_int(&opener.seat.waits, 0)
-    end_blocked(opener)
     return 0

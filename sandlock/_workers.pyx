@@ -20,7 +20,7 @@ from sandlock._linux cimport (
 from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, OPERATION_OPEN, is_of_network
 from sandlock._journal cimport LANE, enlist
 from sandlock._openers cimport (
-    BLOCKED_STACK, MAX_BLOCKED, Opener, free_opener, is_over, opener_main, see_to_orphans,
+    BLOCKED_STACK, MAX_BLOCKED, Opener, end_blocked, free_opener, opener_main, reap_blocked, see_to_orphans,
 )
 from sandlock._poller cimport Poller, poller_main
 from sandlock._slots cimport (
@@ -281,6 +281,8 @@ cdef int start_opener(Crew *crew) noexcept nogil:
     cdef int running = 0, idle = 0, i, place
     for i in range(MAX_OPENERS):
         place = MAX_WORKERS + 1 + i
+        if crew.openers[i] != NULL:
+            reap_blocked(crew.openers[i])
         if not is_vacant(crew, place):
             running += 1
             idle += load_int(&crew.table.seats[place].waits)
@@ -292,7 +294,7 @@ cdef int start_opener(Crew *crew) noexcept nogil:
             continue
         if crew.openers[i] != NULL:      # it has died, and what it was at must not seem to be its successor's
             see_to_orphans(crew.table)
-            if not is_over(crew.openers[i]):
+            if not end_blocked(crew.openers[i]):
                 continue
             free_opener(crew.openers[i])
             crew.openers[i] = NULL

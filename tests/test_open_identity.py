@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,43 @@ def test_what_gives_descriptors_of_files_past_the_question_is_refused(loop: Loop
     with pytest.raises(PolicyError, match="fanotify"):
         opened(loop, allow, "/bin/true", place=tmp_path, **options)
     assert opened(loop, allow, "/bin/true", place=tmp_path, which=None, **options).exit_code == 0
+
+
+ORPHANS = """
+import ctypes, os, sys, time
+import trio
+from sandlock import Allow, AsyncSandbox
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER, as process 1 of a container is
+place, code = sys.argv[1:]
+
+async def allow(event, box):
+    return Allow()
+
+async def main():
+    async with AsyncSandbox(
+        presets=["python"], fs_writable=[place], cwd=place, policy_fn=allow, ask_opens="all"
+    ) as box:
+        return await box.run([sys.executable, "-I", "-S", "-c", code])
+
+for _ in range(3):
+    assert trio.run(main).exit_code == 0
+time.sleep(0.2)
+children = [line.split() for line in open("/proc/self/task/%d/children" % os.getpid())]
+try:
+    print(os.waitpid(-1, os.WNOHANG | 0x40000000), children)
+except ChildProcessError:
+    print("none", children)
+"""
+
+
+def test_blocked_opens_leave_the_host_no_children(tmp_path: Path) -> None:
+    """They end with their opener, in whatever order: a host that gets the orphans would have to reap them."""
+    os.mkfifo(tmp_path / "fifo")
+    code = (
+        "import os, time\nfor _ in range(40):\n    if os.fork() == 0: os.open('fifo', os.O_RDONLY)\ntime.sleep(0.3)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHANS, str(tmp_path), code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[0] == "none", done.stdout
