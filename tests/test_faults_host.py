@@ -13,8 +13,9 @@ from typing import Any
 
 import ordinary
 import pytest
+import trio
 from attacks.arena import tcp
-from loops import Loop
+from loops import Loop, Trio
 from test_faults import BOTH, is_bad, made, soon
 from test_supervised_network import Counter
 from test_vet_exec import vetted
