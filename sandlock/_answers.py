@@ -292,11 +292,13 @@ class Answers(Desk):
 
     async def ask(self, question: int, event: Question) -> object:
         """The callback's answer, or what it raised."""
+        answer: object = None
         try:
             with trio.CancelScope():  # what it leaves open is closed here
-                return await outcome_of(self._ask(event))
+                answer = await outcome_of(self._ask(event))
         except RuntimeError as error:
             return error
+        return answer
 
     def begin(self, question: int, event: Question) -> None:
         """Starts a task for this question."""
