@@ -28,7 +28,7 @@ from ._records import recording_of
 from ._resolver import Resolver
 from ._stdio import PIPE, Stdio
 from ._trio_thread import check_owner, in_trio
-from .errors import InternalError, PolicyError, SandlockError
+from .errors import MORE_FILES, ConfinementError, InternalError, PolicyError, SandlockError
 from .policy import Policy
 
 if TYPE_CHECKING:
@@ -72,14 +72,13 @@ class Running:
         self._owner = os.getpid()
         self._turn = trio.Lock()
         self._finished = False
-        self._answers: Answers | LoopAnswers | None = None
-        if ask is not None:
-            self._answers = LoopAnswers(execution, ask) if isinstance(ask, InLoop) else Answers(execution, ask)
-        if self._answers is not None:
-            self._answers.start()
         self._resolver = resolver
         if resolver is not None:
             resolver.start(execution)
+        self._answers: Answers | LoopAnswers | None = None
+        if ask is not None:
+            self._answers = LoopAnswers(execution, ask) if isinstance(ask, InLoop) else Answers(execution, ask)
+            self._answers.start()
 
     async def launched(self) -> None:
         """Waits until the program is executed, or never will be."""
@@ -415,7 +414,13 @@ class AsyncSandbox:
             recording=self._recording,
             **options,
         )
-        running = Running(execution, self._forget, ask, resolver)
+        try:
+            running = Running(execution, self._forget, ask, resolver)
+        except BaseException as error:
+            execution.abandon()
+            if isinstance(error, OSError):
+                raise ConfinementError("serve the run's questions", error.errno or 0, fix=MORE_FILES) from error
+            raise
         with self._lock:
             self._live.add(running)
         return running

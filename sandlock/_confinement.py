@@ -8,13 +8,13 @@ import os
 
 from . import _program
 from ._command import prepare
-from ._execution import MORE_FILES, Execution
+from ._execution import Execution
 from ._host import probe
 from ._permissions import Permissions, read_ceiling
 from ._plan import plan as make_plan
 from ._records import read_call_id
 from ._settle import refuse_memory, settle
-from .errors import ConfinementError, PolicyError, SandlockError
+from .errors import MORE_FILES, ConfinementError, PolicyError, SandlockError
 from .events import Deny, ExecDecision, read_on_timeout
 from .handlers import NativeHandler, read_handlers
 from .policy import Policy

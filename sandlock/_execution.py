@@ -15,7 +15,7 @@ from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
-from .errors import ConfinementError, InternalError, SandlockError
+from .errors import MORE_FILES, ConfinementError, InternalError, SandlockError
 from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, open_event, read_verdict
 from .handlers import HandlerContext
 from .result import ExecRecord, Result
@@ -45,7 +45,6 @@ REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
 LONGEST_APPROVAL = 20 * 1024
 """Bytes of an approval beyond which it is not kept, some 16 KiB of words: the program decides how many there are."""
-MORE_FILES = "raise the limit of open files (ulimit -n), or have fewer runs alive"
 FIXES = {
     "execute the program": {
         "ENOENT": "no such program, or its interpreter or loader is missing or not granted (fs_readable)",

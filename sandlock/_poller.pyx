@@ -9,7 +9,9 @@ Rules: raw system calls only; it never waits but in ppoll(2); it may be killed a
 
 from libc.stdint cimport int64_t, uint64_t
 
-from sandlock._destinations cimport OPERATION_BIND, OPERATION_CONNECT, OPERATION_LISTEN, is_of_network
+from sandlock._destinations cimport (
+    DECIDED_DENY, OPERATION_BIND, OPERATION_CONNECT, OPERATION_LISTEN, decide, is_of_network,
+)
 from sandlock._journal cimport MAX_WRITERS, enlist
 from sandlock._linux cimport (
     CLOSE_RANGE_UNSHARE, Duration, POLLIN, POLLOUT, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_bind, SYS_close, SYS_close_range,
@@ -18,8 +20,9 @@ from sandlock._linux cimport (
 from sandlock._messages cimport break_pipe, read_outgoing, send_some, write_count
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NO_RULE, CAUSE_UNREADABLE, LOOK_MS, READY, Slot, Table, WORKING,
-    answer_value, finish, load_int, load_word, move, note_slot, permit_slot, state_of, still_waits,
+    ACT_ALLOW, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, LOOK_MS, READY, Slot, Table,
+    WORKING, answer_value, finish, load_int, load_rules, load_word, move, note_slot, permit_slot, state_of,
+    still_waits,
 )
 from sandlock._sockets cimport (
     CHANGED, SocketCall, SocketFacts, cookie_of, duplicate, listen_here, look_at, may_wait, send_limit_ms,
@@ -146,6 +149,13 @@ cdef void keep(Poller *poller, Slot *slot, int descriptor) noexcept nogil:
     poller.count += 1
 
 
+cdef int is_denied_now(const Table *table, Slot *slot) noexcept nogil:
+    """Whether a rule has come, while somebody thought, that denies what was asked about."""
+    return decide(
+        load_rules(&table.net_rules), table.pins, table.run.program.asks_network, &slot.call.endpoint, &slot.rule
+    ) == DECIDED_DENY and slot.rule >= 0
+
+
 cdef void begin(Poller *poller, Slot *slot) noexcept nogil:
     """Takes on a call: on the socket that it was judged with, or not at all."""
     cdef Table *table = poller.table
@@ -159,6 +169,10 @@ cdef void begin(Poller *poller, Slot *slot) noexcept nogil:
         return
     if look_at(descriptor, &now) < 0 or cookie_of(descriptor) != slot.call.cookie:
         end_call(table, slot, <int>descriptor, CHANGED)
+        return
+    if slot.waited and is_denied_now(table, slot):
+        note_slot(table, slot, CAUSE_RULE, EACCES)
+        end_call(table, slot, <int>descriptor, -EACCES)
         return
     if not permit_slot(table, slot):
         note_slot(table, slot, CAUSE_AUDIT, EACCES)

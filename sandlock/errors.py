@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno as _errno
 
 __all__ = [
+    "MORE_FILES",
     "ConfinementError",
     "GuestError",
     "InternalError",
@@ -16,6 +17,9 @@ __all__ = [
     "SandlockTimeout",
     "Unsupported",
 ]
+
+MORE_FILES = "raise the limit of open files (ulimit -n), or have fewer runs alive"
+"""What to do about EMFILE."""
 
 
 class SandlockError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -15,7 +16,7 @@ import ordinary
 import pytest
 import trio
 from attacks.arena import tcp
-from loops import Loop, Trio
+from loops import Asyncio, Loop, Trio
 from test_faults import BOTH, is_bad, made, soon
 from test_supervised_network import Counter
 from test_vet_exec import vetted
@@ -299,3 +300,22 @@ def test_a_loop_that_stops_for_good_before_its_run_ends() -> None:
     loop.run_until_complete(begin())
     time.sleep(0.6)
     tasks[0].get_loop().close()
+
+
+@pytest.mark.parametrize("what", ["dup", "spawn"])
+def test_a_run_whose_questions_cannot_be_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Nothing of it stays: neither the tree nor its launch."""
+
+    async def vet(event: Any, box: AsyncSandbox) -> object:
+        return Allow()
+
+    def fails(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, "no more") if what == "dup" else RuntimeError("no more")
+
+    target = ("sandlock._loop_answers.os.dup", fails) if what == "dup" else ("sandlock._async.LoopAnswers.start", fails)
+    with monkeypatch.context() as patched:
+        patched.setattr(*target)
+        with pytest.raises(SandlockError if what == "dup" else RuntimeError, match=r"no more|EMFILE"):
+            vetted(Asyncio, tmp_path, vet, *BOTH)
+    assert made(tmp_path) == []
+    assert vetted(Asyncio, tmp_path, vet, *BOTH).ok

@@ -247,3 +247,23 @@ def test_a_run_that_ends_takes_its_questions_along(loop: Loop) -> None:
         assert result.timed_out
         assert time.monotonic() - started < 5
         assert server.visits() == []
+
+
+def test_what_is_forbidden_while_somebody_thinks_does_not_happen(loop: Loop) -> None:
+    """A denial by rule wins over the Allow() of a question that was put before it came."""
+    with tcp(socket.AF_INET) as server:
+
+        async def vet(event: Any, box: AsyncSandbox) -> object:
+            if isinstance(event, Connect) and event.port == server.port:
+                box.restrict(net_deny=[f"127.0.0.1:{server.port}"])
+            return Allow()
+
+        async def main() -> Result:
+            async with AsyncSandbox(presets=["python"], policy_fn=vet, ceiling={}) as box:
+                code = f"import socket; print(socket.socket().connect_ex(('127.0.0.1', {server.port})))"
+                return await box.run([sys.executable, "-c", code], timeout=20)
+
+        result = loop.run(main)
+        assert result.stdout == b"13\n", result.explain()
+        assert server.visits() == []
+    assert [(denial.kind, denial.cause) for denial in result.denials] == [("connect", "rule")]
