@@ -363,9 +363,15 @@ cdef long open_judged(int listener, const Slot *slot, const Place *place) noexce
     """Opens what was judged. Returns the descriptor or -errno, -EEXIST where a file has come to where one was to be
     made: that was not judged, whatever it is."""
     cdef const OpenCall *call = &slot.opened
+    cdef long opened
     if not call.where.exists:
         return make(call, place) if place.descriptor < 0 else -EEXIST
     if kind_of(place) == S_IFCHR and place.major == TTYAUX and place.minor == TTY:
+        opened = reopen(place.descriptor, call.flags | O_NONBLOCK, call.mode)     # ours, if any: only to be refused it
+        if opened >= 0:
+            raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        elif opened != -ENXIO:
+            return opened
         return terminal_of(listener, slot)
     return reopen(place.descriptor, call.flags, call.mode)
 

@@ -29,7 +29,14 @@ cdef extern from * nogil:
     """
     #include <sys/stat.h>
     #include <sys/syscall.h>
+    #ifdef SYS_fork
+    #define SANDLOCK_SYS_FORK SYS_fork
+    #else
+    #define SANDLOCK_SYS_FORK -2               /* aarch64 has clone(2) only */
+    #endif
     """
+    const long SYS_FORK "SANDLOCK_SYS_FORK"
+    const long SYS_CLONE "SYS_clone"
     const long SYS_newfstatat
     const long SYS_readlinkat
     ctypedef struct Status "struct stat":
@@ -62,6 +69,7 @@ cdef extern from * nogil:
 
 cdef enum:
     CLOCK_MONOTONIC = 1
+    CLONE_VFORK = 0x4000
     PIDFD_THREAD = 0o200    # Linux 6.9
     LANDED_MS = 1000        # a fork that was let go this long ago has happened
     STAT_SIZE = 512
@@ -389,19 +397,33 @@ cdef int list_tasks(pid_t pid, pid_t *into, int limit) noexcept nogil:
     return count
 
 
-cdef int may_still_fork(const PendingFork *pending, int64_t now) noexcept nogil:
-    """A task that was let into fork and has neither left it nor slept in it since: its child may yet appear.
+cdef int is_vfork(const char *text) noexcept nogil:
+    """Of a line of /proc/TID/syscall: whether the first argument, the flags of clone(2), has CLONE_VFORK."""
+    while text[0] != 0 and text[0] != 120:  # 'x', of "0x"
+        text += 1
+    return text[0] != 0 and parse_digits(text + 1, 16) & CLONE_VFORK != 0
 
-    /proc/TID/syscall says "running" for a task that is not blocked; a parent blocked in vfork has its child.
+
+cdef int may_still_fork(const PendingFork *pending, int64_t now) noexcept nogil:
+    """A task that was let into fork and has not left it: its child may yet appear.
+
+    /proc/TID/syscall says "running" for a task that is not blocked, else the call and its arguments: it may wait for a
+    lock in fork. A parent blocked in vfork has its child.
     """
     cdef char path[64]
     cdef char text[32]
+    cdef long number
     if now - pending.since_ms > LANDED_MS:
         return 0
     format_proc_path(path, pending.tid, b"syscall")
     if read_proc_file(path, text, sizeof(text)) < 4:
         return 0    # gone
-    return text[0] == 114 and text[1] == 117 and text[2] == 110  # "run"
+    if text[0] == 114 and text[1] == 117 and text[2] == 110:  # "run"
+        return 1
+    number = parse_number(text)
+    if number == SYS_CLONE:
+        return not is_vfork(text)
+    return number == SYS_FORK
 
 
 cdef int recount(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil:

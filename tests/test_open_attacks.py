@@ -185,7 +185,7 @@ def test_what_landlock_forbids_stays_forbidden(loop: Loop, tmp_path: Path) -> No
     assert len(os.listdir(secret)) == 2
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs somebody who may become another user")
+@pytest.mark.needs(root=True)
 def test_another_user_is_not_served_as_the_supervisors(loop: Loop, tmp_path: Path) -> None:
     """The supervisor is root and the caller is not any more: its opens would be made with root's rights."""
     tmp_path.chmod(0o755)

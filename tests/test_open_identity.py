@@ -120,7 +120,7 @@ def test_to_make_a_file_without_a_name_is_not_to_read_the_directory(loop: Loop, 
 # ---- who cannot be looked at, and who is gone
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs somebody who may join groups")
+@pytest.mark.needs(root=True)
 @pytest.mark.parametrize(("count", "said"), [(4000, b"denied\n"), (0, b"opened\n")], ids=["many", "control"])
 def test_a_caller_in_too_many_groups_is_denied(loop: Loop, tmp_path: Path, count: int, said: bytes) -> None:
     """Its status is longer than what is read of it: it has to be answered nevertheless."""
