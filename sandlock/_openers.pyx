@@ -20,7 +20,7 @@ from sandlock._attest cimport refuse
 from sandlock._destinations cimport OPERATION_OPEN
 from sandlock._journal cimport enlist
 from sandlock._linux cimport (
-    CLOSE_RANGE_UNSHARE, Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_close_range, SYS_futex, SYS_gettid,
+    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid,
     SYS_kill, SYS_umask, SYS_wait4, call0, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._opening cimport (
@@ -36,7 +36,7 @@ from sandlock._slots cimport (
     load_int, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if,
     with_state,
 )
-from sandlock._tasks cimport caught_signals
+from sandlock._tasks cimport caught_signals, keep_two
 from sandlock._wakeups cimport wake_openers
 
 cdef extern from "<errno.h>" nogil:
@@ -376,20 +376,6 @@ cdef Slot *pick(Opener *opener) noexcept nogil:
         if swap_word_if(&slot.word, word, with_state(word, OPENING + opener.number)):
             return slot
     return NULL
-
-
-cdef int keep_two(long one, long other) noexcept nogil:
-    """A descriptor table of its own, with these two in it and nothing else of the host's. Returns 0 or -errno."""
-    cdef long low = one if one < other or other < 0 else other
-    cdef long high = other if one < other else one
-    cdef long result = raw_syscall(SYS_close_range, high + 1, <long>0xFFFFFFFF, CLOSE_RANGE_UNSHARE, 0, 0, 0)
-    if result < 0:
-        return <int>result
-    if high > low + 1:
-        raw_syscall(SYS_close_range, low + 1, high - 1, 0, 0, 0, 0)
-    if low > 0:
-        raw_syscall(SYS_close_range, 0, low - 1, 0, 0, 0, 0)
-    return 0
 
 
 cdef int opener_main(void *argument) noexcept nogil:

@@ -14,7 +14,7 @@ from sandlock._destinations cimport (
 )
 from sandlock._journal cimport MAX_WRITERS, enlist
 from sandlock._linux cimport (
-    CLOSE_RANGE_UNSHARE, Duration, POLLIN, POLLOUT, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_bind, SYS_close, SYS_close_range,
+    Duration, POLLIN, POLLOUT, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_bind, SYS_close,
     SYS_ppoll, SYS_read, duration_of, raw_syscall, set_prctl,
 )
 from sandlock._messages cimport break_pipe, read_outgoing, send_some, write_count
@@ -28,7 +28,7 @@ from sandlock._sockets cimport (
     CHANGED, SocketCall, SocketFacts, cookie_of, duplicate, listen_here, look_at, may_wait, send_limit_ms,
     start_connect,
 )
-from sandlock._tasks cimport caught_signals, kill_task, now_ms
+from sandlock._tasks cimport caught_signals, keep_two, kill_task, now_ms
 from sandlock._unix_sockets cimport bind_path, connect_path, pin
 
 cdef extern from "<errno.h>" nogil:
@@ -257,22 +257,6 @@ cdef int wait_for_events(Poller *poller, int64_t until) noexcept nogil:
     return retries
 
 
-cdef int take_own_descriptors(const Table *table) noexcept nogil:
-    """A table with the listener and the wake-up in it, and nothing else of the host's. Returns 0 or -errno."""
-    cdef long low = table.run.listener, high = table.poller_fd
-    cdef long result
-    if low > high:
-        low, high = high, low
-    result = raw_syscall(SYS_close_range, high + 1, <long>0xFFFFFFFF, CLOSE_RANGE_UNSHARE, 0, 0, 0)
-    if result < 0:
-        return <int>result
-    if high > low + 1:
-        raw_syscall(SYS_close_range, low + 1, high - 1, 0, 0, 0, 0)
-    if low > 0:
-        raw_syscall(SYS_close_range, 0, low - 1, 0, 0, 0, 0)
-    return 0
-
-
 cdef int poller_main(void *argument) noexcept nogil:
     cdef Poller *poller = <Poller *>argument
     cdef uint64_t seen
@@ -282,7 +266,7 @@ cdef int poller_main(void *argument) noexcept nogil:
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-net", 0)
     if poller.table.journal != NULL:
         enlist(poller.table.journal, MAX_WRITERS - 1, poller.lives)
-    if take_own_descriptors(poller.table) < 0:
+    if keep_two(poller.table.run.listener, poller.table.poller_fd) < 0:
         return 1
     while not load_int(&poller.table.closing):
         take_new(poller)
