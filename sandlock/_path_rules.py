@@ -20,7 +20,7 @@ __all__ = ["ACTS", "CALLS", "METADATA", "adjust", "pack", "traps"]
 ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
     "remove-directory", "remove", "rename", "link", "make-link", "make-node", "look", "look-x", "may-access",
-    "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory",
+    "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory", "get-flags",
 )  # fmt: skip
 """What is done, in the order of the core's numbers (_path_calls.pxd: enum PathAct)."""
 
@@ -67,6 +67,23 @@ symlink         make-link path2=1 value=0
 symlinkat       make-link dir2=1 path2=2 value=0
 mknod           make-node path=0 value=1
 mknodat         make-node dir=0 path=1 value=2
+stat            look path=0 value=1
+lstat           look path=0 value=1 nofollow
+newfstatat      look dir=0 path=1 value=2 flags=3
+statx           look-x dir=0 path=1 flags=2 value=3
+access          may-access path=0 value=1
+faccessat       may-access dir=0 path=1 value=2
+faccessat2      may-access dir=0 path=1 value=2 flags=3
+readlink        read-link path=0 value=1 nofollow
+readlinkat      read-link dir=0 path=1 value=2 nofollow
+statfs          look-at-system path=0 value=1
+getxattr        get-xattr path=0 value=1
+lgetxattr       get-xattr path=0 value=1 nofollow
+getxattrat      get-xattr dir=0 path=1 value=3 flags=2
+listxattr       list-xattr path=0 value=1
+llistxattr      list-xattr path=0 value=1 nofollow
+listxattrat     list-xattr dir=0 path=1 value=3 flags=2
+file_getattr    get-flags dir=0 path=1 value=2 flags=4
 """
 
 NONE = 15
@@ -95,7 +112,14 @@ METADATA = tuple(
 )
 """What Landlock has no right for: always carried out by the supervisor, inside the writable grants only."""
 
-_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in METADATA and act != "open"))
+LOOKS = tuple(
+    name
+    for name, (act, *_) in CALLS.items()
+    if act in ("look", "look-x", "may-access", "read-link", "look-at-system", "get-xattr", "list-xattr", "get-flags")
+)
+"""What only tells about files."""
+
+_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in (*METADATA, *LOOKS) and act != "open"))
 _OPENS = ("open", "openat", "openat2", "creat")
 
 PAST_THE_FILTER = {
