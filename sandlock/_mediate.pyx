@@ -19,6 +19,7 @@ from sandlock._opening cimport (
     access_of, check_flags, check_place, find, give_at_once, open_judged, read_call, remember_place, table_is_full,
     waits_for_nobody,
 )
+from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
     ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_WATCH, Name, PathCall,
@@ -115,12 +116,21 @@ cdef int has_no_name(const Name *name) noexcept nogil:
     )
 
 
+cdef int may_change(const Mediator *mediator, const Name *name) noexcept nogil:
+    """Whether grants allow what Landlock has no right for; to watch needs no more than to read."""
+    if mediator.call.act != ACT_WATCH:
+        return has_no_name(name) or is_covered(mediator.paths, name.path, WANT_WRITE)
+    if is_covered(mediator.paths, name.path, WANT_READ):
+        return 1
+    return not mediator.paths.narrow and may_read(&name.place)
+
+
 cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     """Whether the policy lets this be done to where the name leads. Returns 0, DENIED or -errno."""
     cdef const PathTable *paths = mediator.paths
     cdef PathCall *call = &mediator.call
     cdef long length = path_of_place(&name.place, name.path, sizeof(name.path))
-    cdef int rule, wanted
+    cdef int rule
     if length < 0:
         return <int>length
     name.path[length] = 0
@@ -129,8 +139,7 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
         rule = holds_denied(paths, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
-    wanted = WANT_READ if call.act == ACT_WATCH else WANT_WRITE
-    if is_metadata(call.act) and not has_no_name(name) and not is_covered(paths, name.path, wanted):
+    if is_metadata(call.act) and not may_change(mediator, name):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)

@@ -7,7 +7,7 @@ there.
 from libc.stdint cimport uint32_t
 from libc.string cimport strncmp
 
-from sandlock._linux cimport SYS_ioctl, raw_syscall
+from sandlock._linux cimport SYS_close, SYS_ioctl, SYS_openat, raw_syscall
 from sandlock._path_calls cimport (
     ACT_CHMOD, ACT_CHOWN, ACT_REMOVE_XATTR, ACT_SET_FLAGS, ACT_SET_XATTR, ACT_TIMES, ACT_WATCH, Details,
 )
@@ -27,6 +27,10 @@ cdef extern from * nogil:
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     """
     const int AT_FDCWD
+    const int O_CLOEXEC
+    const int O_NOCTTY
+    const int O_NONBLOCK
+    const int O_RDONLY
     const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
     const long SYS_fchmodat
     const long SYS_fchownat
@@ -34,8 +38,10 @@ cdef extern from * nogil:
     const long SYS_removexattr
     const long SYS_setxattr
     const long SYS_utimensat
+    const unsigned int S_IFDIR
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
+    const unsigned int S_IFREG
 
 cdef enum:
     IN_DONT_FOLLOW = 0x02000000
@@ -84,6 +90,20 @@ cdef long change_flags(const PathCall *call, const char *path) noexcept nogil:
             SYS_ioctl, call.first.place.descriptor, <long><uint32_t>call.values[0], <long>call.details.room, 0, 0, 0
         )
     return raw_syscall(SYS_file_setattr, AT_FDCWD, <long>path, <long>call.details.room, SIZE_OF_FLAGS, 0, 0)
+
+
+cdef int may_read(const Place *place) noexcept nogil:
+    """Whether Landlock lets us, as it lets the caller, read a file or a directory. Of /proc it lets us read more."""
+    cdef unsigned int kind = place.mode & S_IFMT
+    cdef char path[64]
+    cdef long opened
+    if place.on_procfs or (kind != S_IFREG and kind != S_IFDIR):
+        return 0
+    format_own_descriptor(path, place.descriptor)
+    opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0, 0, 0)
+    if opened >= 0:
+        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    return opened >= 0
 
 
 cdef long change_metadata(PathCall *call, const Run *run) noexcept nogil:
