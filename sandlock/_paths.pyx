@@ -182,6 +182,9 @@ cdef long path_of_place(const Place *place, char *into, long size) noexcept nogi
         place.own_table, place.descriptor if place.descriptor >= 0 else place.parent, into
     )
     cdef long more
+    if length > 10 and place.descriptor >= 0 and place.links == 0 and strcmp(into + length - 10, b" (deleted)") == 0:
+        length -= 10         # the kernel's mark; the file is judged by where it was
+        into[length] = 0
     if length < 0 or place.descriptor >= 0:
         return length
     more = <long>strlen(place.last)
