@@ -185,6 +185,7 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     memset(&name.place, 0, sizeof(name.place))
     name.place.descriptor = opened
     name.place.parent = -1
+    name.place.own_table = mediator.tree.own_table
     if call.by_descriptor or (takes_no_path(call.act) and name.directory != AT_FDCWD):
         if is_only_path(call.tid, name.directory):
             return -EBADF
@@ -280,9 +281,12 @@ cdef long mediate(Mediator *mediator, const Notification *notification, int64_t 
     mediator.met = 0
     mediator.paths = load_paths(&mediator.table.paths)
     mediator.call.details.descriptor = -1
-    result = decode_call(notification, rule, &mediator.call)
+    result = get_to_know(mediator)
     if result == 0:
-        result = carry_out(mediator)
+        result = decode_call(notification, rule, &mediator.call)
+    if result < 0:
+        return result
+    result = carry_out(mediator)
     forget_details(&mediator.call)
     leave(&mediator.call.first.place)
     leave(&mediator.call.second.place)
