@@ -120,7 +120,10 @@ LOOKS = tuple(
 )
 """What only tells about files."""
 
-_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in (*METADATA, *LOOKS) and act != "open"))
+_CHANGES = (
+    *METADATA,
+    *(name for name, (act, *_) in CALLS.items() if name not in (*METADATA, *LOOKS) and act != "open"),
+)
 _OPENS = ("open", "openat", "openat2", "creat")
 
 PAST_THE_FILTER = {
@@ -166,7 +169,9 @@ def traps(denied: bool, metadata: bool, asked: Iterable[str], looks: bool = Fals
     known = set(asked)
     wanted: dict[str, str] = {}
     if metadata:
-        reason = "fs-metadata: Landlock has no right for modes, owners, times, attributes and watches, so the supervisor "
+        reason = (
+            "fs-metadata: Landlock has no right for modes, owners, times, attributes and watches, so the supervisor "
+        )
         wanted = dict.fromkeys(METADATA, reason + "sees to them, inside the grants")
     if denied:
         reason = "fs_denied: Landlock cannot take parts away from a grant, so the supervisor opens and changes files"
