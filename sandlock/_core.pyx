@@ -120,6 +120,25 @@ cdef inline Action continue_unsafely() noexcept nogil:
     return Action(kind=ACTION_CONTINUE, value=0)
 
 
+cdef Action act_by_rule(const Rule *rule) noexcept nogil:
+    """What a rule alone says, whatever the call is about."""
+    if rule.kind == RULE_ERRNO:
+        return errno_action(<int>rule.value)
+    if rule.kind == RULE_VALUE:
+        return Action(kind=ACTION_VALUE, value=rule.value)
+    if rule.kind == RULE_CONTINUE:
+        return continue_unsafely()    # the rule is about the number alone
+    if rule.kind == RULE_INJECT:
+        return Action(kind=ACTION_INJECT, value=rule.value)
+    if rule.kind == RULE_HOLD:
+        return Action(kind=ACTION_HOLD, value=0)
+    if rule.kind == RULE_KILL_TASK:
+        return Action(kind=ACTION_KILL_TASK, value=0)
+    if rule.kind == RULE_KILL_TREE:
+        return Action(kind=ACTION_KILL_TREE, value=0)
+    return errno_action(EPERM)
+
+
 cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogil:
     """What to do with a notification: the rule of its number, found in the plan's table."""
     cdef const Rule *rule
@@ -129,10 +148,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if number < 0 or number >= MAX_SYSCALLS:
         return errno_action(EPERM)
     rule = &lane.run.program.rules[lane.run.program.rule_of[number]]
-    if rule.kind == RULE_ERRNO:
-        return errno_action(<int>rule.value)
-    if rule.kind == RULE_VALUE:
-        return Action(kind=ACTION_VALUE, value=rule.value)
     if rule.kind == RULE_COUNT_FORK:
         error = count_fork(&lane.ledger, lane.run.warden, <pid_t>notification.pid)
         # Decided from the live count only: no argument was read.
@@ -170,17 +185,7 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if rule.kind == RULE_OBSERVE_START:
         observe_start(lane.observer, notification)
         return continue_unsafely()    # observed, not decided
-    if rule.kind == RULE_CONTINUE:
-        return continue_unsafely()    # the rule is about the number alone
-    if rule.kind == RULE_INJECT:
-        return Action(kind=ACTION_INJECT, value=rule.value)
-    if rule.kind == RULE_HOLD:
-        return Action(kind=ACTION_HOLD, value=0)
-    if rule.kind == RULE_KILL_TASK:
-        return Action(kind=ACTION_KILL_TASK, value=0)
-    if rule.kind == RULE_KILL_TREE:
-        return Action(kind=ACTION_KILL_TREE, value=0)
-    return errno_action(EPERM)
+    return act_by_rule(rule)
 
 
 # Respond -----------------------------------------------------------------------------------------------------------
