@@ -48,6 +48,7 @@ MODULES = (
     "_program",
     "_native",
     "_memory",
+    "_machine",
 )
 SANITIZE = os.environ.get("SANDLOCK_SANITIZE", "")
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]

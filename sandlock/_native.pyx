@@ -302,6 +302,11 @@ cdef class Run:
 
     # The journal: every decision, where somebody wants to know them.
 
+    def show_memory(self, unsigned long long total, unsigned long long available) -> None:
+        """How much memory, in bytes, sysinfo(2) shows; to be called before `start`."""
+        self.c.memory_total = total
+        self.c.memory_free = available
+
     def keep_journal(self, bint patient, bint gated) -> None:
         """Decisions shall be kept for `take_decisions`; to be called before `start`. `patient`: rather than lose one,
         the program waits for room. `gated`: nothing is allowed before `open_gate`."""

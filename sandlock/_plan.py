@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from os import fsencode
 
-from . import _arguments, _filter, _landlock, _open_rules, syscalls
+from . import _arguments, _filter, _landlock, _open_rules, _view_rules, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
 from ._handler_rules import handle_rules, handled_answers
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
@@ -114,6 +114,8 @@ class Plan:
     """What each exec is decided by, those that win first."""
     exec_otherwise: str = "allow"
     """What becomes of an exec that no rule matches: "allow" (the files decide), "ask" or "deny"."""
+    hostname: bytes = b""
+    """The machine's name as uname(2) tells it; empty: the real one."""
     asks: bool = False
     """What no rule decides is asked about: every exec, and every other destination."""
     supervised: bool = False
@@ -199,6 +201,7 @@ def plan(
         possible_rules=possible_rules,
         exec_rules=compile_exec_rules(policy, dict(programs)),
         exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
+        hostname=_view_rules.hostname_of(policy),
         asks=vet,
         supervised=supervised,
         risks=risks,
@@ -386,7 +389,7 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
         option = "ask_forks" if policy.ask_forks else "max_processes"
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
-    wanted += _open_rules.traps(policy.ask_opens, vet)
+    wanted += _open_rules.traps(policy.ask_opens, vet) + _view_rules.traps(policy)
     vet = vet or record or policy.has_exec_rules()
     if vet:
         reason = "policy_fn, exec rules and audit: each exec is decided, and attested"

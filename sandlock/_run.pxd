@@ -32,6 +32,8 @@ cdef enum RuleKind:
     RULE_HANDLE = 16         # by a handler of the user, of this number
     RULE_VET_WRITE = 17      # opens that could write
     RULE_VET_OPEN = 18       # all opens
+    RULE_TELL_NAMES = 20     # uname, with the policy's name of the machine
+    RULE_TELL_RESOURCES = 21  # sysinfo, without what others do
 
 cdef struct Rule:
     RuleKind kind
@@ -121,6 +123,7 @@ cdef struct Program:
     int record_execs
     int vets                 # calls are decided by rules or verdicts, and some wait
     int vets_exec            # each exec is decided, and attested
+    char hostname[65]        # what RULE_TELL_NAMES tells
     int asks_network         # what no rule of the network decides waits for a verdict
     int vets_network
     int looks_up             # lookups of names are led to a resolver of ours
@@ -144,6 +147,8 @@ cdef struct Run:
     int control_init                 # the init's end, in the warden's table
     int control_init_copy            # the same in ours, until the launch is over
     int host_pidfd
+    uint64_t memory_total            # what RULE_TELL_RESOURCES tells, in bytes
+    uint64_t memory_free
     pid_t host_pid
     pid_t host_group                 # the host's process group
     int64_t deadline_ms              # -1: none

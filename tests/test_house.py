@@ -27,6 +27,7 @@ LENGTHS: dict[str, int] = {}
 PURE = (
     "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_handler_rules",
     "_landlock", "_lookups", "_names", "_net_rules", "_open_rules", "_plan", "_record", "_trap_rules", "_values",
+    "_view_rules", "_views",
     "errors", "events", "policy", "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
@@ -34,7 +35,7 @@ DOORS = {
     "_native": {"_execution"},
     "_program": {"_confinement", "_execution", "_permissions"},
     "_launch": {"_execution"},
-    "_sys": {"_host", "_probes"},
+    "_sys": {"_host", "_probes", "_view_files"},
     "_handlers": {"_handled"},
     "_handled": {"_execution"},
     "_execution": {"_capture", "_confinement", "sandbox"},
@@ -84,6 +85,7 @@ NOBODY = (
     "_opening",
     "_openers",
     "_opens",
+    "_machine",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
