@@ -60,11 +60,11 @@ _INET6 = (
     "tm->when retrnsmt   uid  timeout inode"
 )
 _DATAGRAMS, _DATAGRAMS6 = f" {_INET} ref pointer drops", f"{_INET6} ref pointer drops"
-_DEVICES = """\
-Inter-|   Receive                                                |  Transmit
- face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
-    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0
-"""
+_DEVICES = (
+    f"Inter-|{'   Receive':<56}|  Transmit\n face |bytes    packets errs drop fifo frame compressed multicast|"
+    "bytes    packets errs drop fifo colls carrier compressed\n    lo:       0       0    0    0    0     0          0 "
+    "        0        0       0    0    0    0     0       0          0\n"
+)
 NETWORK = {
     "tcp": f"{_INET:<149}\n",
     "tcp6": f"{_INET6}\n",
