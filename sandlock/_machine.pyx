@@ -7,10 +7,8 @@ EFAULT, as it is for the kernel; no answer lets the call go on, for that would t
 from libc.string cimport memset, strncpy
 from posix.types cimport pid_t
 
-from sandlock._linux cimport (
-    Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_ioctl, SYS_process_vm_writev, raw_syscall,
-)
-from sandlock._memory cimport IoVector
+from sandlock._linux cimport Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_ioctl, raw_syscall
+from sandlock._memory cimport write_memory
 from sandlock._run cimport Run
 
 cdef extern from "<errno.h>" nogil:
@@ -45,17 +43,10 @@ cdef int hand_over(
     const Run *run, const Notification *notification, unsigned long long address, const void *source, size_t size
 ) noexcept nogil:
     """Writes an answer into the caller's memory. Returns 0 or an errno."""
-    cdef IoVector local, remote
-    cdef pid_t tid = <pid_t>notification.pid
     # Still waiting for our answer, so this is the caller's memory and not that of a recycled number.
     if raw_syscall(SYS_ioctl, run.listener, <long>SECCOMP_IOCTL_NOTIF_ID_VALID, <long>&notification.id, 0, 0, 0) < 0:
         return EFAULT
-    local.base = <unsigned long long>source
-    remote.base = address
-    local.length = remote.length = size
-    if raw_syscall(SYS_process_vm_writev, tid, <long>&local, 1, <long>&remote, 1, 0) != <long>size:
-        return EFAULT
-    return 0
+    return 0 if write_memory(<pid_t>notification.pid, address, source, size) == 0 else EFAULT
 
 
 cdef int tell_names(const Run *run, const Notification *notification) noexcept nogil:

@@ -14,13 +14,14 @@ from libc.string cimport memset
 from sandlock._linux cimport (
     Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_fcntl, SYS_ioctl, SYS_umask, raw_syscall,
 )
+from sandlock._listing cimport list_directory
 from sandlock._opening cimport (
     access_of, check_flags, check_place, find, give_at_once, open_judged, read_call, remember_place, table_is_full,
     waits_for_nobody,
 )
 from sandlock._path_acts cimport act_on, changes, meets_umask
 from sandlock._path_calls cimport (
-    ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, Name, PathCall, decode_call, is_metadata, read_name,
+    ACT_LIST_DIRECTORY, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, Name, PathCall, decode_call, is_metadata, read_name,
 )
 from sandlock._path_table cimport WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
 from sandlock._paths cimport (
@@ -30,6 +31,7 @@ from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, rea
 from sandlock._programs cimport open_descriptor_of
 from sandlock._slots cimport CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
 from sandlock._tasks cimport thread_group_of
+from sandlock._view_table cimport is_there, is_view, show_view
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -107,6 +109,8 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     if length < 0:
         return <int>length
     name.path[length] = 0
+    if not is_there(mediator.table.views, &mediator.tree, name.path):
+        return -ENOENT
     rule = denied_by(paths, &name.place, name.path)
     if rule < 0 and call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY):
         rule = holds_denied(paths, name.path)
@@ -115,6 +119,10 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     if is_metadata(call.act) and name.path[0] == 47 and not is_covered(paths, name.path, WANT_WRITE):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
+    if not changes(call):
+        return show_view(mediator.table.views, &name.place, name.path, 0)
+    if is_view(mediator.table.views, &name.place, name.path):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     return 0
 
@@ -200,6 +208,9 @@ cdef long mediate(Mediator *mediator, const Notification *notification, int64_t 
     mediator.met = 0
     mediator.paths = load_paths(&mediator.table.paths)
     result = get_to_know(mediator)
+    if result == 0 and rule & 0xFF == ACT_LIST_DIRECTORY:
+        mediator.call.first.text[0] = mediator.call.first.length = 0     # it names nothing
+        return list_directory(mediator, notification)
     if result == 0:
         result = decode_call(notification, rule, &mediator.call)
     if result < 0:
@@ -217,7 +228,9 @@ cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexce
     cdef PathCall *at = &mediator.call
     cdef uint64_t flags = call.flags
     cdef long opened
-    cdef int result
+    cdef int result = show_view(mediator.table.views, place, at.first.path, 1)
+    if result < 0:
+        return result
     if call.access & ACCESS_WRITE and table_is_full(at.tid):
         return -EMFILE           # before anything is made, or cut off
     if not call.where.exists:
@@ -253,9 +266,13 @@ cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept 
     if length < 0:
         return LATER
     name.path[length] = 0
+    if not is_there(mediator.table.views, &mediator.tree, name.path):
+        return -ENOENT
     rule = denied_by(mediator.paths, place, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
+    if access_of(call) & ACCESS_WRITE and is_view(mediator.table.views, place, name.path):
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     result = remember_place(call, place)
     if result < 0:
         return LATER

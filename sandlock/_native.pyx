@@ -34,6 +34,7 @@ from sandlock._questions cimport (
 )
 from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_paths, store_rules
 from sandlock._tasks cimport list_chain
+from sandlock._view_table cimport ViewSet
 
 from os import getresgid, getresuid
 
@@ -275,6 +276,15 @@ cdef class Run:
         self._alive.append(rules)      # a call that is being decided may still look at the last ones
         store_paths(&self.lane.table.paths, &rules.c)
 
+    def set_views(self, ViewSet views, unsigned long long memory, unsigned long long available) -> None:
+        """Files show these instead of what they hold, and sysinfo(2) so many bytes. Before the run starts."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("this run carries out no path calls, or has started")
+        self.c.memory_total = memory
+        self.c.memory_free = available
+        self._alive.append(views)
+        self.lane.table.views = &views.c
+
     def set_max_processes(self, int limit) -> None:
         """From now on a fork fails where so many processes live. Only for a run that counts them."""
         self.lane.ledger.limit = limit
@@ -312,11 +322,6 @@ cdef class Run:
         return 0 if self.lane.table == NULL else executed_last(self.lane.table, pid)
 
     # The journal: every decision, where somebody wants to know them.
-
-    def show_memory(self, unsigned long long total, unsigned long long available) -> None:
-        """How much memory, in bytes, sysinfo(2) shows; to be called before `start`."""
-        self.c.memory_total = total
-        self.c.memory_free = available
 
     def keep_journal(self, bint patient, bint gated) -> None:
         """Decisions shall be kept for `take_decisions`; to be called before `start`. `patient`: rather than lose one,

@@ -21,6 +21,7 @@ ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
     "remove-directory", "remove", "rename", "link", "make-link", "make-node", "look", "look-x", "may-access",
     "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory",
+    "list-directory",
 )  # fmt: skip
 """What is done, in the order of the core's numbers (_path_calls.pxd: enum PathAct)."""
 
@@ -67,6 +68,8 @@ symlink         make-link path2=1 value=0
 symlinkat       make-link dir2=1 path2=2 value=0
 mknod           make-node path=0 value=1
 mknodat         make-node dir=0 path=1 value=2
+getdents        list-directory fd=0 value=1
+getdents64      list-directory fd=0 value=1
 """
 
 NONE = 15
@@ -95,8 +98,10 @@ METADATA = tuple(
 )
 """What Landlock has no right for: always carried out by the supervisor, inside the writable grants only."""
 
-_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in METADATA and act != "open"))
+_LOOKS = ("open", "list-directory")
+_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in METADATA and act not in _LOOKS))
 _OPENS = ("open", "openat", "openat2", "creat")
+_LISTS = ("getdents", "getdents64")
 
 PAST_THE_FILTER = {
     "io_uring_setup": "io_uring (extra_allow_syscalls) opens files past every filter",
@@ -112,11 +117,21 @@ def pack(name: str) -> int:
     return _pack(list(CALLS[name]))
 
 
-def traps(denied: bool, metadata: bool, asked: Iterable[str]) -> list[tuple[str, str, str]]:
+def traps(
+    denied: bool, metadata: bool, asked: Iterable[str], *, views: str = "", private: bool = False
+) -> list[tuple[str, str, str]]:
     """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `asked`:
-    calls that have another rule already."""
+    calls that have another rule already. `views`: the option for which some files show something else; `private`:
+    and others are not there at all."""
     known = set(asked)
     wanted = []
+    if views:
+        reason = f"{views}: some files show something else than what they hold, so the supervisor opens them"
+        wanted += [(name, "path", reason) for name in _OPENS if name not in known]
+        known.update(_OPENS)
+    if private:
+        reason = "private_proc: other processes, and what tells about the machine, are not listed"
+        wanted += [(name, "path", reason) for name in _LISTS]
     if denied:
         reason = "fs_denied: Landlock cannot take parts away from a grant, so the supervisor opens and changes files"
         wanted += [(name, "path", reason) for name in (*_OPENS, *_CHANGES) if name not in known]
@@ -126,16 +141,17 @@ def traps(denied: bool, metadata: bool, asked: Iterable[str]) -> list[tuple[str,
     return wanted
 
 
-def adjust(answers: dict[str, Answer], denied: bool, allowed: set[str], asked: set[str]) -> None:
+def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
     """Has the filter pass opens with O_PATH, which open nothing; and narrows ioctl to the commands that count. Raises
-    PolicyError where a call that the policy allows would open files unseen."""
-    if not denied:
+    PolicyError where a call that the policy allows would open files unseen. `option`: the one for which every open is
+    the supervisor's, also where ask_opens has no question about it."""
+    if not option:
         return
     for name, how in PAST_THE_FILTER.items():
         if name in allowed:
-            raise PolicyError(f"fs_denied: {how}; drop one of the two", field="fs_denied")
+            raise PolicyError(f"{option}: {how}; drop one of the two", field=option)
     for name, argument in (("open", 1), ("openat", 2)):
-        if name in answers and name not in asked:
+        if name in answers:
             answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))

@@ -116,6 +116,7 @@ class Plan:
     """What becomes of an exec that no rule matches: "allow" (the files decide), "ask" or "deny"."""
     hostname: bytes = b""
     """The machine's name as uname(2) tells it; empty: the real one."""
+    private_proc: bool = False
     asks: bool = False
     """What no rule decides is asked about: every exec, and every other destination."""
     supervised: bool = False
@@ -179,8 +180,8 @@ def plan(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
-    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules)
-    _require(host, judged, supervised, any(rule.rule == "listen" for rule in rules))
+    judged = any(rule.rule in ("vet_exec", "handle", "path") for rule in rules)
+    _require(host, judged, supervised, any(rule.rule == "listen" or rule.syscall == "getdents64" for rule in rules))
     answers, risks = _answers(policy, host.arch, network, own, waived, bool(rules))
     handled_answers(answers, handlers)
     grants = (expansion or policy.expand()).grants
@@ -202,6 +203,7 @@ def plan(
         exec_rules=compile_exec_rules(policy, dict(programs)),
         exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
         hostname=_view_rules.hostname_of(policy),
+        private_proc=_view_rules.is_private(policy),
         asks=vet,
         supervised=supervised,
         risks=risks,
@@ -237,8 +239,8 @@ def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
         )
     if (supervised or listen) and not host.pidfd_getfd:
         raise Unsupported(
-            "policy_fn, audit, network rules by address, and net_allow_bind by port need pidfd_getfd(2) (Linux 5.6), "
-            "which this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port "
+            "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2) "
+            "(Linux 5.6), which this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port "
             "only",
             missing=frozenset({"pidfd-getfd"}),
         )
@@ -408,12 +410,13 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
-    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted})
+    views = {"views": _view_rules.option_of(policy), "private": _view_rules.is_private(policy)}
+    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted}, **views)
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
-        TrapRule(
-            syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0
-        ) for nr, name, rule, reason in numbers if nr is not None
+        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)
+        for nr, name, rule, reason in numbers
+        if nr is not None
     )
 
 
@@ -455,8 +458,7 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
-    asked = {rule.syscall for rule in rules if rule.rule in ("vet_open", "vet_write")}
-    _path_rules.adjust(answers, bool(policy.fs_denied), allowed, asked)
+    _path_rules.adjust(answers, "fs_denied" if policy.fs_denied else _view_rules.option_of(policy), allowed)
     return answers, risks
 
 

@@ -124,6 +124,7 @@ cdef struct Program:
     int record_execs
     int vets                 # calls are decided by rules or verdicts, and some wait
     int vets_exec            # each exec is decided, and attested
+    int private_proc         # /proc has no processes but the tree's
     char hostname[65]        # what RULE_TELL_NAMES tells
     int asks_network         # what no rule of the network decides waits for a verdict
     int vets_network

@@ -136,6 +136,17 @@ def _above_streams(descriptor: int) -> int:
     return moved
 
 
+def _identity(path: bytes) -> tuple[int, int]:
+    """The device and inode of a file that may have other names: hard links. In /proc and /sys there are none."""
+    if path.startswith((b"/proc/", b"/sys/")):
+        return 0, 0
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return 0, 0
+    return os.major(facts.st_dev) << 32 | os.minor(facts.st_dev), facts.st_ino
+
+
 class Viewing:
     """What the runs of one sandbox see instead of what is there."""
 
@@ -183,8 +194,11 @@ class ViewFiles:
 
     def attach(self, run: Run) -> None:
         """Has a run show them. Before it starts."""
-        if self.facts is not None:
-            run.show_memory(self.facts.memory_total, self.facts.memory_free)
+        from ._view_table import ViewSet
+
+        files = [(path, self.descriptors.get(path, -1), *_identity(path)) for path, _ in self.views.files]
+        memory = (0, 0) if self.facts is None else (self.facts.memory_total, self.facts.memory_free)
+        run.set_views(ViewSet(files=files, places=list(self.views.places)), *memory)
 
     def close(self) -> None:
         """Closes the files. What programs have open stays as it is."""

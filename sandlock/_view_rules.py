@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .policy import Policy
 
-__all__ = ["HOSTNAME", "has_views", "hostname_of", "is_private", "traps"]
+__all__ = ["HOSTNAME", "has_views", "hostname_of", "is_private", "option_of", "traps"]
 
 HOSTNAME = "sandbox"
 """The machine's name where it is not to be known and the policy gives no other."""
@@ -24,6 +24,11 @@ def has_views(policy: Policy) -> bool:
     """Whether some files show something else than what they hold. A policy of host names alone needs none: what it
     looks up is answered by the resolver, which has the machine's /etc/hosts in mind."""
     return is_private(policy) or policy.hostname is not None
+
+
+def option_of(policy: Policy) -> str:
+    """The option for which some files show something else than what they hold; or nothing."""
+    return "private_proc" if is_private(policy) else "hostname" if policy.hostname is not None else ""
 
 
 def hostname_of(policy: Policy) -> bytes:

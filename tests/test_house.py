@@ -39,6 +39,8 @@ DOORS = {
     "_handlers": {"_handled"},
     "_handled": {"_execution"},
     "_execution": {"_capture", "_confinement", "sandbox"},
+    "_view_files": {"_confinement"},
+    "_view_table": {"_view_files"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
     "_answers": {"_async", "_loop_answers", "sandbox"},
@@ -86,6 +88,7 @@ NOBODY = (
     "_openers",
     "_opens",
     "_machine",
+    "_listing",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
@@ -105,7 +108,18 @@ SLOW = (
     "tempfile", "threading", "tomllib", "trio", "typer", "typing",
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
-HELPERS = ("_attest", "_handling", "_openers", "_opening", "_paths", "_poller", "_procfs", "_socket_calls", "_tasks")
+HELPERS = (
+    "_attest",
+    "_handling",
+    "_listing",
+    "_openers",
+    "_opening",
+    "_paths",
+    "_poller",
+    "_procfs",
+    "_socket_calls",
+    "_tasks",
+)
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 
 
