@@ -117,19 +117,16 @@ def pack(name: str) -> int:
     return _pack(list(CALLS[name]))
 
 
-def traps(
-    denied: bool, metadata: bool, asked: Iterable[str], *, views: str = "", private: bool = False
-) -> list[tuple[str, str, str]]:
+def traps(denied: bool, metadata: bool, asked: Iterable[str], views: str = "") -> list[tuple[str, str, str]]:
     """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `asked`:
-    calls that have another rule already. `views`: the option for which some files show something else; `private`:
-    and others are not there at all."""
+    calls that have another rule already. `views`: the option for which some files show something else."""
     known = set(asked)
     wanted = []
     if views:
         reason = f"{views}: some files show something else than what they hold, so the supervisor opens them"
         wanted += [(name, "path", reason) for name in _OPENS if name not in known]
         known.update(_OPENS)
-    if private:
+    if views == "private_proc":
         reason = "private_proc: other processes, and what tells about the machine, are not listed"
         wanted += [(name, "path", reason) for name in _LISTS]
     if denied:

@@ -239,9 +239,9 @@ def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
         )
     if (supervised or listen) and not host.pidfd_getfd:
         raise Unsupported(
-            "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2) "
-            "(Linux 5.6), which this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port "
-            "only",
+            "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2), "
+            "of Linux 5.6, which this kernel or container refuses: allow it in the container's seccomp profile, or "
+            "grant TCP by port only",
             missing=frozenset({"pidfd-getfd"}),
         )
 
@@ -410,8 +410,8 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
-    views = {"views": _view_rules.option_of(policy), "private": _view_rules.is_private(policy)}
-    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted}, **views)
+    asked = {name for name, _, _ in wanted}
+    wanted += _path_rules.traps(bool(policy.fs_denied), False, asked, _view_rules.option_of(policy))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)

@@ -109,17 +109,9 @@ SLOW = (
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
-    "_attest",
-    "_handling",
-    "_listing",
-    "_openers",
-    "_opening",
-    "_paths",
-    "_poller",
-    "_procfs",
-    "_socket_calls",
+    "_attest", "_handling", "_listing", "_openers", "_opening", "_paths", "_poller", "_procfs", "_socket_calls",
     "_tasks",
-)
+)  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 
 
