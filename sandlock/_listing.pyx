@@ -22,17 +22,21 @@ from sandlock._view_table cimport is_all_there, is_there
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EFAULT
+    const int ENOTDIR
     const int EPERM
     const int ESRCH
 
 cdef extern from * nogil:
     """
     #include <stdio.h>
+    #include <sys/stat.h>
     #include <sys/syscall.h>
     #ifndef SYS_getdents
     #define SYS_getdents -1                    /* not on aarch64 */
     #endif
     """
+    const unsigned int S_IFDIR
+    const unsigned int S_IFMT
     const int SEEK_CUR
     const int SEEK_SET
     const long SYS_getdents
@@ -97,6 +101,8 @@ cdef long list_duplicate(Mediator *mediator, const Notification *notification, l
     result = look_at_place(directory, &place)
     if result < 0:
         return result
+    if place.mode & S_IFMT != S_IFDIR:
+        return -ENOTDIR          # and nothing is done to it: another thread may be in a long read of it
     if not mediator.may_block and not place.on_procfs and not place.local:
         return LATER
     length = real_path_in(mediator.tree.own_table, directory, path)

@@ -147,6 +147,11 @@ def _identity(path: bytes) -> tuple[int, int]:
     return os.major(facts.st_dev) << 32 | os.minor(facts.st_dev), facts.st_ino
 
 
+def _names(path: bytes) -> set[bytes]:
+    """The paths that the file may be found at: its own, and where a link in its place leads."""
+    return {path} if path.startswith((b"/proc/", b"/sys/")) else {path, os.path.realpath(path)}
+
+
 class Viewing:
     """What the runs of one sandbox see instead of what is there."""
 
@@ -196,7 +201,10 @@ class ViewFiles:
         """Has a run show them. Before it starts."""
         from ._view_table import ViewSet
 
-        files = [(path, self.descriptors.get(path, -1), *_identity(path)) for path, _ in self.views.files]
+        files = []
+        for path, _ in self.views.files:
+            for name in _names(path):
+                files.append((name, self.descriptors.get(path, -1), *_identity(path)))
         memory = (0, 0) if self.facts is None else (self.facts.memory_total, self.facts.memory_free)
         run.set_views(ViewSet(files=files, places=list(self.views.places)), *memory)
 

@@ -17,6 +17,7 @@ from sandlock._tasks cimport keep_few, put_number
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
+    const int EAGAIN
     const int EINVAL
 
 cdef extern from * nogil:
@@ -201,7 +202,7 @@ cdef int may_read(const Place *place) noexcept nogil:
     """Whether the real file could be read: the grants and its mode decide as ever. Returns 0 or -errno."""
     cdef long opened = reopen(place.own_table, place.descriptor, O_RDONLY | O_NONBLOCK, 0)
     if opened < 0:
-        return <int>opened
+        return 0 if opened == -EAGAIN else <int>opened       # a lease, which it would wait for
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
     return 0
 
