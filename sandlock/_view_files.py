@@ -201,10 +201,11 @@ class ViewFiles:
         """Has a run show them. Before it starts."""
         from ._view_table import ViewSet
 
-        files = []
-        for path, _ in self.views.files:
-            for name in _names(path):
-                files.append((name, self.descriptors.get(path, -1), *_identity(path)))
+        files = [
+            (name, self.descriptors.get(path, -1), *_identity(path))
+            for path, _ in self.views.files
+            for name in _names(path)
+        ]
         memory = (0, 0) if self.facts is None else (self.facts.memory_total, self.facts.memory_free)
         run.set_views(ViewSet(files=files, places=list(self.views.places)), *memory)
 
