@@ -28,6 +28,7 @@ cdef struct Mediator:
     int cause                # of a denial: enum Cause
     int rule
     const char *denied       # what was denied
+    Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
     Caller lister            # who listed a directory last
 

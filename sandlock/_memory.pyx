@@ -111,17 +111,22 @@ cdef long read_memory(pid_t tid, uint64_t address, void *into, size_t length) no
     return result
 
 
-cdef int write_memory(pid_t tid, uint64_t address, const void *source, size_t length) noexcept nogil:
-    """Returns 0 or -errno, -EFAULT where not all of it could be written. process_vm_writev(2)."""
+cdef int write_memory(pid_t tid, uint64_t address, const void *from_, size_t length) noexcept nogil:
+    """Writes the memory of a task that waits for an answer. Returns 0, or -EFAULT if any byte of it cannot be written,
+    of which others may be; or another errno of process_vm_writev(2)."""
     cdef Range local, remote
     cdef long result
-    local.address = <uint64_t>source
+    if length == 0:
+        return 0
+    if length > MAX_ADDRESS - address:
+        return -EFAULT
+    local.address = <uint64_t>from_
     remote.address = address
     local.length = remote.length = length
     result = raw_syscall(SYS_process_vm_writev, tid, <long>&local, 1, <long>&remote, 1, 0)
     if result >= 0 and <size_t>result != length:
         return -EFAULT
-    return <int>result if result < 0 else 0
+    return 0 if result >= 0 else <int>result
 
 
 # Strings ----------------------------------------------------------------------------------------------------

@@ -336,6 +336,11 @@ for name in ("", "/status", "/cmdline", "/environ", "/maps", "/mem", "/fd", "/ns
     errors.append(error_of(lambda: os.close(os.open(f"{pid}{name}", os.O_RDONLY, dir_fd=top))))
     os.chdir("/proc")
     errors.append(error_of(lambda: os.close(os.open(f"{pid}{name}", os.O_RDONLY))))
+    if sys.argv[2:] == ["look"]:
+        errors += [error_of(lambda way=way, look=look: look(way)) for way in ways
+                   for look in (os.stat, os.lstat, os.statvfs, os.readlink, os.listxattr)]
+        errors += [0 if os.access(ways[0], 0) else 2, error_of(lambda: os.stat(f"{pid}{name}", dir_fd=top)),
+                   error_of(lambda: os.readlink(f"{pid}{name}", dir_fd=top)), error_of(lambda: os.statvfs(ways[0]))]
     found[name] = sorted(set(errors))
 print(json.dumps(found))
 """
@@ -344,7 +349,7 @@ print(json.dumps(found))
 def test_processes_of_others_are_not_there() -> None:
     """By any name, like a number that no process has. Without the option ours is."""
     for pid in (os.getpid(), 1, 4194300):
-        found = private(STRANGERS, str(pid))
+        found = private(STRANGERS, str(pid), "look")
         assert found == {name: [2] for name in found}  # ENOENT
     assert told(STRANGERS, str(os.getpid()), hostname=None)["/status"] == [0]
 
@@ -512,6 +517,22 @@ def test_cpus_of_the_policy_are_those_that_are_shown() -> None:
     assert private(code, cpu_cores=[0]) == [1, ["cpu0"], 1, "0\n"]
 
 
+def test_what_is_known_of_a_view_is_what_is_opened(tmp_path: Path) -> None:
+    """By name and by descriptor: programs that copy compare the two."""
+    code = (
+        "import json, os\n"
+        "found = []\n"
+        "for path in ('/etc/hosts', '/etc/hostname', '/proc/cpuinfo', '/proc/self/mounts', '/proc/net/tcp'):\n"
+        "    if os.path.exists(path):\n"
+        "        with open(path) as file: facts, size = os.fstat(file.fileno()), len(file.read())\n"
+        "        for look in (os.stat(path), os.lstat(path) if '/net/' not in path else os.stat(path)):\n"
+        "            same = [getattr(look, name) == getattr(facts, name) for name in ('st_ino', 'st_dev', 'st_mode', 'st_size')]\n"
+        "            found += [*same, look.st_size == size, os.access(path, os.R_OK), not os.access(path, os.W_OK)]\n"
+        "print(json.dumps([len(found) > 20, all(found), os.path.getsize('/etc/passwd')]))"
+    )
+    assert private(code) == [True, True, os.path.getsize("/etc/passwd")]
+
+
 # ---- real programs
 
 
@@ -556,6 +577,13 @@ def test_free_and_uptime_add_up() -> None:
     assert result.ok, result.stderr
     total, used, free = map(int, result.stdout.splitlines()[1].split()[1:4])
     assert used + free == total
+
+
+def test_a_view_can_be_copied(tmp_path: Path) -> None:
+    result = run("cp", "/etc/hosts", "/proc/cpuinfo", str(tmp_path), fs_writable=[str(tmp_path)])
+    assert result.ok, result.stderr
+    assert (tmp_path / "hosts").read_text() == HOSTS
+    assert "processor" in (tmp_path / "cpuinfo").read_text()
 
 
 def test_a_shell_with_pipes_and_jobs_works_as_ever(tmp_path: Path) -> None:
