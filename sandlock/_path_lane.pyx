@@ -15,7 +15,8 @@ from sandlock._opens cimport queue_path, vet_open
 from sandlock._path_calls cimport ACT_OPEN
 from sandlock._paths cimport ASK_NOTHING
 from sandlock._slots cimport note_path
-from sandlock._tasks cimport keep_few, now_ns, thread_group_of
+from sandlock._tasks cimport now_ns, thread_group_of
+from sandlock._view_table cimport keep_with_views
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -48,7 +49,7 @@ cdef int start_mediating(Crew *crew) noexcept nogil:
     keep[1] = crew.table.wake_fd
     keep[2] = crew.table.poller_fd
     keep[3] = crew.table.run.control_host
-    result = keep_few(keep, 4)
+    result = keep_with_views(crew.table.views, keep, 4)
     if result < 0:
         free(mediator)
         return <int>result

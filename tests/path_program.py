@@ -77,8 +77,10 @@ def facts(place: str) -> str:
         if stat.S_ISLNK(seen.st_mode):
             words.append(os.readlink(path))
         try:
-            words += [(key, os.getxattr(path, key, follow_symlinks=False)) for key in sorted(
-                key for key in os.listxattr(path, follow_symlinks=False) if key.startswith("user."))]
+            words += [
+                (key, os.getxattr(path, key, follow_symlinks=False))
+                for key in sorted(key for key in os.listxattr(path, follow_symlinks=False) if key.startswith("user."))
+            ]
         except OSError:
             pass
         found.append(" ".join(map(str, words)))
@@ -217,7 +219,9 @@ def changes() -> Ops:
     ops["setxattrat"] = lambda p: call(
         "setxattrat", opened(p), "file", 0, "user.new", packed("QII", where, 4, value.raw[4]), 16
     )
-    ops["setxattrat small"] = lambda p: call("setxattrat", CWD, f"{p}/file", 0, "user.new", packed("QII", where, 4, 0), 8)
+    ops["setxattrat small"] = lambda p: call(
+        "setxattrat", CWD, f"{p}/file", 0, "user.new", packed("QII", where, 4, 0), 8
+    )
     ops["setxattrat grown"] = lambda p: call(
         "setxattrat", CWD, f"{p}/file", 0, "user.new", packed("QIIQ", where, 4, 0, 0), 24
     )
@@ -353,7 +357,13 @@ def changes() -> Ops:
 def looks() -> Ops:
     """The same of calls that only tell something."""
     ops: Ops = {}
-    for name, target in (("stat", "link"), ("lstat", "link"), ("stat", "dir/"), ("stat", "dangling"), ("stat", "file/")):
+    for name, target in (
+        ("stat", "link"),
+        ("lstat", "link"),
+        ("stat", "dir/"),
+        ("stat", "dangling"),
+        ("stat", "file/"),
+    ):
         ops[f"{name} {target}"] = lambda p, n=name, t=target: status(n, f"{p}/{t}", None, at=STAT_AT)
     ops["newfstatat"] = lambda p: status("newfstatat", opened(p), "link", None, 0, at=STAT_AT)
     ops["newfstatat nofollow"] = lambda p: status("newfstatat", opened(p), "link", None, NOFOLLOW, at=STAT_AT)
@@ -366,17 +376,25 @@ def looks() -> Ops:
     ops["statx empty"] = lambda p: status("statx", opened(p, os.O_PATH), "", EMPTY, 0x7FF, None, at=0)
     ops["statx sync"] = lambda p: status("statx", CWD, p, 0x6000, 0x7FF, None, at=0)
     ops["statx reserved"] = lambda p: status("statx", CWD, p, 0, 0x80000000, None, at=0)
-    ops["access"] = lambda p: [call("access", f"{p}/{name}", mode) for name in ("file", "dir", "no") for mode in range(9)]
+    ops["access"] = lambda p: [
+        call("access", f"{p}/{name}", mode) for name in ("file", "dir", "no") for mode in range(9)
+    ]
     ops["faccessat"] = lambda p: [call("faccessat", opened(p), "link", mode) for mode in range(8)]
-    ops["faccessat2"] = lambda p: [call("faccessat2", opened(p), "dangling", 0, flags) for flags in (0, 0x100, 0x200, 4)]
-    ops["readlink"] = lambda p: [(call("readlink", f"{p}/{name}", into := room(8), 8), into.raw) for name in (
-        "link", "dangling", "file", "no", "link/")]
+    ops["faccessat2"] = lambda p: [
+        call("faccessat2", opened(p), "dangling", 0, flags) for flags in (0, 0x100, 0x200, 4)
+    ]
+    ops["readlink"] = lambda p: [
+        (call("readlink", f"{p}/{name}", into := room(8), 8), into.raw)
+        for name in ("link", "dangling", "file", "no", "link/")
+    ]
     ops["readlink short"] = lambda p: (call("readlink", f"{p}/link", into := room(8), 2), into.raw)
     ops["readlink none"] = lambda p: call("readlink", f"{p}/link", room(8), 0)
     ops["readlink address"] = lambda p: call("readlink", f"{p}/link", 8, 8)
     ops["readlinkat"] = lambda p: (call("readlinkat", opened(p), "link", into := room(8), 8), into.raw)
     ops["readlinkat empty"] = lambda p: (
-        call("readlinkat", opened(f"{p}/link", os.O_PATH | os.O_NOFOLLOW), "", into := room(8), 8), into.raw)
+        call("readlinkat", opened(f"{p}/link", os.O_PATH | os.O_NOFOLLOW), "", into := room(8), 8),
+        into.raw,
+    )
     ops["readlinkat empty file"] = lambda p: call("readlinkat", opened(f"{p}/file", os.O_PATH), "", room(8), 8)
     ops["readlink self"] = lambda p: _own("self", str(os.getpid()))
     ops["readlink thread-self"] = lambda p: _own("thread-self", f"{os.getpid()}/task/{os.getpid()}")
@@ -388,7 +406,9 @@ def looks() -> Ops:
     ops["getxattr short"] = lambda p: call("getxattr", f"{p}/link", "user.old", room(8), 2)
     ops["lgetxattr"] = lambda p: call("lgetxattr", f"{p}/link", "user.old", room(8), 8)
     ops["getxattrat"] = lambda p: (
-        call("getxattrat", opened(p), "file", 0, "user.old", _args(into := room(8)), 16), into.raw)
+        call("getxattrat", opened(p), "file", 0, "user.old", _args(into := room(8)), 16),
+        into.raw,
+    )
     ops["listxattr"] = lambda p: (call("listxattr", f"{p}/file", into := room(64), 64), into.raw)
     ops["listxattr size"] = lambda p: call("listxattr", f"{p}/file", 0, 0)
     ops["llistxattr"] = lambda p: call("llistxattr", f"{p}/link", room(64), 64)
