@@ -22,7 +22,7 @@ from sandlock._linux cimport (
 from sandlock._observe cimport dropped_records, free_observer, take_records
 from sandlock._path_table cimport PathRules
 from sandlock._pins cimport MAX_HOSTS, Pins, add_pin, asker_of
-from sandlock._program cimport NetRuleSet, Program
+from sandlock._program cimport NetRuleSet, Program, pointers
 from sandlock._run cimport STAGE_LAUNCHED, STEP_THREAD
 from sandlock._run cimport Run as RunStruct
 from sandlock._approvals cimport add_approval, revoke_approvals
@@ -34,6 +34,7 @@ from sandlock._questions cimport (
 )
 from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_paths, store_rules
 from sandlock._tasks cimport list_chain
+from sandlock._view_table cimport ViewSet
 
 from os import getresgid, getresuid
 
@@ -127,17 +128,6 @@ cdef void close_once(int *descriptor) noexcept nogil:
     if descriptor[0] >= 0:
         raw_syscall(SYS_close, descriptor[0], 0, 0, 0, 0, 0)
         descriptor[0] = -1
-
-
-cdef const char **pointers(list strings) except NULL:
-    """A NULL-terminated array of the strings, which must stay alive."""
-    cdef Py_ssize_t i
-    cdef const char **array = <const char **>calloc(len(strings) + 1, sizeof(char *))
-    if array == NULL:
-        raise MemoryError
-    for i in range(len(strings)):
-        array[i] = <const char *><bytes>strings[i]
-    return array
 
 
 cdef class Run:
@@ -280,6 +270,15 @@ cdef class Run:
             raise RuntimeError("this run carries out no path calls")
         self._alive.append(rules)      # a call that is being decided may still look at the last ones
         store_paths(&self.lane.table.paths, &rules.c)
+
+    def set_views(self, ViewSet views, unsigned long long memory, unsigned long long available) -> None:
+        """Files show these instead of what they hold, and sysinfo(2) so many bytes. Before the run starts."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("this run carries out no path calls, or has started")
+        self.c.memory_total = memory
+        self.c.memory_free = available
+        self._alive.append(views)
+        self.lane.table.views = &views.c
 
     def set_max_processes(self, int limit) -> None:
         """From now on a fork fails where so many processes live. Only for a run that counts them."""

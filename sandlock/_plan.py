@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from os import fsencode
 
-from . import _arguments, _filter, _landlock, _open_rules, _path_rules, syscalls
+from . import _arguments, _filter, _landlock, _open_rules, _path_rules, _view_rules, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
 from ._extra_rules import extra_allowed, extra_denied
 from ._handler_rules import handle_rules, handled_answers
@@ -83,6 +83,9 @@ class Plan:
     """What each exec is decided by, those that win first."""
     exec_otherwise: str = "allow"
     """What becomes of an exec that no rule matches: "allow" (the files decide), "ask" or "deny"."""
+    hostname: bytes = b""
+    """The machine's name as uname(2) tells it; empty: the real one."""
+    private_proc: bool = False
     asks: bool = False
     """What no rule decides is asked about: every exec, and every other destination."""
     supervised: bool = False
@@ -148,8 +151,8 @@ def plan(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
-    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules)
-    _require(host, judged, supervised, any(rule.rule == "listen" for rule in rules))
+    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules) or bool(_view_rules.option_of(policy))
+    _require(host, judged, supervised, any(rule.syscall in ("listen", "getdents64") for rule in rules))
     answers, risks = _answers(policy, host.arch, network, own, waived, any(rule.rule != "path" for rule in rules))
     handled_answers(answers, handlers)
     guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
@@ -169,6 +172,8 @@ def plan(
         possible_rules=possible_rules,
         exec_rules=compile_exec_rules(policy, dict(programs)),
         exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
+        hostname=_view_rules.hostname_of(policy),
+        private_proc=_view_rules.is_private(policy),
         asks=vet,
         supervised=supervised,
         risks=risks,
@@ -204,9 +209,9 @@ def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
         )
     if (supervised or listen) and not host.pidfd_getfd:
         raise Unsupported(
-            "policy_fn, audit, network rules by address, and net_allow_bind by port need pidfd_getfd(2) (Linux 5.6), "
-            "which this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port "
-            "only",
+            "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2), "
+            "of Linux 5.6, which this kernel or container refuses: allow it in the container's seccomp profile, or "
+            "grant TCP by port only",
             missing=frozenset({"pidfd-getfd"}),
         )
 
@@ -373,7 +378,7 @@ def _traps(
         option = "ask_forks" if policy.ask_forks else "max_processes"
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
-    wanted += _open_rules.traps(policy.ask_opens, vet)
+    wanted += _open_rules.traps(policy.ask_opens, vet) + _view_rules.traps(policy)
     vet = vet or record or policy.has_exec_rules() or bool(policy.fs_denied)
     if vet:
         reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
@@ -394,7 +399,7 @@ def _traps(
         wanted.append(("listen", "listen", reason))
     answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
     answered |= {"ioctl"} & set(handlers)  # its commands that set flags of inodes are nobody's then
-    wanted += _path_rules.traps(bool(policy.fs_denied), metadata, answered)
+    wanted += _path_rules.traps(bool(policy.fs_denied), metadata, answered, views=_view_rules.option_of(policy))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)
@@ -445,8 +450,7 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
-    asked = {rule.syscall for rule in rules if rule.rule in ("vet_open", "vet_write")}
-    _path_rules.adjust(answers, bool(policy.fs_denied), allowed, asked)
+    _path_rules.adjust(answers, "fs_denied" if policy.fs_denied else _view_rules.option_of(policy), allowed)
     return answers, risks
 
 

@@ -174,7 +174,8 @@ def test_nobody_watches_what_may_not_be_read(tmp_path: Path, grant: str) -> None
     box = Sandbox(presets=["python"], **options)
     argv = [sys.executable, "-I", "-S", "-c", WATCH, str(place)]
     with box.start(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdin is not None
         first = process.stdout.readline()
         (place / "private").touch()
         process.stdin.write(b"\n")
@@ -309,7 +310,8 @@ try:
     Sandbox(presets=["system"]).run(["/bin/true"])
 except Unsupported as error:
     print(*error.missing)
-done = Sandbox(presets=["system"], allow_degraded=["fs-metadata"]).run(["/bin/sh", "-c", f"chmod 700 {sys.argv[1]}; echo in"])
+box = Sandbox(presets=["system"], allow_degraded=["fs-metadata"])
+done = box.run(["/bin/sh", "-c", f"chmod 700 {sys.argv[1]}; echo in"])
 print(done.exit_code, done.stdout, *done.waived)
 """
 
