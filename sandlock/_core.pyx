@@ -31,7 +31,7 @@ from sandlock._linux cimport (
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
-from sandlock._path_lane cimport start_mediating, vet_path
+from sandlock._path_lane cimport start_mediating, stop_mediating, vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, Program, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HANDLE, RULE_HOLD,
@@ -324,7 +324,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
     while run.stage == STAGE_STARTING:
         raw_syscall(SYS_futex, <long>&run.stage, FUTEX_WAIT, STAGE_STARTING, 0, 0, 0)
     if run.listener >= 0:
-        if must_mediate_first(lane) and start_mediating(&lane.crew) < 0:
+        if must_mediate_first(lane) and start_mediating(&lane.crew, lane.handlers != NULL) < 0:
             kill_tree(lane)
         if run.program.record_execs:
             lane.observer = open_observer(run)
@@ -336,8 +336,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
         if lane.table != NULL:
             stop_workers(&lane.crew)
             close_writers(&lane.table.writers)
-            free(lane.crew.mediator)
-            lane.crew.mediator = NULL
+            stop_mediating(&lane.crew)
         forget_caller(&lane.crew.caller)
         stop_observer(lane.observer)
         raw_syscall(SYS_close, run.listener, 0, 0, 0, 0, 0)

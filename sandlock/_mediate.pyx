@@ -378,7 +378,9 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
     result = get_to_know(mediator)
     if result == 0:
         result = read_call(notification, &call, &name.address)
-    if result < 0 or not mediator.uniform or call.resolve or call.flags & (O_TMPFILE & ~O_DIRECTORY):
+    if result < 0 or not mediator.uniform or mediator.shares_table or call.resolve:
+        return LATER
+    if call.flags & (O_TMPFILE & ~O_DIRECTORY):
         return LATER
     result = check_flags(notification.data.nr, &call)
     name.present = 1
