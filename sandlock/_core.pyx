@@ -8,7 +8,6 @@ Rules:
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memset
 from posix.types cimport pid_t
 

@@ -48,9 +48,9 @@ cdef int take_table(Crew *crew) noexcept nogil:
 
 
 cdef int start_mediating(Crew *crew, int shares) noexcept nogil:
-    """Gives the fast lane a umask of its own, and a descriptor table: to close a file in the host's would drop the locks
-    that the host has on it (fcntl(2)). `shares`: not that, for handlers give away the host's files; then it opens
-    none but by O_PATH, which holds no locks. Returns 0 or -errno."""
+    """Gives the fast lane a umask of its own, and a descriptor table: to close a file in the host's would drop the
+    locks that the host has on it (fcntl(2)). `shares`: not that, for handlers give away the host's files; then it
+    opens none but by O_PATH, which holds no locks. Returns 0 or -errno."""
     cdef Mediator *mediator
     cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
     if result < 0:
