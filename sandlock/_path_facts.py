@@ -28,7 +28,10 @@ MAX_ENTRIES = 10_000
 def path_rules(
     denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool = False, hides: bool = False
 ) -> PathRules:
-    """What the supervisor judges path calls by."""
+    """What the supervisor judges path calls by. `grants`: as they were settled. Where one is writable all are real paths
+    already, and are not looked up again: a link that is there now may be the program's own work."""
+    grants = tuple(grants)
+    settled = any(grant.kind == "write" for grant in grants)
     paths: dict[bytes, int] = {}
     identities: dict[tuple[int, int], int] = {}
     mounts = _mounts() if denied else []
@@ -43,7 +46,7 @@ def path_rules(
         identities=[(device, inode, number) for (device, inode), number in identities.items()],
         # What may be read, and executed, is for Landlock to say, but where less is granted than it was told.
         grants=[
-            (os.path.realpath(fsencode(grant.path)), ACCESS[grant.kind])
+            (fsencode(grant.path if settled else os.path.realpath(grant.path)), ACCESS[grant.kind])
             for grant in grants
             if narrow or hides or grant.kind == "write"
         ],
