@@ -28,8 +28,8 @@ MAX_ENTRIES = 10_000
 def path_rules(
     denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool = False, hides: bool = False
 ) -> PathRules:
-    """What the supervisor judges path calls by. `grants`: as they were settled. Where one is writable all are real paths
-    already, and are not looked up again: a link that is there now may be the program's own work."""
+    """What the supervisor judges path calls by. `grants`: as they were settled. Where one is writable, all are real
+    paths already, and are not looked up again: a link that is there now may be the program's own work."""
     grants = tuple(grants)
     settled = any(grant.kind == "write" for grant in grants)
     paths: dict[bytes, int] = {}
