@@ -176,6 +176,14 @@ def audited_like(denial: Denial) -> Audited:
     return Audited(**{each.name: getattr(denial, each.name) for each in fields(Audited)})
 
 
+PATH_RULES = 1 << 20  # _path_table.pxd
+
+
+def denied_path(rule: int, paths: tuple[str, ...]) -> str:
+    """The denied path that a rule's number stands for, where it stands among those of other rules; "" for none."""
+    return paths[rule - PATH_RULES] if 0 <= rule - PATH_RULES < len(paths) else ""
+
+
 def _about(event: Event) -> tuple[str, str, tuple[str, ...], str]:
     """Kind, target, words and host name of an event."""
     kind = type(event).__name__.lower()
@@ -258,14 +266,15 @@ def logged_denial(
     chain: list[bytes],
     *,
     lookups: Lookups | None = None,
+    paths: tuple[str, ...] = (),
 ) -> Denial:
-    """A denial that the core wrote down; its rule is a number of those."""
+    """A denial that the core wrote down; its rule is a number of those, or of denied `paths`."""
     name, meaning = CAUSES[cause]
     kind = OPERATIONS[operation]
     argv: list[bytes] = []
     rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else net_rules
     decided = rules[rule] if 0 <= rule < len(rules) else None
-    fix, by = ("", ""), "" if decided is None else decided.text
+    fix, by = ("", ""), denied_path(rule, paths) if decided is None else decided.text
     own, host = getattr(decided, "reason", ""), ""
     if kind == "exec":
         target, *argv = text.split(b"\0")

@@ -70,6 +70,11 @@ cdef int makes_or_removes(int act) noexcept nogil:
     return ACT_MAKE_DIRECTORY <= act <= ACT_RENAME or act == ACT_MAKE_LINK or act == ACT_MAKE_NODE
 
 
+cdef int acts_in_directory(int act) noexcept nogil:
+    """Whether a call changes the directory that a name is in, rather than what it leads to."""
+    return makes_or_removes(act) or act == ACT_LINK
+
+
 cdef void point(const Notification *notification, int64_t rule, int directory, int path, Name *name) noexcept nogil:
     """Finds one path's arguments."""
     cdef int at = argument_at(rule, path)

@@ -5,6 +5,7 @@ class PathRules:
         denied: list[tuple[bytes, int]],
         identities: list[tuple[int, int, int]],
         grants: list[tuple[bytes, int]],
+        shown: list[bytes],
         narrow: bool,
         hides: bool,
     ) -> None: ...

@@ -129,6 +129,11 @@ class Plan:
         return any(rule.rule in ("vet_exec", "vet_socket", "handle", "path") for rule in self.rules)
 
     @property
+    def mediates(self) -> bool:
+        """Whether the supervisor opens and changes files for the program, so that it can deny parts of grants."""
+        return any(rule.rule == "path" and rule.syscall == "renameat2" for rule in self.rules)
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """The names of the rules, by number from 1: a rule with a name is about the addresses that it led to."""
         return hosts_of(self.possible_rules)
@@ -155,22 +160,27 @@ def plan(
     record: bool = False,
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
+    narrow: bool = False,
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `narrow`: grants of
+    paths may change while programs run; then `expansion` is all that may ever be granted.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
     """
     waived = _waived(policy, host)
+    # With denied paths also bind, which makes a socket wherever Landlock lets it.
     supervised = vet or record or ceiling is not None or not landlock_suffices(policy)
+    mediated = narrow or bool(policy.fs_denied) or policy.hide_ungranted
+    supervised = supervised or (mediated and bool(policy.net_allow or policy.net_allow_bind))
     widest = ceiling or policy
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
-    own = _traps(widest, host.arch, network, vet, record)
+    own = _traps(widest, host.arch, network, vet, record, mediated)
     rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
@@ -179,7 +189,7 @@ def plan(
         )
     judged = any(rule.rule in ("vet_exec", "handle") for rule in rules)
     _require(host, judged, supervised, any(rule.rule == "listen" for rule in rules))
-    answers, risks = _answers(policy, host.arch, network, own, waived, bool(rules))
+    answers, risks = _answers(policy, host.arch, network, own, waived, bool(rules), mediated)
     handled_answers(answers, handlers)
     grants = (expansion or policy.expand()).grants
     guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
@@ -372,7 +382,7 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
 _FORKS = ("clone", "fork", "vfork")
 
 
-def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool) -> tuple[TrapRule, ...]:
+def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool, mediated: bool) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
     if policy.ask_forks:
@@ -387,7 +397,7 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
     wanted += _open_rules.traps(policy.ask_opens, vet)
-    vet = vet or record or policy.has_exec_rules() or bool(policy.fs_denied)
+    vet = vet or record or policy.has_exec_rules() or mediated
     if vet:
         reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
@@ -405,7 +415,7 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
-    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted})
+    wanted += _path_rules.traps(mediated, False, {name for name, _, _ in wanted})
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(
@@ -421,6 +431,7 @@ def _answers(
     rules: tuple[TrapRule, ...],
     waived: frozenset[str],
     listener: bool,
+    mediated: bool,
 ) -> tuple[dict[str, Answer], tuple[str, ...]]:
     """What each syscall gets, and what the policy's own grants risk."""
     trapped = {rule.syscall for rule in rules}
@@ -453,7 +464,7 @@ def _answers(
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
     asked = {rule.syscall for rule in rules if rule.rule in ("vet_open", "vet_write")}
-    _path_rules.adjust(answers, bool(policy.fs_denied), allowed, asked)
+    _path_rules.adjust(answers, mediated, allowed, asked)
     return answers, risks
 
 
