@@ -113,7 +113,7 @@ class Permissions:
             for approval in self._approvals:
                 run.approve(approval)
             if self._plan.mediates:  # what is denied may be there by now
-                self._paths = self._path_rules(self._now)
+                self._paths = self._path_rules(self._now, self._narrow)
             self._put_in_force(run)
 
     def detach(self, run: Run) -> None:
@@ -155,8 +155,7 @@ class Permissions:
             self._check_paths("restrict", wanted, self._grants(self._now), "what is granted now")
             changes: dict[str, Any] = {name: getattr(wanted, name) for name in CHANGEABLE if name in fields}
             changes |= {name: _joined(getattr(self._now, name), getattr(wanted, name)) for name in DENIALS}
-            self._narrow = self._narrow or any(name in fields for name in PATHS)
-            self._change(self._now.but(**changes))
+            self._change(self._now.but(**changes), narrow=any(name in fields for name in PATHS))
             self._approvals.clear()
             for run in self._runs:
                 run.revoke()
@@ -195,7 +194,9 @@ class Permissions:
         if limit is not None and wanted > limit:
             raise PolicyError(f"{verb}: max_processes={wanted} is above {limit}", field="max_processes")
 
-    def _change(self, policy: Policy) -> None:
+    def _change(self, policy: Policy, *, narrow: bool = False) -> None:
+        narrow = narrow or self._narrow
+        paths = self._path_rules(policy, narrow) if self._plan.mediates else None
         if self._plan.supervised:
             rules = compile_rules(policy)
             for rule in rules:
@@ -205,9 +206,7 @@ class Permissions:
                     )
             self._rules = NetRuleSet(rules, self._plan.hosts, len(self.net_rules))
             self.net_rules = (*self.net_rules, *rules)
-        if self._plan.mediates:
-            self.denied_paths = policy.fs_denied
-            self._paths = self._path_rules(policy)
+        self._paths, self._narrow, self.denied_paths = paths, narrow, policy.fs_denied
         self._now = policy
         for run in self._runs:
             self._put_in_force(run)
@@ -220,12 +219,12 @@ class Permissions:
         if self._paths is not None:
             run.set_paths(self._paths)
 
-    def _path_rules(self, policy: Policy) -> PathRules:
+    def _path_rules(self, policy: Policy, narrow: bool) -> PathRules:
         return path_rules(
             policy.fs_denied,
-            self._grants(policy) if self._narrow else self._widest,
+            self._grants(policy) if narrow else self._widest,
             self._shown,
-            narrow=self._narrow,
+            narrow=narrow,
             hides=policy.hide_ungranted,
             known=self._known,
         )
