@@ -112,7 +112,7 @@ class Permissions:
             self._runs.append(run)
             for approval in self._approvals:
                 run.approve(approval)
-            if self._plan.mediates:  # what is denied may be there by now
+            if self._paths is None or self._now.fs_denied:  # what is denied may be there by now
                 self._paths = self._path_rules(self._now, self._narrow)
             self._put_in_force(run)
 
@@ -167,7 +167,7 @@ class Permissions:
                     f"{verb}: {name!r} cannot be changed while programs run; {', '.join(known)} can", field=name
                 )
             if name in FILES:
-                if not self._plan.mediates:
+                if not self._plan.mediated:
                     raise PolicyError(
                         f"{verb}: this sandbox's files are decided by the kernel, for good; make it with a ceiling that "
                         "names fs_readable or another grant of paths, or with fs_denied",
@@ -196,7 +196,7 @@ class Permissions:
 
     def _change(self, policy: Policy, *, narrow: bool = False) -> None:
         narrow = narrow or self._narrow
-        paths = self._path_rules(policy, narrow) if self._plan.mediates else None
+        paths = self._path_rules(policy, narrow) if self._plan.mediated else None
         if self._plan.supervised:
             rules = compile_rules(policy)
             for rule in rules:
@@ -206,7 +206,8 @@ class Permissions:
                     )
             self._rules = NetRuleSet(rules, self._plan.hosts, len(self.net_rules))
             self.net_rules = (*self.net_rules, *rules)
-        self._paths, self._narrow, self.denied_paths = paths, narrow, policy.fs_denied
+        if paths is not None:
+            self._paths, self._narrow, self.denied_paths = paths, narrow, policy.fs_denied
         self._now = policy
         for run in self._runs:
             self._put_in_force(run)
@@ -216,7 +217,7 @@ class Permissions:
             run.set_net_rules(self._rules)
         if self._now.max_processes is not None:
             run.set_max_processes(self._now.max_processes)
-        if self._paths is not None:
+        if self._paths is not None and self._plan.judges_paths:
             run.set_paths(self._paths)
 
     def _path_rules(self, policy: Policy, narrow: bool) -> PathRules:
