@@ -368,7 +368,7 @@ def mounted(place: Path, mounts: list[list[str]], denied: list[str], attempts: l
 def test_mounts_give_a_denied_tree_no_other_name(place: Path) -> None:
     for name in ("whole", "part", "other", "empty"):
         (place / name).mkdir()
-    binds = [["--bind", str(place), "whole"], ["--bind", "tree/deep", "part"], ["--bind", "work", "tree/deep"]]
+    binds = [["--bind", str(place), "whole"], ["--bind", str(place / "tree/deep"), "part"], ["--bind", "work", "tree/deep"]]
     attempts = [
         "open('whole/tree/inner').read()", "open('part/leaf').read()", "open('tree/inner').read()",
         "os.rename('whole/tree', 'whole/mine')", "os.listdir('work')", "os.listdir('tree/deep')",
