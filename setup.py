@@ -31,6 +31,8 @@ MODULES = (
     "_questions",
     "_forks",
     "_procfs",
+    "_places",
+    "_virtual_root",
     "_paths",
     "_path_table",
     "_path_calls",

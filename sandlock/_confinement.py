@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._stdio import Stdio, Stream
     from .policy import Fields
     from .presets import Expansion
+    from ._virtual_paths import VirtualRoot
 
 
 class Confinement:
@@ -54,12 +55,15 @@ class Confinement:
                 field="fs_readable",
             )
         expansion = policy.expand()
-        expansion = expansion.__class__(settle(expansion.grants), expansion.env)
+        self.virtual_root = _virtual_root(policy)
+        grants = settle(expansion.grants) if self.virtual_root is None else self.virtual_root.settle(expansion.grants)
+        expansion = expansion.__class__(grants, expansion.env)
         self.policy = policy
         self.preset_env = expansion.env
         programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
         widest = read_ceiling(policy, ceiling)
-        self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers))
+        lists = self.virtual_root is not None and self.virtual_root.has_absent()
+        self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers), lists)
         self.plan, self._program = compiled(*self._sources, record)
         self.permissions = Permissions(policy, widest, self.plan)
         self.grants = expansion.grants
@@ -131,6 +135,7 @@ class Confinement:
                 grants=self.grants,
                 resolver=resolver,
                 handlers=self.handlers,
+                virtual_root=self.virtual_root,
                 call_id=read_call_id(call_id),
                 recorder=None if recording is None else recording.recorder(),
             )
@@ -140,13 +145,25 @@ class Confinement:
         try:
             if streams is not None:
                 open_streams(stdio, streams)
-            execution.provide(prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd))
+            command = prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd)
+            execution.provide(command if self.virtual_root is None else self.virtual_root.place(command))
             if execution.recorder is not None:
                 execution.recorder.start(execution)
         except BaseException:
             execution.abandon()
             raise
         return execution
+
+
+def _virtual_root(policy: Policy) -> VirtualRoot | None:
+    """What the program sees as its files, if not the host's. Raises PolicyError."""
+    if policy.chroot is None:
+        if policy.fs_mount:
+            raise PolicyError('fs_mount: there is no virtual root to mount in; add chroot ("/" will do)', field="fs_mount")
+        return None
+    from ._virtual_paths import VirtualRoot  # few policies have one
+
+    return VirtualRoot(policy)
 
 
 def open_streams(stdio: Stdio, streams: tuple[Stream, Stream, Stream]) -> None:
@@ -199,13 +216,15 @@ def compiled(
     ceiling: Policy | None = None,
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
+    lists: bool = False,
     record: bool = False,
 ) -> tuple[Plan, _program.Program]:
     """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
-    key = (policy, host, expansion, vet, ceiling, programs, handlers, record)
+    key = (policy, host, expansion, vet, ceiling, programs, handlers, lists, record)
     made = _kept.get(key)
     if made is None:
         more = {"vet": vet, "ceiling": ceiling, "record": record, "programs": programs, "handlers": handlers}
+        more["lists"] = lists
         plan = make_plan(policy, host, expansion=expansion, **more)  # type: ignore[arg-type]
         made = (plan, _program.Program(plan, wait_killable=host.wait_killable))
         if len(_kept) >= 64:

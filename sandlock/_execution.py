@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .handlers import Handler, NativeHandler
     from .policy import Policy
     from .presets import Grant
+    from ._virtual_paths import VirtualRoot
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
@@ -105,6 +106,7 @@ class Execution:
         handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
         recorder: Recorder | None = None,
+        virtual_root: VirtualRoot | None = None,
     ) -> None:
         self.policy = policy
         self.run_id = os.urandom(6).hex()
@@ -113,6 +115,7 @@ class Execution:
         self.duration = 0.0
         """Seconds; 0 until the end."""
         self.command: Command
+        self._directory = -1
         self.stdio = stdio
         self.timeout = timeout
         self.launched = False
@@ -137,8 +140,12 @@ class Execution:
         limit = None if timeout is None else max(0, int(timeout * 1000))
         try:
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            self._mounts = None if virtual_root is None else virtual_root.open()
+            if self._mounts is not None:
+                self.run.set_virtual_root(self._mounts)
             if any(rule.rule == "path" for rule in plan.rules):
-                self.run.set_paths(path_rules(policy.fs_denied, grants))
+                spell = None if virtual_root is None else virtual_root.spellings
+                self.run.set_paths(path_rules(policy.fs_denied, grants, spell=spell))
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -161,11 +168,13 @@ class Execution:
     def provide(self, command: Command) -> None:
         """Lets the launch go on: what to execute, on the descriptors of `stdio`."""
         self.command = command
+        self._directory = command.directory
         self.run.provide(
             executables=command.executables,
             argv=command.argv,
             envp=command.envp,
             cwd=command.cwd,
+            directory=command.directory,
             stdio=self.stdio.child,
             terminal=self.stdio.terminal,
         )
@@ -177,6 +186,12 @@ class Execution:
             self.run.kill()
             self.run.close()
             self.stdio.close()
+            self._let_go()
+            self._close_root()
+
+    def _close_root(self) -> None:
+        if self._mounts is not None:
+            self._mounts.close()
 
     @property
     def control_fd(self) -> int:
@@ -404,6 +419,7 @@ class Execution:
                 self.run.abandon()
             else:
                 self.run.close()
+            self._close_root()
             self.duration = self.duration or monotonic() - self.started
 
     def close_record(self) -> None:
@@ -479,6 +495,9 @@ class Execution:
         """The launch has its own copies: close what we held for it."""
         self.run.let_go()
         self.stdio.close_child()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     def _fail(self, error: Exception) -> None:
         self.failure = error

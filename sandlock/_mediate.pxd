@@ -4,6 +4,7 @@ from posix.types cimport pid_t
 from sandlock._linux cimport Notification
 from sandlock._path_calls cimport PathCall
 from sandlock._path_table cimport PathTable
+from sandlock._programs cimport MAX_PATH
 from sandlock._procfs cimport Standing, Tree
 from sandlock._slots cimport Table
 from sandlock._tasks cimport Ledger
@@ -27,9 +28,11 @@ cdef struct Mediator:
     int cause                # of a denial: enum Cause
     int rule
     const char *denied       # what was denied
+    char seen[MAX_PATH]      # the same, as the program calls it
     PathCall call            # at hand
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil
 cdef int get_to_know(Mediator *mediator) noexcept nogil
+cdef const char *as_seen(Mediator *mediator) noexcept nogil
 cdef long mediate(Mediator *mediator, const Notification *notification, int64_t rule) noexcept nogil
 cdef long open_quickly(Mediator *mediator, const Notification *notification) noexcept nogil

@@ -24,22 +24,27 @@ from sandlock._path_calls cimport (
 )
 from sandlock._path_table cimport WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
 from sandlock._paths cimport (
-    ACCESS_WRITE, FOLLOW_CACHED, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
+    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
-from sandlock._programs cimport open_descriptor_of
+from sandlock._programs cimport open_descriptor_of, real_path_in
 from sandlock._slots cimport CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
+from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport thread_group_of
+from sandlock._virtual_root cimport enter, holds_mount, mount_at, seen_path
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EAGAIN
     const int EBADF
+    const int EBUSY
     const int EEXIST
     const int EMFILE
     const int ENOENT
     const int EPERM
+    const int EROFS
     const int ESRCH
+    const int EXDEV
 
 cdef extern from * nogil:
     """
@@ -98,12 +103,36 @@ cdef int deny(Mediator *mediator, int cause, int rule, const char *what) noexcep
     return DENIED
 
 
+cdef const char *as_seen(Mediator *mediator) noexcept nogil:
+    """What was denied, as the program calls it."""
+    cdef const VirtualRoot *root = mediator.table.run.virtual_root
+    cdef int mount = -1 if root == NULL else mount_at(root, mediator.denied)
+    if mount < 0 or seen_path(root, mount, mediator.denied, mediator.seen, sizeof(mediator.seen)) < 0:
+        return mediator.denied
+    return mediator.seen
+
+
+cdef int judge_mounts(const Mediator *mediator, const Name *name) noexcept nogil:
+    """What mounts of a virtual root forbid, in the kernel's words. Returns 0 or -errno."""
+    cdef const PathCall *call = &mediator.call
+    cdef int takes_away = call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY)
+    if call.second.present and call.first.present and call.first.place.mount != call.second.place.mount:
+        return -EXDEV
+    if name.place.is_mount_point and name.following & FOLLOW_TO_PARENT:
+        return -EBUSY if takes_away else -EEXIST
+    if name.place.read_only and changes(call):
+        return -EROFS
+    if takes_away and holds_mount(mediator.table.run.virtual_root, name.path):
+        return -EBUSY
+    return 0
+
+
 cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     """Whether the policy lets this be done to where the name leads. Returns 0, DENIED or -errno."""
     cdef const PathTable *paths = mediator.paths
     cdef PathCall *call = &mediator.call
     cdef long length = path_of_place(&name.place, name.path, sizeof(name.path))
-    cdef int rule
+    cdef int rule, result
     if length < 0:
         return <int>length
     name.path[length] = 0
@@ -112,6 +141,10 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
         rule = holds_denied(paths, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
+    if mediator.table.run.virtual_root != NULL:
+        result = judge_mounts(mediator, name)
+        if result < 0:
+            return result
     if is_metadata(call.act) and name.path[0] == 47 and not is_covered(paths, name.path, WANT_WRITE):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
@@ -123,6 +156,7 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
 
 cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     """What the caller's descriptor refers to. Returns 0 or -errno."""
+    cdef const VirtualRoot *root = mediator.table.run.virtual_root
     cdef long opened = open_descriptor_of(mediator.call.tid, name.directory)
     cdef int result
     if opened == -ENOENT and name.directory != AT_FDCWD:
@@ -134,6 +168,8 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     name.place.parent = -1
     name.place.own_table = mediator.tree.own_table
     result = look_at_place(opened, &name.place)
+    if result == 0 and root != NULL and real_path_in(name.place.own_table, opened, name.path) >= 0:
+        enter(root, mount_at(root, name.path), &name.place)
     if result == 0 and not mediator.may_block and (name.place.on_procfs or not name.place.local):
         result = LATER
     return result

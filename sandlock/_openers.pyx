@@ -23,7 +23,7 @@ from sandlock._linux cimport (
     Duration, Notification, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid,
     SYS_kill, SYS_umask, SYS_wait4, call0, duration_of, raw_clone, raw_syscall, set_prctl,
 )
-from sandlock._mediate cimport DENIED, Mediator, mediate
+from sandlock._mediate cimport DENIED, Mediator, as_seen, mediate
 from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare,
     probe, remember_place, reopen, table_is_full,
@@ -40,7 +40,7 @@ from sandlock._slots cimport (
     load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if,
     with_state,
 )
-from sandlock._tasks cimport caught_signals, keep_two
+from sandlock._tasks cimport caught_signals, keep_with_root
 from sandlock._wakeups cimport wake_openers
 
 cdef extern from "<errno.h>" nogil:
@@ -333,7 +333,7 @@ cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:
         notification.data.args[i] = slot.handled.args[i]
     result = mediate(mediator, &notification, slot.handled.rule)
     if result == DENIED:
-        keep_denied(slot, mediator.denied)
+        keep_denied(slot, as_seen(mediator))
         slot.rule = mediator.rule
         refuse(opener.table, slot, mediator.cause, EACCES)
     elif result < 0:
@@ -428,6 +428,7 @@ cdef int opener_main(void *argument) noexcept nogil:
     cdef Table *table = opener.table
     cdef Duration limit = duration_of(LOOK_MS)
     cdef Slot *slot
+    cdef int keep[2]
     cdef int seen, i
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-open", 0)
@@ -438,7 +439,9 @@ cdef int opener_main(void *argument) noexcept nogil:
     opener.mediator.may_block = 1
     opener.tree.run = table.run
     opener.tree.ledger = opener.ledger
-    if keep_two(table.run.listener, table.wake_fd) < 0 or know_tree(&opener.tree) < 0:
+    keep[0] = table.run.listener
+    keep[1] = table.wake_fd
+    if keep_with_root(keep, 2, table.run.virtual_root) < 0 or know_tree(&opener.tree) < 0:
         return 1
     while not load_int(&table.closing):
         seen = load_int(&table.open_work)

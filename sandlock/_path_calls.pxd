@@ -34,6 +34,7 @@ cdef enum PathAct:
     ACT_LIST_XATTR = 22
     ACT_CHANGE_DIRECTORY = 23
     ACT_TELL_DIRECTORY = 24
+    ACT_LIST_DIRECTORY = 25
 
 # One path of a call.
 cdef struct Name:

@@ -13,7 +13,7 @@ from ._path_table import PathRules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .presets import Grant
 
@@ -25,13 +25,20 @@ MAX_ENTRIES = 10_000
 """So many entries of a denied tree are looked at for files that have other names elsewhere."""
 
 
-def path_rules(denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool = False, hides: bool = False) -> PathRules:
-    """What the supervisor judges path calls by."""
+def path_rules(
+    denied: Iterable[str],
+    grants: Iterable[Grant],
+    *,
+    narrow: bool = False,
+    hides: bool = False,
+    spell: Callable[[bytes], Iterable[bytes]] | None = None,
+) -> PathRules:
+    """What the supervisor judges path calls by. `spell`: the real paths of a denied one, in a virtual root."""
     paths: dict[bytes, int] = {}
     identities: dict[tuple[int, int], int] = {}
     mounts = _mounts() if denied else []
     for number, text in enumerate(denied):
-        for path in _spellings(fsencode(text)):
+        for path in (spell or _spellings)(fsencode(text)):
             for name in (path, *_aliases(path, mounts)):
                 paths.setdefault(name, number)
             for identity in _identities(path):

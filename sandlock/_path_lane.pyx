@@ -10,12 +10,12 @@ from posix.types cimport pid_t
 from sandlock._actions cimport ACTION_HOLD, ACTION_VALUE, Action, errno_action, plain_action
 from sandlock._destinations cimport OPERATION_OPEN, OPERATION_PATH
 from sandlock._linux cimport Notification, raw_syscall
-from sandlock._mediate cimport DENIED, GIVEN, LATER, Mediator, mediate, open_quickly
+from sandlock._mediate cimport DENIED, GIVEN, LATER, Mediator, as_seen, mediate, open_quickly
 from sandlock._opens cimport queue_path, vet_open
 from sandlock._path_calls cimport ACT_OPEN
 from sandlock._paths cimport ASK_NOTHING
 from sandlock._slots cimport note_path
-from sandlock._tasks cimport keep_few, now_ns, thread_group_of
+from sandlock._tasks cimport keep_with_root, now_ns, thread_group_of
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -47,7 +47,7 @@ cdef int start_mediating(Crew *crew) noexcept nogil:
     keep[1] = crew.table.wake_fd
     keep[2] = crew.table.poller_fd
     keep[3] = crew.table.run.control_host
-    result = keep_few(keep, 4)
+    result = keep_with_root(keep, 4, crew.table.run.virtual_root)
     if result == 0:
         crew.table.run.host_listener = crew.table.run.listener
     return <int>result
@@ -57,6 +57,7 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
     """Carries a path call out, now or later."""
     cdef Mediator *mediator = crew.mediator
     cdef int opens = rule & 0xFF == ACT_OPEN
+    cdef const char *denied
     cdef long result
     if mediator == NULL:
         return errno_action(EACCES)
@@ -72,9 +73,10 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
         result = queue_path(crew, notification, rule, mediator.call.first.text, mediator.call.first.length)
         return plain_action(ACTION_HOLD) if result == 0 else errno_action(<int>result)
     if result == DENIED:
+        denied = as_seen(mediator)
         note_path(
             crew.table, OPERATION_OPEN if opens else OPERATION_PATH, mediator.cause, mediator.rule, EACCES,
-            notification.data.nr, thread_group_of(crew.table.tid), mediator.denied, strlen(mediator.denied)
+            notification.data.nr, thread_group_of(crew.table.tid), denied, strlen(denied)
         )
         return errno_action(EACCES)
     return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)

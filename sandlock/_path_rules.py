@@ -20,7 +20,7 @@ __all__ = ["ACTS", "CALLS", "METADATA", "adjust", "pack", "traps"]
 ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
     "remove-directory", "remove", "rename", "link", "make-link", "make-node", "look", "look-x", "may-access",
-    "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory",
+    "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory", "list-directory",
 )  # fmt: skip
 """What is done, in the order of the core's numbers (_path_calls.pxd: enum PathAct)."""
 
@@ -67,6 +67,10 @@ symlink         make-link path2=1 value=0
 symlinkat       make-link dir2=1 path2=2 value=0
 mknod           make-node path=0 value=1
 mknodat         make-node dir=0 path=1 value=2
+chdir           change-directory path=0
+getcwd          tell-directory value=0
+getdents        list-directory fd=0 value=1
+getdents64      list-directory fd=0 value=1
 """
 
 NONE = 15
@@ -95,7 +99,13 @@ METADATA = tuple(
 )
 """What Landlock has no right for: always carried out by the supervisor, inside the writable grants only."""
 
-_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in METADATA and act != "open"))
+_LOOKS = ACTS.index("look")
+_CHANGES = (
+    *METADATA,
+    *(name for name, (act, *_) in CALLS.items() if name not in METADATA and 0 < ACTS.index(act) < _LOOKS),
+)
+_LISTS = tuple(name for name, (act, *_) in CALLS.items() if act == "list-directory")
+_EXECS = ("execve", "execveat")
 _OPENS = ("open", "openat", "openat2", "creat")
 
 PAST_THE_FILTER = {
@@ -112,12 +122,18 @@ def pack(name: str) -> int:
     return _pack(list(CALLS[name]))
 
 
-def traps(denied: bool, metadata: bool, asked: Iterable[str]) -> list[tuple[str, str, str]]:
+def traps(
+    denied: bool, metadata: bool, asked: Iterable[str], *, chroot: bool = False, lists: bool = False
+) -> list[tuple[str, str, str]]:
     """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `asked`:
-    calls that have another rule already."""
+    calls that have another rule already. `chroot`: the program has a virtual root; `lists`: in which there are mounts
+    where its directories have nothing."""
     known = set(asked)
     wanted = []
-    if denied:
+    if chroot:
+        reason = "chroot: no path means to the kernel what it means to the program, so the supervisor makes the call"
+        wanted += [(name, "path", reason) for name in CALLS if name not in known and (lists or name not in _LISTS)]
+    elif denied:
         reason = "fs_denied: Landlock cannot take parts away from a grant, so the supervisor opens and changes files"
         wanted += [(name, "path", reason) for name in (*_OPENS, *_CHANGES) if name not in known]
     elif metadata:
@@ -126,16 +142,30 @@ def traps(denied: bool, metadata: bool, asked: Iterable[str]) -> list[tuple[str,
     return wanted
 
 
-def adjust(answers: dict[str, Answer], denied: bool, allowed: set[str], asked: set[str]) -> None:
+def adjust(answers: dict[str, Answer], denied: bool, allowed: set[str], asked: set[str], *, chroot: bool = False) -> None:
     """Has the filter pass opens with O_PATH, which open nothing; and narrows ioctl to the commands that count. Raises
     PolicyError where a call that the policy allows would open files unseen."""
-    if not denied:
+    if not denied and not chroot:
         return
+    option = "chroot" if chroot else "fs_denied"
     for name, how in PAST_THE_FILTER.items():
         if name in allowed:
-            raise PolicyError(f"fs_denied: {how}; drop one of the two", field="fs_denied")
+            raise PolicyError(f"{option}: {how}; drop one of the two", field=option)
+    if chroot:
+        refuse_untranslated(answers, asked)
     for name, argument in (("open", 1), ("openat", 2)):
-        if name in answers and name not in asked:
+        if name in answers and name not in asked and not chroot:
             answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))
+
+
+def refuse_untranslated(answers: dict[str, Answer], asked: set[str]) -> None:
+    """In a virtual root no call with a path reaches the kernel: those that nobody translates are refused, whatever the
+    policy allows; and opens that another option has asked about are seen, whatever their flags."""
+    for call in syscalls.TABLE.values():
+        if call.name in asked and call.name in _OPENS and call.name in answers:
+            answers[call.name] = _filter.NOTIFY
+        elif "path" in call.kind and call.name in answers and call.name not in CALLS and call.name not in _EXECS:
+            if answers[call.name] == _filter.ALLOW or not isinstance(answers[call.name], int):
+                answers[call.name] = _filter.errno(1)

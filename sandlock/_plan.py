@@ -155,11 +155,12 @@ def plan(
     record: bool = False,
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
+    lists: bool = False,
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `lists`: see `_path_rules.traps`.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
@@ -170,7 +171,7 @@ def plan(
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
-    own = _traps(widest, host.arch, network, vet, record)
+    own = _traps(widest, host.arch, network, vet, record, lists)
     rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
@@ -372,7 +373,9 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
 _FORKS = ("clone", "fork", "vfork")
 
 
-def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool) -> tuple[TrapRule, ...]:
+def _traps(
+    policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool, lists: bool
+) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
     if policy.ask_forks:
@@ -387,9 +390,9 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
     wanted += _open_rules.traps(policy.ask_opens, vet)
-    vet = vet or record or policy.has_exec_rules() or bool(policy.fs_denied)
+    vet = vet or record or policy.has_exec_rules() or bool(policy.fs_denied or policy.chroot)
     if vet:
-        reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
+        reason = "policy_fn, exec rules, fs_denied, chroot and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"
@@ -405,7 +408,9 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
-    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted})
+    wanted += _path_rules.traps(
+        bool(policy.fs_denied), False, {name for name, _, _ in wanted}, chroot=policy.chroot is not None, lists=lists
+    )
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(
@@ -453,7 +458,7 @@ def _answers(
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
     asked = {rule.syscall for rule in rules if rule.rule in ("vet_open", "vet_write")}
-    _path_rules.adjust(answers, bool(policy.fs_denied), allowed, asked)
+    _path_rules.adjust(answers, bool(policy.fs_denied), allowed, asked, chroot=policy.chroot is not None)
     return answers, risks
 
 
@@ -527,10 +532,11 @@ def _guest_ruleset(
     paths: dict[bytes, PathRule] = {}
     for grant in grants:
         path = fsencode(grant.path)
-        rule = PathRule(path, _landlock.GRANTS[grant.kind] & handled_fs, grant.optional)
+        root = None if grant.root is None else fsencode(grant.root)
+        rule = PathRule(path, _landlock.GRANTS[grant.kind] & handled_fs, grant.optional, root)
         known = paths.get(path)
         if known is not None:  # one rule for each path; it must exist if one of its grants says so
-            rule = PathRule(path, known.access | rule.access, known.optional and rule.optional)
+            rule = PathRule(path, known.access | rule.access, known.optional and rule.optional, root)
         paths[path] = rule
     ports: dict[int, int] = {}
     for granted, right in ((connect, CONNECT_TCP), (bind, BIND_TCP)):
@@ -554,7 +560,8 @@ def _within_writable(rules: Iterable[PathRule]) -> tuple[PathRule, ...]:
     roots = sorted((rule.path.rstrip(b"/") for rule in rules if rule.access & _landlock.MAKE_SYM), key=len)
     return tuple(
         replace(rule, root=root)
-        if (root := next((root for root in roots if rule.path.startswith(root + b"/")), None)) is not None
+        if rule.root is None
+        and (root := next((root for root in roots if rule.path.startswith(root + b"/")), None)) is not None
         and rule.path.strip(b"/") != root.strip(b"/")
         else rule
         for rule in rules
