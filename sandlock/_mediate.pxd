@@ -7,6 +7,7 @@ from sandlock._path_table cimport PathTable
 from sandlock._programs cimport MAX_PATH
 from sandlock._procfs cimport Standing, Tree
 from sandlock._slots cimport Table
+from sandlock._sockets cimport Caller
 from sandlock._tasks cimport Ledger
 
 cdef enum:
@@ -29,6 +30,7 @@ cdef struct Mediator:
     int rule
     const char *denied       # what was denied
     char seen[MAX_PATH]      # the same, as the program calls it
+    Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil

@@ -11,8 +11,8 @@ from sandlock._programs cimport Prefix, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE,
-    ExecRule, NetRule, RuleKind, Ruleset,
+    RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
+    RULE_VET_WRITE, ExecRule, NetRule, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
 
@@ -228,6 +228,8 @@ cdef class Program:
             self.c.personality = launch.personality
         self.c.no_huge_pages = launch.no_huge_pages
         self.c.map_ids = launch.uid is not None or launch.gid is not None
+        self.c.shown_user = -1 if launch.uid is None else launch.uid
+        self.c.shown_group = -1 if launch.gid is None else launch.gid
         self.c.max_processes = launch.max_processes or 0
         for cpu in launch.cpus:
             if not 0 <= cpu < 1024:
