@@ -41,6 +41,7 @@ MODULES = (
     "_openers",
     "_opens",
     "_programs",
+    "_redirect",
     "_attest",
     "_poller",
     "_handling",
