@@ -30,7 +30,7 @@ from sandlock._linux cimport (
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
-from sandlock._path_lane cimport start_mediating, vet_path
+from sandlock._path_lane cimport vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
@@ -316,8 +316,6 @@ cdef void *lane_main(void *argument) noexcept nogil:
             lane.observer = open_observer(run)
         if lane.table != NULL and lane.table.journal != NULL:
             enlist(lane.table.journal, LANE, NULL)
-        if run.program.mediates and start_mediating(&lane.crew) < 0:
-            kill_tree(lane)
         if run.program.vets_exec:
             start_worker(&lane.crew)
         supervise(lane)

@@ -61,8 +61,10 @@ FIXES = {
         "EXDEV": "it leads out of a directory that the sandbox may write; grant its target",
     },
     "install the seccomp filter": {
-        "EBUSY": "a supervised run cannot hold another one; drop max_processes, record_execs and port grants of one",
-        "EPERM": "a supervised run cannot hold another one; drop max_processes, record_execs and port grants of one",
+        "EBUSY": "a sandbox cannot hold a supervised run; drop max_processes, record_execs and port grants, and give it "
+        "disable=['fs-metadata']",
+        "EPERM": "a sandbox cannot hold a supervised run; drop max_processes, record_execs and port grants, and give it "
+        "disable=['fs-metadata']",
     },
     "enter the Landlock domain": {"E2BIG": "16 Landlock domains are nested already (landlock(7))"},
     "map the user and group": {"EPERM": "user namespaces are forbidden here; drop uid and gid"},

@@ -126,7 +126,7 @@ class Plan:
     @property
     def vets(self) -> bool:
         """Whether the supervisor decides about execs or destinations, or handlers do."""
-        return any(rule.rule in ("vet_exec", "vet_socket", "handle", "path") for rule in self.rules)
+        return any(rule.rule in ("vet_exec", "vet_socket", "handle") for rule in self.rules)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -170,7 +170,9 @@ def plan(
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
-    own = _traps(widest, host.arch, network, vet, record)
+    grants = (expansion or policy.expand()).grants
+    metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
+    own = _traps(widest, host.arch, network, vet, record, metadata)
     rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
@@ -179,9 +181,8 @@ def plan(
         )
     judged = any(rule.rule in ("vet_exec", "handle") for rule in rules)
     _require(host, judged, supervised, any(rule.rule == "listen" for rule in rules))
-    answers, risks = _answers(policy, host.arch, network, own, waived, bool(rules))
+    answers, risks = _answers(policy, host.arch, network, own, waived, any(rule.rule != "path" for rule in rules))
     handled_answers(answers, handlers)
-    grants = (expansion or policy.expand()).grants
     guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
     if supervised:
         guest, outer = _supervised_rulesets(grants, connect, bind, possible_rules, vet, host.landlock_abi, waived)
@@ -192,7 +193,7 @@ def plan(
         guest_ruleset=guest,
         rules=rules,
         needs_listener=bool(rules),
-        enforced=_enforced(guest),
+        enforced=(*_enforced(guest), *(("fs-metadata",) if metadata else ())),
         waived=waived,
         launch=_launch(widest),
         net_rules=compile_rules(policy) if supervised else (),
@@ -261,6 +262,13 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
     protections = _landlock.PROTECTIONS.items()
     lacking = {name: abi for name, (abi, _, _) in protections if host.landlock_abi < abi}
     missing = lacking.keys() - set(policy.allow_degraded) - set(policy.disable)
+    if not host.seccomp_user_notif and "fs-metadata" not in (*policy.allow_degraded, *policy.disable):
+        raise Unsupported(
+            "changes of modes, owners, times and attributes are carried out by a supervisor, which needs seccomp user "
+            "notification (Linux 5.0); this kernel or container lacks it, or this is a sandbox itself; go without by "
+            "naming it: allow_degraded=['fs-metadata']",
+            missing=frozenset({"fs-metadata"}),
+        )
     if missing:
         newest = max(lacking[name] for name in missing)
         names = sorted(missing)
@@ -269,6 +277,8 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
             f"{KERNELS[newest]} or later, or go without by naming them: allow_degraded={names}",
             missing=frozenset(missing),
         )
+    if not host.seccomp_user_notif:
+        lacking["fs-metadata"] = 0
     return frozenset(policy.disable) | (lacking.keys() & set(policy.allow_degraded))
 
 
@@ -372,7 +382,9 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
 _FORKS = ("clone", "fork", "vfork")
 
 
-def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool) -> tuple[TrapRule, ...]:
+def _traps(
+    policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool, metadata: bool
+) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
     if policy.ask_forks:
@@ -405,7 +417,8 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
-    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted})
+    answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
+    wanted += _path_rules.traps(bool(policy.fs_denied), metadata, answered)
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(
@@ -420,12 +433,16 @@ def _answers(
     network: _arguments.Network,
     rules: tuple[TrapRule, ...],
     waived: frozenset[str],
-    listener: bool,
+    judged: bool,
 ) -> tuple[dict[str, Answer], tuple[str, ...]]:
     """What each syscall gets, and what the policy's own grants risk."""
     trapped = {rule.syscall for rule in rules}
     by_arguments = _arguments.answers(
-        network, listener=listener, count_forks="clone" in trapped, signal_scope="signal-scope" not in waived
+        network,
+        judged=judged,
+        count_forks="clone" in trapped,
+        signal_scope="signal-scope" not in waived,
+        inode_flags=_filter.NOTIFY if "ioctl" in trapped else _arguments.EPERM,
     )
     by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
     allowed, risks = _extra_allowed(policy.extra_allow_syscalls)

@@ -228,6 +228,8 @@ cdef class Program:
             self.c.personality = launch.personality
         self.c.no_huge_pages = launch.no_huge_pages
         self.c.map_ids = launch.uid is not None or launch.gid is not None
+        self.c.shown_user = -1 if launch.uid is None else launch.uid
+        self.c.shown_group = -1 if launch.gid is None else launch.gid
         self.c.max_processes = launch.max_processes or 0
         for cpu in launch.cpus:
             if not 0 <= cpu < 1024:

@@ -118,6 +118,8 @@ cdef struct Program:
     int rlimit_count
     ResourceLimit rlimits[MAX_RLIMITS]
     int map_ids              # a user namespace with one user and one group
+    int64_t shown_user       # that the program sees itself as there, -1 for the host's
+    int64_t shown_group
     int max_processes        # 0: not counted
     int record_execs
     int vets                 # calls are decided by rules or verdicts, and some wait

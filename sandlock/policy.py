@@ -73,8 +73,9 @@ PROTECTIONS = (
     "net-tcp",
     "signal-scope",
     "abstract-unix-socket-scope",
+    "fs-metadata",
 )
-"""Protections that newer Landlock versions brought, each of which may be waived by name."""
+"""Protections that not every kernel and container has, each of which may be waived by name."""
 
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
