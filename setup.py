@@ -47,6 +47,7 @@ MODULES = (
     "_openers",
     "_opens",
     "_programs",
+    "_redirect",
     "_attest",
     "_poller",
     "_handling",

@@ -65,6 +65,7 @@ NOBODY = (
     "_attest",
     "_exec",
     "_programs",
+    "_redirect",
     "_slots",
     "_workers",
     "_writers",
@@ -103,7 +104,18 @@ SLOW = (
     "tempfile", "threading", "tomllib", "trio", "typer", "typing",
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
-HELPERS = ("_attest", "_handling", "_openers", "_opening", "_paths", "_poller", "_procfs", "_socket_calls", "_tasks")
+HELPERS = (
+    "_attest",
+    "_handling",
+    "_openers",
+    "_opening",
+    "_paths",
+    "_poller",
+    "_procfs",
+    "_redirect",
+    "_socket_calls",
+    "_tasks",
+)
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 
 
