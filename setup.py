@@ -33,6 +33,7 @@ MODULES = (
     "_procfs",
     "_places",
     "_virtual_root",
+    "_virtual_acts",
     "_paths",
     "_path_table",
     "_path_calls",

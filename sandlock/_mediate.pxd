@@ -6,6 +6,7 @@ from sandlock._path_calls cimport PathCall
 from sandlock._path_table cimport PathTable
 from sandlock._programs cimport MAX_PATH
 from sandlock._procfs cimport Standing, Tree
+from sandlock._redirect cimport Redirect
 from sandlock._slots cimport Table
 from sandlock._sockets cimport Caller
 from sandlock._tasks cimport Ledger
@@ -30,6 +31,7 @@ cdef struct Mediator:
     int rule
     const char *denied       # what was denied
     char seen[MAX_PATH]      # the same, as the program calls it
+    Redirect *redirect       # for a call that nobody can make for the caller; NULL in the fast lane
     Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
 

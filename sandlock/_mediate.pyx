@@ -22,7 +22,7 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_LOOK, ACT_MAKE_NODE, ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_WATCH, Name,
+    ACT_CHANGE_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY, ACT_WATCH, Name,
     PathCall, decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
@@ -33,10 +33,12 @@ from sandlock._paths cimport (
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
 from sandlock._programs cimport open_descriptor_of, real_path_in
 from sandlock._slots cimport CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
+from sandlock._redirect cimport change_directory
 from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport (
     format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
 )
+from sandlock._virtual_acts cimport tell_directory
 from sandlock._virtual_root cimport enter, holds_mount, is_memory, mount_at, seen_path
 
 cdef extern from "<errno.h>" nogil:
@@ -47,6 +49,7 @@ cdef extern from "<errno.h>" nogil:
     const int EEXIST
     const int EMFILE
     const int ENOENT
+    const int ENOTDIR
     const int EPERM
     const int EROFS
     const int ESRCH
@@ -55,6 +58,7 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from * nogil:
     """
     #include <fcntl.h>
+    #include <sys/stat.h>
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     #define SANDLOCK_O_PATH 010000000
     """
@@ -67,6 +71,8 @@ cdef extern from * nogil:
     const int O_NONBLOCK
     const int O_DIRECTORY
     const int O_TMPFILE
+    const unsigned int S_IFDIR
+    const unsigned int S_IFMT
 
 cdef enum:
     FDINFO_ROOM = 4096
@@ -287,11 +293,27 @@ cdef int read_all(Mediator *mediator) noexcept nogil:
     return result
 
 
+cdef long lead_caller(Mediator *mediator) noexcept nogil:
+    """chdir(2): nobody can do that for somebody else. Returns GIVEN or -errno."""
+    cdef PathCall *call = &mediator.call
+    cdef int result
+    if call.first.place.mode & S_IFMT != S_IFDIR:
+        return -ENOTDIR
+    if mediator.redirect == NULL:
+        return -EACCES
+    result = change_directory(
+        mediator.redirect, mediator.table.run.listener, call.id, call.tid, call.first.place.descriptor
+    )
+    return GIVEN if result == 0 else result
+
+
 cdef long carry_out(Mediator *mediator) noexcept nogil:
     """What is decoded. Returns the call's value, -errno, LATER or DENIED."""
     cdef PathCall *call = &mediator.call
     cdef int result
-    if waits(call) and not mediator.may_block:
+    if call.act == ACT_TELL_DIRECTORY:
+        return tell_directory(mediator.table.run.virtual_root, mediator.tree.own_table, call)
+    if (waits(call) or call.act == ACT_CHANGE_DIRECTORY) and not mediator.may_block:
         return LATER
     result = read_all(mediator)
     if result < 0 or call.details.nothing_to_do:
@@ -306,7 +328,11 @@ cdef long carry_out(Mediator *mediator) noexcept nogil:
             raw_syscall(SYS_umask, mediator.caller.umask, 0, 0, 0, 0, 0)
     if result == 0 and not still_waits(mediator):
         result = -ESRCH
-    return act_on(call, mediator.table.run) if result == 0 else result
+    if result < 0:
+        return result
+    if call.act == ACT_CHANGE_DIRECTORY:
+        return lead_caller(mediator)
+    return act_on(call, mediator.table.run)
 
 
 cdef long mediate(Mediator *mediator, const Notification *notification, int64_t rule) noexcept nogil:

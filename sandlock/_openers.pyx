@@ -23,7 +23,7 @@ from sandlock._linux cimport (
     Duration, Notification, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid, SYS_kill, SYS_umask, SYS_wait4,
     call0, duration_of, raw_clone, raw_syscall, set_prctl,
 )
-from sandlock._mediate cimport DENIED, Mediator, as_seen, mediate
+from sandlock._mediate cimport DENIED, GIVEN, Mediator, as_seen, mediate
 from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare, probe,
     remember_place, reopen, table_is_full,
@@ -336,6 +336,8 @@ cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:
         keep_denied(slot, as_seen(mediator))
         slot.rule = mediator.rule
         refuse(opener.table, slot, mediator.cause, EACCES)
+    elif result == GIVEN:
+        finish(opener.table, slot)
     elif result < 0:
         end_open(opener.table, slot, result)
     else:
@@ -437,6 +439,7 @@ cdef int opener_main(void *argument) noexcept nogil:
     opener.mediator.table = table
     opener.mediator.ledger = opener.ledger
     opener.mediator.may_block = 1
+    opener.mediator.redirect = &table.redirects[MAX_WORKERS + 1 + opener.number]
     opener.tree.run = table.run
     opener.tree.ledger = opener.ledger
     keep[0] = table.run.listener

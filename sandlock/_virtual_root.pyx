@@ -62,13 +62,21 @@ cdef int is_hidden(const VirtualRoot *root, int mount, const char *real) noexcep
     return 0
 
 
+cdef int is_nearer(const VirtualMount *one, const VirtualMount *other) noexcept nogil:
+    """Whether a path in both belongs to the first: to the one with the longer real path; of two with the same, to that
+    in which more may be done."""
+    if one.real_length != other.real_length:
+        return one.real_length > other.real_length
+    return not one.read_only or other.read_only
+
+
 cdef int mount_at(const VirtualRoot *root, const char *real) noexcept nogil:
     """The mount that a real path belongs to; -1 where it is not to be seen."""
     cdef int found = -1, i
     if real[0] != 47:        # '/'; what has no place among the files
         return -1
     for i in range(root.count):
-        if found >= 0 and root.mounts[i].real_length < root.mounts[found].real_length:
+        if found >= 0 and not is_nearer(&root.mounts[i], &root.mounts[found]):
             continue
         if is_below(real, root.mounts[i].real, root.mounts[i].real_length) and not is_hidden(root, i, real):
             found = i
