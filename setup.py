@@ -34,6 +34,7 @@ MODULES = (
     "_places",
     "_virtual_root",
     "_virtual_acts",
+    "_virtual_listing",
     "_paths",
     "_path_table",
     "_path_calls",

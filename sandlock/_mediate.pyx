@@ -22,7 +22,7 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_CHANGE_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY, ACT_WATCH, Name,
+    ACT_CHANGE_DIRECTORY, ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY, ACT_WATCH, Name,
     PathCall, decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
@@ -39,7 +39,8 @@ from sandlock._tasks cimport (
     format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
 )
 from sandlock._virtual_acts cimport tell_directory
-from sandlock._virtual_root cimport enter, holds_mount, is_memory, mount_at, seen_path
+from sandlock._virtual_listing cimport list_directory
+from sandlock._virtual_root cimport enter, holds_mount, is_memory, mount_at, show_path
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -125,24 +126,27 @@ cdef int deny(Mediator *mediator, int cause, int rule, const char *what) noexcep
 
 cdef const char *as_seen(Mediator *mediator) noexcept nogil:
     """What was denied, as the program calls it."""
-    cdef const VirtualRoot *root = mediator.table.run.virtual_root
-    cdef int mount = -1 if root == NULL else mount_at(root, mediator.denied)
-    if mount < 0 or seen_path(root, mount, mediator.denied, mediator.seen, sizeof(mediator.seen)) < 0:
-        return mediator.denied
-    return mediator.seen
+    cdef long length = show_path(mediator.table.run.virtual_root, mediator.denied, mediator.seen, sizeof(mediator.seen))
+    return mediator.denied if length < 0 else mediator.seen
+
+
+cdef int mount_of(const VirtualRoot *root, const Name *name) noexcept nogil:
+    """The mount in which a name is, not the one that lies on it."""
+    return root.mounts[name.place.mount].owner if name.place.is_mount_point else name.place.mount
 
 
 cdef int judge_mounts(const Mediator *mediator, const Name *name) noexcept nogil:
     """What mounts of a virtual root forbid, in the kernel's words. Returns 0 or -errno."""
     cdef const PathCall *call = &mediator.call
+    cdef const VirtualRoot *root = mediator.table.run.virtual_root
     cdef int takes_away = call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY)
-    if call.second.present and call.first.present and call.first.place.mount != call.second.place.mount:
+    if call.second.present and call.first.present and mount_of(root, &call.first) != mount_of(root, &call.second):
         return -EXDEV
     if name.place.is_mount_point and name.following & FOLLOW_TO_PARENT:
         return -EBUSY if takes_away else -EEXIST
     if name.place.read_only and ACT_OPEN < call.act < ACT_LOOK and call.act != ACT_WATCH:
         return -EROFS
-    if takes_away and holds_mount(mediator.table.run.virtual_root, name.path):
+    if takes_away and holds_mount(root, name.path):
         return -EBUSY
     return 0
 
@@ -310,9 +314,16 @@ cdef long lead_caller(Mediator *mediator) noexcept nogil:
 cdef long carry_out(Mediator *mediator) noexcept nogil:
     """What is decoded. Returns the call's value, -errno, LATER or DENIED."""
     cdef PathCall *call = &mediator.call
+    cdef long listed
     cdef int result
     if call.act == ACT_TELL_DIRECTORY:
         return tell_directory(mediator.table.run.virtual_root, mediator.tree.own_table, call)
+    if call.act == ACT_LIST_DIRECTORY:
+        listed = list_directory(
+            mediator.table.run.virtual_root, mediator.tree.own_table, call, &mediator.holder,
+            mediator.table.run.listener, mediator.may_block
+        )
+        return LATER if listed == -EAGAIN else listed
     if (waits(call) or call.act == ACT_CHANGE_DIRECTORY) and not mediator.may_block:
         return LATER
     result = read_all(mediator)

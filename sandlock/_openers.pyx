@@ -41,6 +41,7 @@ from sandlock._slots cimport (
     swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport caught_signals, keep_with_root
+from sandlock._virtual_root cimport show_path
 from sandlock._wakeups cimport wake_openers
 
 cdef extern from "<errno.h>" nogil:
@@ -269,17 +270,21 @@ cdef int may_be_given(const Opener *opener, const Slot *slot, const Place *place
 cdef int is_still_the_trees(const Opener *opener, const Slot *slot, const Place *place) noexcept nogil:
     """Numbers of processes, and of inodes in /proc, are used again: whose a file is, is looked at once more."""
     cdef char path[MAX_PATH + MAX_LAST]
+    cdef char seen[MAX_PATH + MAX_LAST]
     if not place.on_procfs:
         return 1
     return (
-        path_of_place(place, path, MAX_PATH + MAX_LAST) >= 0 and strcmp(path, exe_of(slot)) == 0
-        and may_be_given(opener, slot, place, path) == 0
+        path_of_place(place, path, sizeof(path)) >= 0
+        and show_path(opener.table.run.virtual_root, path, seen, sizeof(seen)) >= 0
+        and strcmp(seen, exe_of(slot)) == 0 and may_be_given(opener, slot, place, path) == 0
     )
 
 
 cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Looks at what an open is about, for the first time."""
     cdef OpenCall *call = &slot.opened
+    cdef char path[MAX_PATH + MAX_LAST]
+    cdef char *seen = slot.data + slot.path_length
     cdef int result = find(&opener.tree, slot.tid, slot.tgid, call, slot.data, 0, place)
     cdef long length
     if result == 0:
@@ -287,20 +292,22 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if result < 0:
         end_open(opener.table, slot, -EMFILE if table_is_full(slot.tid) else result)
         return
-    length = path_of_place(place, slot.data + slot.path_length, MAX_PATH + MAX_LAST)
+    length = path_of_place(place, path, sizeof(path))
+    if length >= 0:
+        path[length] = 0
+        length = show_path(opener.table.run.virtual_root, path, seen, MAX_PATH + MAX_LAST)
     if length < 0:
         refuse(opener.table, slot, CAUSE_UNREADABLE, <int>-length)
         return
     slot.exe_length = <unsigned int>length + 1
-    slot.data[slot.path_length + length] = 0
     if not still_waits(opener.table, slot):
         finish(opener.table, slot)
         return
     call.where.exists = place.descriptor >= 0
-    if may_be_given(opener, slot, place, slot.data + slot.path_length) < 0:
+    if may_be_given(opener, slot, place, path) < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
-    slot.rule = denied_by(load_paths(&opener.table.paths), place, slot.data + slot.path_length)
+    slot.rule = denied_by(load_paths(&opener.table.paths), place, path)
     if slot.rule >= 0:
         refuse(opener.table, slot, CAUSE_RULE, EACCES)
         return

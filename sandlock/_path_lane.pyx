@@ -7,15 +7,17 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
 from posix.types cimport pid_t
 
-from sandlock._actions cimport ACTION_HOLD, ACTION_VALUE, Action, errno_action, plain_action
+from sandlock._actions cimport ACTION_CONTINUE, ACTION_HOLD, ACTION_VALUE, Action, errno_action, plain_action
 from sandlock._destinations cimport OPERATION_OPEN, OPERATION_PATH
 from sandlock._linux cimport Notification, raw_syscall
 from sandlock._mediate cimport DENIED, GIVEN, LATER, Mediator, as_seen, mediate, open_quickly
 from sandlock._opens cimport queue_path, vet_open
-from sandlock._path_calls cimport ACT_OPEN
+from sandlock._path_calls cimport ACT_LIST_DIRECTORY, ACT_OPEN
 from sandlock._paths cimport ASK_NOTHING
+from sandlock._run cimport VirtualRoot
 from sandlock._slots cimport note_path
 from sandlock._tasks cimport keep_with_root, now_ns, thread_group_of
+from sandlock._virtual_listing cimport may_list_mounts
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -62,7 +64,14 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
     cdef Mediator *mediator = crew.mediator
     cdef int opens = rule & 0xFF == ACT_OPEN
     cdef const char *denied
+    cdef const VirtualRoot *root = crew.table.run.virtual_root
     cdef long result
+    if (
+        rule & 0xFF == ACT_LIST_DIRECTORY and root != NULL
+        and not may_list_mounts(root, <pid_t>notification.pid, <int>notification.data.args[0])
+    ):
+        # Nothing was read from memory. If it is another directory by then, the program does not find its own mounts.
+        return plain_action(ACTION_CONTINUE)
     if mediator == NULL:     # many runs make no such call, and none has to pay for it before the first
         if start_mediating(crew) < 0:
             return errno_action(EACCES)

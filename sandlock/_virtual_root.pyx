@@ -146,6 +146,19 @@ cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *
     return <long>(at.seen_length + length)
 
 
+cdef long show_path(const VirtualRoot *root, const char *real, char *into, size_t size) noexcept nogil:
+    """What the program calls a real path, for the record; without a virtual root, or where it lies outside, that itself.
+    Returns the length or -errno."""
+    cdef int mount = -1 if root == NULL else mount_at(root, real)
+    cdef size_t length = strlen(real)
+    if mount >= 0:
+        return seen_path(root, mount, real, into, size)
+    if length >= size:
+        return -ENAMETOOLONG
+    memcpy(into, real, length + 1)
+    return <long>length
+
+
 cdef void enter(const VirtualRoot *root, int mount, Place *place) noexcept nogil:
     """Notes through which mount a place was reached."""
     place.mount = mount
