@@ -119,14 +119,6 @@ cdef int keep_few(int *descriptors, int count) noexcept nogil:
     return 0
 
 
-cdef int keep_two(int one, int other) noexcept nogil:
-    """A descriptor table of its own, with these two in it. Returns 0 or -errno."""
-    cdef int descriptors[2]
-    descriptors[0] = one
-    descriptors[1] = other
-    return keep_few(descriptors, 2)
-
-
 cdef int keep_with_root(int *descriptors, int count, const VirtualRoot *root) noexcept nogil:
     """A descriptor table of its own, with these (at most MAX_KEPT) in it and those of a virtual root, if there is one.
     Returns 0 or -errno."""

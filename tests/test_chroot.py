@@ -7,15 +7,15 @@ judged by the files outside; and each attack has a twin that is no attack, and w
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
-import bpf
 import pytest
 from planned import ARCHES, a_host
 
@@ -336,6 +336,80 @@ def test_a_path_that_is_written_over_while_it_is_read_leads_nowhere(world: World
     assert all(re.fullmatch(r"flip: (/home/me|/home|/|ENOENT|/tmp|ENOTDIR|/etc)", line) for line in said), said
 
 
+# ---- as in a root that the kernel knows
+
+NAMES = ["a", "b", "file", "link", "..", ".", "", "none", "one", "two", "mnt", "up", "abs", "loop", "etc", "tmp", "deep"]
+IN_A_REAL_ROOT = """
+import os, subprocess, sys
+place, mounts, argv = sys.argv[1], sys.argv[2].split(","), sys.argv[3:]
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.unshare(0x20000) == 0  # CLONE_NEWNS
+def mount(*args):
+    if libc.mount(*args) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+mount(b"none", b"/", None, 0x44000, None)  # MS_REC | MS_PRIVATE
+for each in mounts:
+    inside, _, outside = each.partition(":")
+    mount(outside.encode(), (place + inside).encode(), None, 0x1000, None)  # MS_BIND
+mount(b"proc", (place + "/proc").encode(), b"proc", 0, None)
+os.chroot(place)
+os.chdir("/")
+os.execv("/bin/rooted", ["/bin/rooted", *argv])
+"""
+
+
+def a_path(rng: random.Random) -> str:
+    path = "/".join(rng.choice(NAMES) for _ in range(rng.randrange(1, 7)))
+    return rng.choice(["/", "", "/proc/self/root/", "/proc/self/cwd/", "//", "./"]) + path or "."
+
+
+def a_call(rng: random.Random) -> str:
+    path = a_path(rng)
+    return rng.choice([
+        f"open||{path}", f"openat|@||{path}", f"stat|{path}", f"lstat|{path}", f"readlink|{path}", f"open|n|{path}",
+        f"open|d|{path}", f"chdir|{path}", "getcwd", f"keep|d|{path}", f"statat|@|{path}", f"access|{path}|0",
+        f"openat2|@||{path}|0", f"openat2|@||{path}|4", f"openat2|@||{path}|8", f"openat2|@||{path}|10",
+        f"openat2|.||{path}|4", f"list|{path}", f"readlinkat|@|{path}", "getcwd",
+    ])  # fmt: skip
+
+
+@pytest.mark.needs(root=True)
+def test_a_path_means_what_it_means_in_a_real_root(world: World, rng: random.Random) -> None:
+    root = world.root
+    for folder in ("a/b", "b", "one", "mnt/two"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "a" / "file").write_text("in a\n")
+    (root / "file").write_text("at the top\n")
+    for where, links in {
+        root: {"link": "a", "abs": "/a/b", "up": "../..", "loop": "loop"},
+        root / "a": {"link": "../b", "abs": "/one", "up": "..", "loop": "../a/loop", "one": "/mnt/two/sub"},
+        root / "a" / "b": {"link": "/file", "abs": "/", "up": "../../..", "two": "../../mnt/two"},
+        root / "b": {"link": "/one/sub/deep", "up": "../one/..", "deep": "../a/link/../one"},
+        world.one: {"link": "/a", "abs": "/file", "up": "..", "two": "../mnt/two", "a": "sub/../../a"},
+        world.one / "sub": {"link": "../file", "up": "../..", "abs": "/mnt/two/sub"},
+        world.two: {"link": "/one/link", "up": "../..", "deep": "sub/deep", "one": "../../one"},
+    }.items():
+        for name, target in links.items():
+            (where / name).symlink_to(target)
+    calls = ["keep|d|/", *(a_call(rng) for _ in range(int(os.environ.get("SANDLOCK_RACES", "3000")) // 2))]
+    for at in range(0, len(calls), 400):
+        part = ["keep|d|/a", *calls[at : at + 400]]
+        mounts = f"/one:{world.one},/mnt/two:{world.two}"
+        real = subprocess.run(
+            [sys.executable, "-c", IN_A_REAL_ROOT, str(root), mounts, *part], capture_output=True, text=True, check=True
+        )  # fmt: skip
+        said = world.lines(*part, fs_mount={"/one": world.one, "/mnt/two": world.two}, fs_writable=())
+        differ = [(one, other) for one, other in zip(real.stdout.splitlines(), said, strict=True) if one != other]
+        assert not [each for each in differ if not is_known(*each)], differ
+
+
+def is_known(real: str, said: str) -> bool:
+    """Differences that are documented: to the scopes of openat2(2) other mounts are other devices, or are not there."""
+    scoped = re.match(r"openat2\|.*\|(8|10): ", said)
+    return scoped is not None and said.rpartition(" ")[2] in ("EXDEV", "ENOENT")
+
+
 # ---- mounts
 
 
@@ -524,3 +598,30 @@ def test_chroot_itself_is_denied(world: World) -> None:
     """W33"""
     number = {"x86_64": 161, "aarch64": 51}[os.uname().machine]
     assert world.run(f"raw|{number}|/tmp|") == ["EPERM"]
+
+
+# ---- sockets
+
+
+def test_names_of_sockets_are_names_inside(world: World) -> None:
+    (world.root / "tmp" / "out").symlink_to(world.secret)
+    with socket.socket(socket.AF_UNIX) as outside:
+        outside.bind(str(world.secret / "socket"))
+        outside.listen()
+        rules = {"net_allow": ["unix:*"], "net_allow_bind": ["unix:*"], "fs_writable": ["/tmp", "/home"]}
+        said = world.run("bind|/tmp/socket", "connect|/tmp/socket", "connect|/proc/self/root/tmp/socket", "chdir|/home",
+                         "bind|mine", "connect|../tmp/socket", f"connect|{world.secret}/socket", "connect|/tmp/out/socket",
+                         "connect|../../secret/socket", "bind|/tmp/out/new", "bind|/mnt/two/new", "bind|/one/new",
+                         "connect|/one/new", "bind|/one", "connect|socket", **rules, **world.mounts)  # fmt: skip
+    assert said == ["0", "0", "ELOOP", "0", "0", "0", "ENOENT", "ENOENT", "ENOENT", "ENOENT", "EROFS", "0", "0", "EADDRINUSE",
+                    "ENOENT"]  # fmt: skip
+    assert stat.S_ISSOCK((world.root / "home" / "mine").stat().st_mode)
+    assert stat.S_ISSOCK((world.one / "new").stat().st_mode)
+    assert sorted(os.listdir(world.secret)) == ["file", "socket", "sub"]
+
+
+def test_rules_about_sockets_are_about_names_inside(world: World) -> None:
+    rules = {"net_allow": ["unix:/tmp/socket"], "net_allow_bind": ["unix:/tmp"]}
+    said = world.run("bind|/tmp/socket", "connect|/tmp/socket", "bind|/tmp/other", "connect|/tmp/other", "bind|/home/x",
+                     "connect|/home/../tmp/socket", **rules)  # fmt: skip
+    assert said == ["0", "0", "0", "EACCES", "EACCES", "0"]
