@@ -34,6 +34,7 @@ cdef struct Mediator:
     Redirect *redirect       # for a call that nobody can make for the caller; NULL in the fast lane
     Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
+    Caller lister            # who listed a directory last
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil
 cdef int get_to_know(Mediator *mediator) noexcept nogil

@@ -34,6 +34,7 @@ from sandlock._questions cimport (
 )
 from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_paths, store_rules
 from sandlock._tasks cimport list_chain
+from sandlock._view_table cimport ViewSet
 from sandlock._virtual_root cimport VirtualMounts
 
 from os import getresgid, getresuid
@@ -283,6 +284,15 @@ cdef class Run:
             raise RuntimeError("only a run that carries out path calls, and before it starts")
         self._alive.append(root)
         self.c.virtual_root = &root.c
+
+    def set_views(self, ViewSet views, unsigned long long memory, unsigned long long available) -> None:
+        """Files show these instead of what they hold, and sysinfo(2) so many bytes. Before the run starts."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("this run carries out no path calls, or has started")
+        self.c.memory_total = memory
+        self.c.memory_free = available
+        self._alive.append(views)
+        self.lane.table.views = &views.c
 
     def set_max_processes(self, int limit) -> None:
         """From now on a fork fails where so many processes live. Only for a run that counts them."""

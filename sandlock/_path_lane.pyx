@@ -16,7 +16,9 @@ from sandlock._path_calls cimport ACT_LIST_DIRECTORY, ACT_OPEN
 from sandlock._paths cimport ASK_NOTHING
 from sandlock._run cimport VirtualRoot
 from sandlock._slots cimport note_path
-from sandlock._tasks cimport keep_with_root, now_ns, thread_group_of
+from sandlock._sockets cimport forget_caller
+from sandlock._tasks cimport now_ns, thread_group_of
+from sandlock._view_table cimport keep_with_views
 from sandlock._virtual_listing cimport may_list_mounts
 
 cdef extern from "<errno.h>" nogil:
@@ -40,6 +42,7 @@ cdef int start_mediating(Crew *crew) noexcept nogil:
     cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
     if result < 0:
         return <int>result
+    forget_caller(&crew.caller)      # a descriptor of the table that is left
     mediator = <Mediator *>calloc(1, sizeof(Mediator))
     if mediator == NULL:
         return -ENOMEM
@@ -50,7 +53,7 @@ cdef int start_mediating(Crew *crew) noexcept nogil:
     keep[1] = crew.table.wake_fd
     keep[2] = crew.table.poller_fd
     keep[3] = crew.table.run.control_host
-    result = keep_with_root(keep, 4, crew.table.run.virtual_root)
+    result = keep_with_views(crew.table.views, crew.table.run.virtual_root, keep, 4)
     if result < 0:
         free(mediator)
         return <int>result
@@ -67,12 +70,12 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
     cdef const VirtualRoot *root = crew.table.run.virtual_root
     cdef long result
     if (
-        rule & 0xFF == ACT_LIST_DIRECTORY and root != NULL
+        rule & 0xFF == ACT_LIST_DIRECTORY and crew.table.views == NULL
         and not may_list_mounts(root, <pid_t>notification.pid, <int>notification.data.args[0])
     ):
         # Nothing was read from memory. If it is another directory by then, the program does not find its own mounts.
         return plain_action(ACTION_CONTINUE)
-    if mediator == NULL:     # many runs make no such call, and none has to pay for it before the first
+    if mediator == NULL:     # most runs make no such call, and need not pay for it before the first
         if start_mediating(crew) < 0:
             return errno_action(EACCES)
         mediator = crew.mediator

@@ -125,12 +125,9 @@ LOOKS = tuple(
 )
 """What only tells about files."""
 
-_LISTS = tuple(name for name, (act, *_) in CALLS.items() if act == "list-directory")
-_ROOTED = ("chdir", "getcwd", *_LISTS)
-_CHANGES = (
-    *METADATA,
-    *(name for name, (act, *_) in CALLS.items() if name not in (*METADATA, *LOOKS, *_ROOTED) and act != "open"),
-)
+_LISTS = ("getdents", "getdents64")
+_NO_CHANGES = (*METADATA, *LOOKS, "chdir", "getcwd", *_LISTS)
+_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in _NO_CHANGES and act != "open"))
 _EXECS = ("execve", "execveat")
 _OPENS = ("open", "openat", "openat2", "creat")
 
@@ -175,22 +172,32 @@ def traps(
     metadata: bool,
     asked: Iterable[str],
     looks: bool = False,
+    views: str = "",
     *,
     chroot: bool = False,
     lists: bool = False,
 ) -> list[tuple[str, str, str]]:
     """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `metadata`:
     what is known of files is changed inside the writable grants only. `looks`: what only tells about files is carried
-    out, too. `asked`: calls that have another answer already. `chroot`: the program has a virtual root; `lists`: in which
-    there are mounts where its directories have nothing."""
+    out, too. `views`: the option for which some files show something else. `asked`: calls that have another answer
+    already. `chroot`: the program has a virtual root; `lists`: in which there are mounts where its directories have
+    nothing."""
     known = set(asked)
     wanted: dict[str, str] = {}
     if metadata:
-        reason = "fs-metadata: Landlock has no right for modes, owners, times, attributes and watches, so the supervisor "
+        reason = (
+            "fs-metadata: Landlock has no right for modes, owners, times, attributes and watches, so the supervisor "
+        )
         wanted = dict.fromkeys(METADATA, reason + "sees to them, inside the grants")
+    if views:
+        reason = f"{views}: some files show something else than what they hold, so the supervisor opens them"
+        wanted |= dict.fromkeys(_OPENS, reason)
+    if views == "private_proc":
+        reason = "private_proc: other processes, and what tells about the machine, are not there"
+        wanted |= dict.fromkeys((*_LISTS, *LOOKS), reason)
     if chroot:
         reason = "chroot: no path means to the kernel what it means to the program, so the supervisor makes the call"
-        wanted = {name: reason for name in CALLS if lists or name not in _LISTS}
+        wanted |= {name: reason for name in CALLS if lists or name not in _LISTS}
     elif denied:
         reason = "fs_denied: Landlock cannot take parts away from a grant, so the supervisor opens and changes files"
         wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
@@ -199,34 +206,36 @@ def traps(
     return [(name, "path", reason) for name, reason in wanted.items() if name not in known]
 
 
-def adjust(answers: dict[str, Answer], denied: bool, allowed: set[str], asked: set[str], *, chroot: bool = False) -> None:
+def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
     """Has the filter refuse to make device nodes, and pass opens with O_PATH, which open nothing. Raises PolicyError
-    where a call that the policy allows would open files unseen."""
+    where a call that the policy allows would open files unseen. `option`: the one for which every open is the
+    supervisor's, also where ask_opens has no question about it."""
     for name, cases in DEVICES.items():
         answer = answers.get(name)
         if answer in (_filter.ALLOW, _filter.NOTIFY):
             answers[name] = cases, answer
-    if not denied and not chroot:
+    if not option:
         return
-    option = "chroot" if chroot else "fs_denied"
     for name, how in PAST_THE_FILTER.items():
         if name in allowed:
             raise PolicyError(f"{option}: {how}; drop one of the two", field=option)
-    if chroot:
-        refuse_untranslated(answers, asked)
+    if option == "chroot":
+        refuse_untranslated(answers)
     for name, argument in (("open", 1), ("openat", 2)):
-        if name in answers and name not in asked and not chroot:
+        if name in answers and option != "chroot":
             answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))
 
 
-def refuse_untranslated(answers: dict[str, Answer], asked: set[str]) -> None:
+def refuse_untranslated(answers: dict[str, Answer]) -> None:
     """In a virtual root no call with a path reaches the kernel: those that nobody translates are refused, whatever the
-    policy allows; and opens that another option has asked about are seen, whatever their flags."""
+    policy allows; and opens are seen, whatever their flags."""
     for call in syscalls.TABLE.values():
-        if call.name in asked and call.name in _OPENS and call.name in answers:
+        if call.name not in answers or "path" not in call.kind:
+            continue
+        answer = answers[call.name]
+        if call.name in _OPENS:
             answers[call.name] = _filter.NOTIFY
-        elif "path" in call.kind and call.name in answers and call.name not in CALLS and call.name not in _EXECS:
-            if answers[call.name] == _filter.ALLOW or not isinstance(answers[call.name], int):
-                answers[call.name] = _filter.errno(1)
+        elif call.name not in (*CALLS, *_EXECS) and (answer == _filter.ALLOW or not isinstance(answer, int)):
+            answers[call.name] = _EPERM

@@ -28,7 +28,8 @@ from sandlock._sockets cimport (
     CHANGED, SocketCall, SocketFacts, cookie_of, duplicate, listen_here, look_at, may_wait, send_limit_ms,
     start_connect,
 )
-from sandlock._tasks cimport caught_signals, keep_with_root, kill_task, now_ms
+from sandlock._tasks cimport caught_signals, kill_task, now_ms
+from sandlock._view_table cimport keep_with_views
 from sandlock._unix_sockets cimport bind_path, connect_path, pin
 
 cdef extern from "<errno.h>" nogil:
@@ -269,7 +270,7 @@ cdef int poller_main(void *argument) noexcept nogil:
         enlist(poller.table.journal, MAX_WRITERS - 1, poller.lives)
     keep[0] = poller.table.run.listener
     keep[1] = poller.table.poller_fd
-    if keep_with_root(keep, 2, poller.table.run.virtual_root) < 0:
+    if keep_with_views(NULL, poller.table.run.virtual_root, keep, 2) < 0:
         return 1
     while not load_int(&poller.table.closing):
         take_new(poller)

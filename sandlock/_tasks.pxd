@@ -1,11 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
-from sandlock._run cimport VirtualRoot
-
-cdef enum:
-    MAX_KEPT = 8
-
 # A fork that was let go and may not have happened yet.
 cdef struct PendingFork:
     pid_t tid
@@ -25,7 +20,6 @@ cdef int kill_task(pid_t tid) noexcept nogil
 cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil
 cdef long read_proc_file(const char *path, char *into, size_t size) noexcept nogil
 cdef int keep_few(int *descriptors, int count) noexcept nogil
-cdef int keep_with_root(int *descriptors, int count, const VirtualRoot *root) noexcept nogil
 cdef int put_number(char *into, long value) noexcept nogil
 cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil
 cdef pid_t parent_of(pid_t pid) noexcept nogil

@@ -12,7 +12,6 @@ from sandlock._linux cimport (
     CLOSE_RANGE_UNSHARE, SYS_clock_gettime, SYS_close, SYS_close_range, SYS_getdents64, SYS_ioctl, SYS_kill,
     SYS_openat, SYS_pidfd_open, SYS_read, SYS_tkill, raw_syscall,
 )
-from sandlock._run cimport MAX_MOUNTS
 
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
@@ -117,18 +116,6 @@ cdef int keep_few(int *descriptors, int count) noexcept nogil:
         if descriptors[i] >= 0:
             next = descriptors[i]
     return 0
-
-
-cdef int keep_with_root(int *descriptors, int count, const VirtualRoot *root) noexcept nogil:
-    """A descriptor table of its own, with these (at most MAX_KEPT) in it and those of a virtual root, if there is one.
-    Returns 0 or -errno."""
-    cdef int kept[MAX_KEPT + MAX_MOUNTS]
-    cdef int i, more = 0 if root == NULL else root.count
-    for i in range(count):
-        kept[i] = descriptors[i]
-    for i in range(more):
-        kept[count + i] = root.mounts[i].descriptor
-    return keep_few(kept, count + more)
 
 
 cdef int put_number(char *into, long value) noexcept nogil:

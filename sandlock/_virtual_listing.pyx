@@ -5,27 +5,18 @@ that of where to go on: so who goes on from there, or comes back to it, finds ea
 anywhere else is the kernel's alone.
 """
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.string cimport memcpy, memmove, memset, strlen, strncmp
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_getdents64, raw_syscall
-from sandlock._memory cimport write_memory
-from sandlock._path_calls cimport MAX_ATTRIBUTE
+from sandlock._linux cimport SYS_getdents64, raw_syscall
 from sandlock._places cimport Place, look_at_place
-from sandlock._programs cimport MAX_PATH, real_path_in
+from sandlock._programs cimport MAX_PATH
 from sandlock._run cimport VirtualMount
-from sandlock._sockets cimport duplicate
 from sandlock._tasks cimport format_proc_path, put_number
-from sandlock._virtual_root cimport mount_at
 
 cdef extern from "<errno.h>" nogil:
-    const int EACCES
-    const int EAGAIN
-    const int EFAULT
     const int ENOENT
-    const int ENOTDIR
-    const int EPERM
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
@@ -36,11 +27,9 @@ cdef extern from * nogil:
     #include <sys/stat.h>
     #include <sys/syscall.h>
     """
-    const int SEEK_CUR
     const int SEEK_SET
     const long SYS_lseek
     const long SYS_readlinkat
-    const unsigned int S_IFDIR
     const unsigned int S_IFMT
 
 cdef enum:
@@ -142,7 +131,7 @@ cdef int may_list_mounts(const VirtualRoot *root, pid_t tid, int descriptor) noe
     cdef char real[MAX_PATH]
     cdef long length
     cdef int i
-    if descriptor < 0:
+    if root == NULL or descriptor < 0:
         return 0
     memcpy(name, <const char *>b"fd/", 3)
     put_number(name + 3, descriptor)
@@ -155,44 +144,3 @@ cdef int may_list_mounts(const VirtualRoot *root, pid_t tid, int descriptor) noe
         if is_in(&root.mounts[i], root.mounts[i].owner, real):
             return 1
     return 0
-
-
-cdef long list_duplicate(
-    const VirtualRoot *root, long own_table, const PathCall *call, long directory, char *entries, long room
-) noexcept nogil:
-    cdef char real[MAX_PATH]
-    cdef long size, before = raw_syscall(SYS_lseek, directory, 0, SEEK_CUR, 0, 0, 0)
-    cdef long wanted = <long><uint32_t>call.args[2]
-    cdef int mount = -1
-    if wanted > room:
-        wanted = room
-    size = raw_syscall(call.number, directory, <long>entries, wanted, 0, 0, 0)
-    if size > 0 and before == 0 and real_path_in(own_table, directory, real) >= 0:
-        mount = mount_at(root, real)
-    if mount >= 0:
-        size = add_mounts(root, mount, real, call.number, directory, entries, size, wanted)
-    if size > 0 and write_memory(call.tid, call.args[1], entries, <size_t>size) < 0:
-        raw_syscall(SYS_lseek, directory, before, SEEK_SET, 0, 0, 0)
-        return -EFAULT
-    return size
-
-
-cdef long list_directory(
-    const VirtualRoot *root, long own_table, PathCall *call, Caller *holder, int listener, int may_block
-) noexcept nogil:
-    """getdents64(2) and getdents(2), read from a duplicate of the caller's descriptor, with which it shares the place that
-    it has come to. Returns the size of what was written, or -errno; -EAGAIN for what could wait, and may not."""
-    cdef Place facts
-    cdef long result
-    cdef long directory = duplicate(holder, listener, call.id, call.tid, <int>call.args[0])
-    if directory < 0:
-        return -EACCES if directory == -EPERM else directory
-    result = look_at_place(directory, &facts)
-    if result == 0 and facts.mode & S_IFMT != S_IFDIR:
-        result = -ENOTDIR        # and nothing is done to it: another thread may be in a long read of it
-    if result == 0 and not may_block and not facts.local and not facts.on_procfs:
-        result = -EAGAIN
-    if result == 0:
-        result = list_duplicate(root, own_table, call, directory, call.details.room, MAX_ATTRIBUTE)
-    raw_syscall(SYS_close, directory, 0, 0, 0, 0, 0)
-    return result
