@@ -10,10 +10,10 @@ from . import _program, _view_rules
 from ._command import prepare
 from ._execution import Execution
 from ._host import probe
-from ._permissions import Permissions, read_ceiling
+from ._permissions import Permissions, changes_paths, read_ceiling
 from ._plan import plan as make_plan
 from ._records import read_call_id
-from ._settle import refuse_memory, settle
+from ._settle import real_paths, refuse_memory, settle
 from .errors import MORE_FILES, ConfinementError, PolicyError, SandlockError
 from .events import Deny, ExecDecision, read_on_timeout
 from .handlers import NativeHandler, read_handlers
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._stdio import Stdio, Stream
     from .policy import Fields
     from .presets import Expansion
+    from ._virtual_paths import VirtualRoot
 
 
 class Confinement:
@@ -53,16 +54,28 @@ class Confinement:
                 "(--preset system), or single paths with fs_readable (-r)",
                 field="fs_readable",
             )
-        expansion = policy.expand()
-        expansion = expansion.__class__(settle(expansion.grants), expansion.env)
+        widest = read_ceiling(policy, ceiling)
+        narrow = changes_paths(ceiling)
+        expansion = (widest or policy).expand()
+        named = expansion.grants
+        self.virtual_root = root = _virtual_root(policy)
+        expansion = expansion.__class__(settle(named) if root is None else root.settle(named), expansion.env)
         self.policy = policy
         self.preset_env = expansion.env
         programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
-        widest = read_ceiling(policy, ceiling)
-        self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers))
+        lists = root is not None and root.has_absent()
+        self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers), narrow, lists)
         self.plan, self._program = compiled(*self._sources, record)
-        self.permissions = Permissions(policy, widest, self.plan)
         self.grants = expansion.grants
+        self.permissions = Permissions(
+            policy,
+            widest,
+            self.plan,
+            widest=real_paths(self.grants) if self.plan.mediated and root is None else self.grants,
+            named=named,
+            narrow=narrow,
+            spell=None if root is None else root.spellings,
+        )
         if self.plan.vets:
             refuse_memory(self.grants)
         self._views = None
@@ -136,9 +149,9 @@ class Confinement:
                 new_session=new_session,
                 questions=questions,
                 permissions=self.permissions,
-                grants=self.grants,
                 resolver=resolver,
                 handlers=self.handlers,
+                virtual_root=self.virtual_root,
                 call_id=read_call_id(call_id),
                 recorder=None if recording is None else recording.recorder(),
                 views=views,
@@ -151,13 +164,27 @@ class Confinement:
         try:
             if streams is not None:
                 open_streams(stdio, streams)
-            execution.provide(prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd))
+            command = prepare(self.policy, self.preset_env, argv, host_env=os.environb, env=env, cwd=cwd)
+            execution.provide(command if self.virtual_root is None else self.virtual_root.place(command))
             if execution.recorder is not None:
                 execution.recorder.start(execution)
         except BaseException:
             execution.abandon()
             raise
         return execution
+
+
+def _virtual_root(policy: Policy) -> VirtualRoot | None:
+    """What the program sees as its files, if not the host's. Raises PolicyError."""
+    if policy.chroot is None:
+        if policy.fs_mount:
+            raise PolicyError(
+                'fs_mount: there is no virtual root to mount in; add chroot ("/" will do)', field="fs_mount"
+            )
+        return None
+    from ._virtual_paths import VirtualRoot  # few policies have one
+
+    return VirtualRoot(policy)
 
 
 def open_streams(stdio: Stdio, streams: tuple[Stream, Stream, Stream]) -> None:
@@ -210,13 +237,16 @@ def compiled(
     ceiling: Policy | None = None,
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
+    narrow: bool = False,
+    lists: bool = False,
     record: bool = False,
 ) -> tuple[Plan, _program.Program]:
     """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
-    key = (policy, host, expansion, vet, ceiling, programs, handlers, record)
+    key = (policy, host, expansion, vet, ceiling, programs, handlers, narrow, lists, record)
     made = _kept.get(key)
     if made is None:
         more = {"vet": vet, "ceiling": ceiling, "record": record, "programs": programs, "handlers": handlers}
+        more |= {"narrow": narrow, "lists": lists}
         plan = make_plan(policy, host, expansion=expansion, **more)  # type: ignore[arg-type]
         made = (plan, _program.Program(plan, wait_killable=host.wait_killable))
         if len(_kept) >= 64:

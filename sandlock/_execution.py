@@ -15,7 +15,6 @@ from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
-from ._path_facts import path_rules
 from .errors import MORE_FILES, ConfinementError, InternalError, SandlockError
 from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, open_event, read_verdict
 from .handlers import HandlerContext
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
-    from .presets import Grant
+    from ._virtual_paths import VirtualRoot
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
@@ -103,11 +102,11 @@ class Execution:
         new_session: bool,
         questions: QuestionLimits | None = None,
         permissions: Permissions,
-        grants: tuple[Grant, ...] = (),
         resolver: Resolver | None = None,
         handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
         recorder: Recorder | None = None,
+        virtual_root: VirtualRoot | None = None,
         views: ViewFiles | None = None,
     ) -> None:
         self.policy = policy
@@ -118,6 +117,7 @@ class Execution:
         self.duration = 0.0
         """Seconds; 0 until the end."""
         self.command: Command
+        self._directory = -1
         self.stdio = stdio
         self.timeout = timeout
         self.launched = False
@@ -142,8 +142,11 @@ class Execution:
         limit = None if timeout is None else max(0, int(timeout * 1000))
         try:
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            self._mounts = None if virtual_root is None else virtual_root.open()
+            if self._mounts is not None:
+                self.run.set_virtual_root(self._mounts)
             self._handled = Handled(self.run, handlers) if handlers else None
-            self._prepare(questions, resolver, grants)
+            self._prepare(questions, resolver)
         except OSError as error:
             raise ConfinementError("open the run's control socket", error.errno or 0, fix=MORE_FILES) from error
         self._approved = Approved(self.run)
@@ -152,11 +155,8 @@ class Execution:
         self.started = monotonic()
         self.run.start()
 
-    def _prepare(self, questions: QuestionLimits | None, resolver: Resolver | None, grants: tuple[Grant, ...]) -> None:
-        """Connects the run with who is asked, who keeps a record, who looks names up, and what holds of paths. Raises
-        OSError."""
-        if any(rule.rule == "path" for rule in self.plan.rules):
-            self.run.set_paths(path_rules(self.policy.fs_denied, grants))
+    def _prepare(self, questions: QuestionLimits | None, resolver: Resolver | None) -> None:
+        """Connects the run with who is asked, who keeps a record, and who looks names up. Raises OSError."""
         if questions is not None:
             self.run.listen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), *questions)
         if self.recorder is not None and self.plan.vets:
@@ -169,11 +169,13 @@ class Execution:
     def provide(self, command: Command) -> None:
         """Lets the launch go on: what to execute, on the descriptors of `stdio`."""
         self.command = command
+        self._directory = command.directory
         self.run.provide(
             executables=command.executables,
             argv=command.argv,
             envp=command.envp,
             cwd=command.cwd,
+            directory=command.directory,
             stdio=self.stdio.child,
             terminal=self.stdio.terminal,
         )
@@ -185,7 +187,13 @@ class Execution:
             self.run.kill()
             self.run.close()
             self.stdio.close()
+            self._let_go()
+            self._close_root()
             self._close_views()
+
+    def _close_root(self) -> None:
+        if self._mounts is not None:
+            self._mounts.close()
 
     @property
     def control_fd(self) -> int:
@@ -364,6 +372,11 @@ class Execution:
         return self._permissions.net_rules
 
     @property
+    def denied_paths(self) -> tuple[str, ...]:
+        """All paths that ever were denied, by number."""
+        return self._permissions.denied_paths
+
+    @property
     def denials(self) -> tuple[Denial, ...]:
         """What was denied so far: by verdict, then without one."""
         lookups = self._lookups
@@ -379,13 +392,13 @@ class Execution:
     def _logged(self, found: list[tuple[Any, ...]]) -> list[Denial]:
         """What the core wrote down itself."""
         plan = self.plan
-        known = (plan.arch, self.net_rules, plan.exec_rules, self.policy.fs_denied)
+        known = (plan.arch, self.net_rules, plan.exec_rules)
         lookups = self._lookups
         logged = []
         for operation, cause, rule, error, number, pid, count, since, at, *facts in found:
             called = (operation, cause, rule, error, number, pid, count)
             times = (self.epoch + at / 1e9, (at - since) / 1e9)
-            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups))
+            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups, paths=self.denied_paths))
         return logged
 
     @property
@@ -413,6 +426,7 @@ class Execution:
                 self.run.abandon()
             else:
                 self.run.close()
+            self._close_root()
             self._close_views()
             self.duration = self.duration or monotonic() - self.started
 
@@ -493,6 +507,9 @@ class Execution:
         """The launch has its own copies: close what we held for it."""
         self.run.let_go()
         self.stdio.close_child()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     def _fail(self, error: Exception) -> None:
         self.failure = error

@@ -149,7 +149,7 @@ cdef class Program:
         for i, rule in enumerate(ruleset.paths):
             path = rule.path
             if rule.root is not None:
-                path = rule.path[len(rule.root):].strip(b"/")
+                path = rule.path[len(rule.root):].strip(b"/") or b"."
                 out.paths[i].root = self._keep(rule.root or b"/")
             out.paths[i].path = self._keep(path)
             out.paths[i].access = rule.access
@@ -215,6 +215,7 @@ cdef class Program:
         cdef bytes words = b"".join([word + b"\0" for word in argv])
         cdef bytes facts
         memset(&slot, 0, sizeof(slot))
+        prefix.wants_loader = 0
         result = resolve_program(
             <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0), <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0), AT_FDCWD,
             path, 0, &slot.named, &slot.loaded, &prefix, exe, &length,

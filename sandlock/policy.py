@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     PathText = str | bytes | os.PathLike[str] | os.PathLike[bytes]
     Paths = PathText | Iterable[PathText]
     Names = str | Iterable[str]
+    Mounts = Names | Mapping[str, PathText]
     ExecRules = str | Iterable[str | Iterable[str] | Mapping[str, Any]]
 
     class Fields(TypedDict, total=False):
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
         fs_writable: Paths
         fs_devices: Paths
         fs_denied: Paths
+        hide_ungranted: bool
+        chroot: PathText | None
+        fs_mount: Mounts
         net_allow: Names
         net_deny: Names
         net_allow_bind: int | str | Iterable[int | str]
@@ -66,7 +70,7 @@ if TYPE_CHECKING:
         disable: Names
 
 
-__all__ = ["CLEAN_ENV", "OPTIONS", "PROTECTIONS", "Option", "Policy", "option_of"]
+__all__ = ["CLEAN_ENV", "OPTIONS", "PATHS", "PROTECTIONS", "Option", "Policy", "option_of"]
 
 PROTECTIONS = (
     "fs-refer",
@@ -79,10 +83,24 @@ PROTECTIONS = (
 )
 """Protections that not every kernel and container has, each of which may be waived by name."""
 
+PATHS = {"fs_readable": "read", "fs_data": "data", "fs_writable": "write", "fs_devices": "device"}
+"""The fields that grant paths, and the kind of each (presets.KINDS)."""
+
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
 LISTS = frozenset(
-    ("paths", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules", "exec-rules")
+    (
+        "paths",
+        "mounts",
+        "names",
+        "capabilities",
+        "variable-names",
+        "variables",
+        "cpus",
+        "ports",
+        "net-rules",
+        "exec-rules",
+    )
 )
 """Kinds whose flag may be repeated; what a flag adds extends what a profile says."""
 
@@ -196,6 +214,18 @@ class Policy:
     fs_denied: tuple[str, ...] = _option(
         (), "paths", "--fs-deny", key="filesystem.deny", metavar="PATH",
         help="Deny PATH and everything below it, whatever else is granted, now or later.",
+    )
+    hide_ungranted: bool = _option(
+        False, "switch", "--hide-ungranted", key="filesystem.hide_ungranted", off=("--show-ungranted",),
+        help="Have what no grant covers not be there: looking at it says that there is no such file.",
+    )
+    chroot: str | None = _option(
+        None, "path", "--chroot", key="filesystem.chroot", metavar="DIR",
+        help="Show the program DIR as its root directory; then all paths above, and cwd, are inside it.",
+    )
+    fs_mount: tuple[str, ...] = _option(
+        (), "mounts", "--fs-mount", key="filesystem.mount", metavar="VIRT:HOST[:ro]",
+        help="Show HOST at VIRT inside chroot, and allow writing there; only reading and executing with :ro.",
     )
     net_allow: tuple[str, ...] = _option(
         (), "net-rules", "--net-allow", key="network.allow", metavar="RULE",
@@ -355,7 +385,8 @@ class Policy:
 
     def is_empty(self) -> bool:
         """Whether no file is granted at all, so that no program could even start."""
-        return not (self.presets or self.fs_readable or self.fs_data or self.fs_writable or self.fs_devices)
+        granted = (self.presets, self.fs_readable, self.fs_data, self.fs_writable, self.fs_devices, self.fs_mount)
+        return not any(granted)
 
     def has_exec_rules(self) -> bool:
         """Whether some programs are denied, asked about, or the only ones allowed."""
@@ -366,20 +397,11 @@ class Policy:
 
         Looks at the host: /etc for root, PATH, the working directory. Raises PolicyError.
         """
-        grants = [
-            _presets.Grant(path, kind)
-            for kind, paths in (
-                ("read", self.fs_readable),
-                ("data", self.fs_data),
-                ("write", self.fs_writable),
-                ("device", self.fs_devices),
-            )
-            for path in paths
-        ]
+        grants = [_presets.Grant(path, kind) for name, kind in PATHS.items() for path in getattr(self, name)]
         if not self.presets:
             return _presets.Expansion(tuple(grants))
         expansion = _presets.expand(
-            self.presets, surroundings=_presets.look_around(self.cwd), writable=self.fs_writable
+            self.presets, surroundings=_presets.look_around(self.cwd, self.chroot), writable=self.fs_writable
         )
         return _presets.Expansion((*grants, *expansion.grants), expansion.env)
 
