@@ -249,6 +249,29 @@ def test_names_of_the_policy_are_in_hosts() -> None:
     assert "ip6-localhost\n" in text.removeprefix(HOSTS) or text == HOSTS
 
 
+def test_names_that_change_while_they_are_followed_lead_to_no_real_file(tmp_path: Path) -> None:
+    """A link that another process exchanges all the time: to the file that has a view, to /proc, to another file."""
+    (tmp_path / "mine").write_text("mine")
+    code = (
+        "import json, os, sys, time\n"
+        "targets = ['/etc/hosts', 'mine', '/proc/self/root/etc/hosts', '../' * 20 + 'etc/hosts']\n"
+        "for number, target in enumerate(targets): os.symlink(target, f'link{number}')\n"
+        "pid = os.fork()\n"
+        "while pid == 0:\n"
+        "    for number in range(len(targets)):\n"
+        "        os.symlink(targets[number], 'next'); os.rename('next', 'link')\n"
+        "seen, over, tries = set(), time.monotonic() + 2, 0\n"
+        "while time.monotonic() < over:\n"
+        "    try: seen.add(open('link').read()); tries += 1\n"
+        "    except FileNotFoundError: pass\n"
+        "os.kill(pid, 9); os.waitpid(pid, 0)\n"
+        "print(json.dumps([sorted(seen), tries > 1000]))"
+    )
+    seen, often = told(code, fs_writable=[str(tmp_path)], cwd=str(tmp_path))
+    assert seen == [HOSTS, "mine"]
+    assert often
+
+
 # ---- with other options that are about opens
 
 
@@ -507,6 +530,26 @@ def test_the_time_since_the_boot_goes_on() -> None:
     assert abs(clock - second) < 5
 
 
+def test_nothing_of_sys_is_there_but_cpus() -> None:
+    code = (
+        "import json, os\n"
+        "def look(path):\n"
+        "    try: return os.listdir(path) if os.path.isdir(path) else open(path).read()\n"
+        "    except OSError as error: return error.errno\n"
+        "print(json.dumps([sorted(look('/sys')), *map(look, ('/sys/class/net', '/sys/class', '/sys/block',\n"
+        "    '/sys/fs/cgroup', '/sys/devices/system/cpu/cpu0/cpuidle',\n"
+        "    '/sys/devices/system/cpu/../../../class/net')),\n"
+        "    os.path.isdir('/sys/devices/system/cpu/cpu0/topology')]))"
+    )
+    top, *rest, topology = private(code, fs_data=["/sys"])
+    assert top == ["devices", "kernel"]
+    assert rest == [2] * 6
+    assert topology
+    control = told(code, fs_data=["/sys"])
+    assert len(control[0]) > 4
+    assert "lo" in control[1]
+
+
 def test_cpus_of_the_policy_are_those_that_are_shown() -> None:
     code = (
         "import json, os\n"
@@ -526,7 +569,8 @@ def test_what_is_known_of_a_view_is_what_is_opened(tmp_path: Path) -> None:
         "    if os.path.exists(path):\n"
         "        with open(path) as file: facts, size = os.fstat(file.fileno()), len(file.read())\n"
         "        for look in (os.stat(path), os.lstat(path) if '/net/' not in path else os.stat(path)):\n"
-        "            same = [getattr(look, name) == getattr(facts, name) for name in ('st_ino', 'st_dev', 'st_mode', 'st_size')]\n"
+        "            names = ('st_ino', 'st_dev', 'st_mode', 'st_size')\n"
+        "            same = [getattr(look, name) == getattr(facts, name) for name in names]\n"
         "            found += [*same, look.st_size == size, os.access(path, os.R_OK), not os.access(path, os.W_OK)]\n"
         "print(json.dumps([len(found) > 20, all(found), os.path.getsize('/etc/passwd')]))"
     )
