@@ -142,10 +142,8 @@ class Execution:
         limit = None if timeout is None else max(0, int(timeout * 1000))
         try:
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
-            if any(rule.rule == "path" for rule in plan.rules):
-                self.run.set_paths(path_rules(policy.fs_denied, grants))
             self._handled = Handled(self.run, handlers) if handlers else None
-            self._prepare(questions, resolver)
+            self._prepare(questions, resolver, grants)
         except OSError as error:
             raise ConfinementError("open the run's control socket", error.errno or 0, fix=MORE_FILES) from error
         self._approved = Approved(self.run)
@@ -154,8 +152,11 @@ class Execution:
         self.started = monotonic()
         self.run.start()
 
-    def _prepare(self, questions: QuestionLimits | None, resolver: Resolver | None) -> None:
-        """Connects the run with who is asked, who keeps a record, and who looks names up. Raises OSError."""
+    def _prepare(self, questions: QuestionLimits | None, resolver: Resolver | None, grants: tuple[Grant, ...]) -> None:
+        """Connects the run with who is asked, who keeps a record, and who looks names up; and tells it what the policy
+        says of paths. Raises OSError."""
+        if any(rule.rule == "path" for rule in self.plan.rules):
+            self.run.set_paths(path_rules(self.policy.fs_denied, grants))
         if questions is not None:
             self.run.listen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), *questions)
         if self.recorder is not None and self.plan.vets:

@@ -151,8 +151,7 @@ def plan(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
-    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules) or bool(_view_rules.option_of(policy))
-    _require(host, judged, supervised, any(rule.syscall in ("listen", "getdents64") for rule in rules))
+    _require(host, rules, supervised, bool(_view_rules.option_of(policy)))
     answers, risks = _answers(policy, host.arch, network, own, waived, any(rule.rule != "path" for rule in rules))
     handled_answers(answers, handlers)
     guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
@@ -199,15 +198,17 @@ def _supervised_rulesets(
     return _guest_ruleset(grants, none, none, abi, waived), outer
 
 
-def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
+def _require(host: Host, rules: tuple[TrapRule, ...], supervised: bool, views: bool) -> None:
     """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
-    if (judged or supervised) and not host.wait_killable:
+    judged = supervised or views or any(rule.rule in ("vet_exec", "handle") for rule in rules)
+    if judged and not host.wait_killable:
         raise Unsupported(
-            "policy_fn, handlers, audit, exec rules and network rules by address: a call can only be judged while its "
-            "program waits uninterrupted (Linux 5.19)",
+            "policy_fn, handlers, audit, exec rules, hostname, private_proc and network rules by address: a call can "
+            "only be judged while its program waits uninterrupted (Linux 5.19)",
             missing=frozenset({"seccomp-wait-killable"}),
         )
-    if (supervised or listen) and not host.pidfd_getfd:
+    takes = any(rule.rule == "listen" or rule.syscall == "getdents64" for rule in rules)
+    if (supervised or takes) and not host.pidfd_getfd:
         raise Unsupported(
             "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2), "
             "of Linux 5.6, which this kernel or container refuses: allow it in the container's seccomp profile, or "

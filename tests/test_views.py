@@ -222,6 +222,26 @@ def test_without_places_everything_is_there() -> None:
     assert Views().shows(b"/proc/kallsyms")
 
 
+@given(
+    st.lists(st.sampled_from(["proc", "sys", "self", "net", "tcp", "kernel", "cpu0", "12", "x", "mounts"]), max_size=6)
+)
+def test_the_core_says_the_same_of_what_is_there(parts: list[str]) -> None:
+    """For it a process, whose it is being known, is /proc/self; and so are its threads."""
+    from sandlock._view_table import ViewSet
+
+    views = _views.make(_views.etc_files(b"cage"), facts(), [Mount(target=b"/", writable=False)])
+    core = ViewSet(files=[(path, -1, 0, 0) for path, _ in views.files], places=list(views.places))
+    below = "".join(f"/{part}" for part in parts)
+    for start in ("", "/proc/self", "/proc/sys/net/ipv4", "/sys/devices/system/cpu"):
+        path = f"{start}{below}".encode() or b"/"
+        if not path.startswith((b"/proc/12", b"/proc/self/task/12")):
+            assert core.shows(path) is views.shows(path)
+    for process in ("/proc/12", "/proc/12/task/12", "/proc/self/task/12"):
+        general = f"/proc/self{below}".encode()
+        if process.startswith("/proc/12"):
+            assert core.shows(f"{process}{below}".encode()) is views.shows(general)
+
+
 # ---- this machine
 
 
