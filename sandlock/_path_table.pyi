@@ -5,6 +5,7 @@ class PathRules:
     def __new__(
         cls,
         denied: list[tuple[bytes, int]],
+        *,
         identities: list[tuple[int, int, int]],
         grants: list[tuple[bytes, int]],
         narrow: bool,
@@ -13,6 +14,7 @@ class PathRules:
     def __init__(
         self,
         denied: list[tuple[bytes, int]],
+        *,
         identities: list[tuple[int, int, int]],
         grants: list[tuple[bytes, int]],
         narrow: bool,
