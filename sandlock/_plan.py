@@ -146,11 +146,6 @@ def plan(
     metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
     own = _traps(widest, host.arch, network, vet, record, metadata, handlers)
     rules = (*own, *handle_rules(handlers, host.arch, own))
-    if rules and not host.seccomp_user_notif:
-        raise Unsupported(
-            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
-            missing=frozenset({"seccomp-user-notification"}),
-        )
     _require(host, rules, supervised, bool(_view_rules.option_of(policy)))
     answers, risks = _answers(policy, host.arch, network, own, waived, any(rule.rule != "path" for rule in rules))
     handled_answers(answers, handlers)
@@ -200,6 +195,11 @@ def _supervised_rulesets(
 
 def _require(host: Host, rules: tuple[TrapRule, ...], supervised: bool, views: bool) -> None:
     """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
+    if rules and not host.seccomp_user_notif:
+        raise Unsupported(
+            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
+            missing=frozenset({"seccomp-user-notification"}),
+        )
     judged = supervised or views or any(rule.rule in ("vet_exec", "handle") for rule in rules)
     if judged and not host.wait_killable:
         raise Unsupported(
