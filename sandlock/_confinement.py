@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ._recording import Recording
     from ._resolver import Resolver
     from ._stdio import Stdio, Stream
+    from ._virtual_paths import VirtualRoot
     from .policy import Fields
     from .presets import Expansion
-    from ._virtual_paths import VirtualRoot
 
 
 class Confinement:
@@ -170,7 +170,9 @@ def _virtual_root(policy: Policy) -> VirtualRoot | None:
     """What the program sees as its files, if not the host's. Raises PolicyError."""
     if policy.chroot is None:
         if policy.fs_mount:
-            raise PolicyError('fs_mount: there is no virtual root to mount in; add chroot ("/" will do)', field="fs_mount")
+            raise PolicyError(
+                'fs_mount: there is no virtual root to mount in; add chroot ("/" will do)', field="fs_mount"
+            )
         return None
     from ._virtual_paths import VirtualRoot  # few policies have one
 

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from ._resolver import Resolver
     from ._stdio import Stdio
     from ._view_files import ViewFiles
+    from ._virtual_paths import VirtualRoot
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
     from .presets import Grant
-    from ._virtual_paths import VirtualRoot
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9

@@ -30,7 +30,8 @@ from sandlock._path_calls cimport (
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
 from sandlock._paths cimport (
-    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
+    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place,
+    path_of_place,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
 from sandlock._programs cimport open_descriptor_of, real_path_in

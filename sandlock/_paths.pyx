@@ -512,7 +512,9 @@ cdef int follow_from(
             base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0,
             RESOLVE_NO_MAGICLINKS | (resolve & RESOLVE_CACHED)
         )
-        if (opened == -EACCES and not origin.tree.run.program.private_proc) or (opened == -EAGAIN and resolve & RESOLVE_CACHED):
+        if opened == -EACCES and not origin.tree.run.program.private_proc:
+            return <int>opened
+        if opened == -EAGAIN and resolve & RESOLVE_CACHED:
             return <int>opened
         if opened >= 0:
             if take_pin(opened, place) == 0 and not place.on_procfs:
@@ -521,7 +523,7 @@ cdef int follow_from(
     return follow_slowly(origin, base, -1, path, following, resolve, place)
 
 
-# In a virtual root -----------------------------------------------------------------------------------------------------
+# In a virtual root ---------------------------------------------------------------------------------------------------
 
 cdef int follow_scoped(
     const Origin *origin, long base, int mount, const char *path, int following, uint64_t resolve, Place *place

@@ -132,7 +132,8 @@ def plan(
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `lists`: see `_path_rules.traps`.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
+    `lists`: see `_path_rules.traps`.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.

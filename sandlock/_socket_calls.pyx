@@ -111,7 +111,9 @@ cdef int read_address(const Notification *notification, const SocketCall *call, 
     return read_sockaddr(tid, header.name, header.name_length, address)
 
 
-cdef int set_endpoint(const Run *run, const Notification *notification, SocketCall *call, const Address *address) noexcept nogil:
+cdef int set_endpoint(
+    const Run *run, const Notification *notification, SocketCall *call, const Address *address
+) noexcept nogil:
     """Where the call leads. Returns 0, NO_DECISION, or -errno."""
     cdef int domain = call.facts.domain
     cdef int binds = call.endpoint.operation == OPERATION_BIND
@@ -151,7 +153,9 @@ cdef int set_endpoint(const Run *run, const Notification *notification, SocketCa
     return 0
 
 
-cdef int read_target(const Run *run, const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
+cdef int read_target(
+    const Run *run, const Notification *notification, SocketCall *call, long descriptor
+) noexcept nogil:
     """Reads where the call leads. Returns 0 if that has to be decided, NO_DECISION, or -errno."""
     cdef Address address
     cdef long port

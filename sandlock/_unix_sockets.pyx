@@ -77,7 +77,9 @@ cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, 
     return result if result < 0 else place.descriptor
 
 
-cdef long open_place(const Run *run, pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file) noexcept nogil:
+cdef long open_place(
+    const Run *run, pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file
+) noexcept nogil:
     """The socket that a name means (to bind: its directory), pinned; or -errno."""
     cdef char directory[MAX_NAME + 2]
     cdef const char *last = last_part(name)

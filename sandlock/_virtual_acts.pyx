@@ -68,8 +68,8 @@ cdef int starts_with(const char *text, const char *start) noexcept nogil:
 
 
 cdef long as_seen_link(const VirtualRoot *root, const char *link, char *text, long length, long size) noexcept nogil:
-    """What a link of /proc (its real path) says, made what it has to say to the program, in place. Returns the length or
-    -errno."""
+    """What a link of /proc (its real path) says, made what it has to say to the program, in place. Returns the length
+    or -errno."""
     cdef char seen[MAX_PATH]
     cdef const char *other = seen
     cdef int mount

@@ -90,7 +90,9 @@ class VirtualRoot:
             if not covered and os.path.lexists(virtual) and os.path.isdir(self.real(os.path.dirname(virtual))):
                 self._mount(virtual, os.path.realpath(virtual) if kind else virtual, False, kind)
         if len(self.mounts) > MAX_MOUNTS:
-            raise PolicyError(f"fs_mount: more than {MAX_MOUNTS} mounts; mount a directory above them", field="fs_mount")
+            raise PolicyError(
+                f"fs_mount: more than {MAX_MOUNTS} mounts; mount a directory above them", field="fs_mount"
+            )
 
     def _mount(self, virtual: str, real: str, read_only: bool, kind: str) -> None:
         parent, _, name = virtual.rpartition("/")

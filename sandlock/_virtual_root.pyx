@@ -1,9 +1,9 @@
-"""A root directory that the program alone sees: a directory of the host, with others of it, and files, mounted in it. No
-process is ever in it; all that there is to it is how the supervisor follows the program's paths.
+"""A root directory that the program alone sees: a directory of the host, with others of it, and files, mounted in it.
+No process is ever in it; all that there is to it is how the supervisor follows the program's paths.
 
-Most paths the kernel follows at once, from the descriptor of the root or of the mount that the path's letters lead into.
-Where that leads to a place that a mount hides, nowhere for certain, or into /proc, the path is walked name by name
-(_paths).
+Most paths the kernel follows at once, from the descriptor of the root or of the mount that the path's letters lead
+into. Where that leads to a place that a mount hides, nowhere for certain, or into /proc, the path is walked name by
+name (_paths).
 
 Rules: real paths, without links. Whatever lies neither in the root nor in a mount does not exist. A real path may be
 seen at several places, and belongs to the mount with the longest real path that does not hide it.
@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_fcntl, raw_syscall
-from sandlock._places cimport MAX_LAST, close_pin, leave, look_at_place, pin, take_pin
+from sandlock._places cimport MAX_LAST, close_pin, leave, pin, take_pin
 from sandlock._programs cimport MAX_PATH, real_path_in
 from sandlock._run cimport MAX_MOUNTS, VirtualMount
 
@@ -45,7 +45,7 @@ cdef enum:
     FOLLOW_TO_PARENT = 4
 
 
-# Which mount a real path belongs to --------------------------------------------------------------------------------------
+# Which mount a real path belongs to ----------------------------------------------------------------------------------
 
 cdef inline int is_below(const char *path, const char *top, size_t length) noexcept nogil:
     return strncmp(path, top, length) == 0 and (path[length] == 0 or path[length] == 47)
@@ -147,7 +147,7 @@ cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *
 
 
 cdef long show_path(const VirtualRoot *root, const char *real, char *into, size_t size) noexcept nogil:
-    """What the program calls a real path, for the record; without a virtual root, or where it lies outside, that itself.
+    """What the program calls a real path, for the record; without a virtual root, or where it lies outside, the same.
     Returns the length or -errno."""
     cdef int mount = -1 if root == NULL else mount_at(root, real)
     cdef size_t length = strlen(real)
@@ -277,8 +277,8 @@ cdef int follow_below(
 cdef int follow_in_root(
     const VirtualRoot *root, long base, int mount, const char *path, int following, uint64_t cached, Place *place
 ) noexcept nogil:
-    """As far as the kernel can be asked at once, with RESOLVE_CACHED as far as it knows the way already. `base`: where a
-    relative path begins, a directory of the mount. Returns 0, -ENOENT, or -EAGAIN where it has to be walked."""
+    """As far as the kernel can be asked at once, with RESOLVE_CACHED as far as it knows the way already. `base`: where
+    a relative path begins, a directory of the mount. Returns 0, -ENOENT, or -EAGAIN where it has to be walked."""
     cdef const char *rest = NULL
     cdef uint64_t resolve = RESOLVE_BENEATH
     cdef size_t length = strlen(path)
@@ -297,7 +297,9 @@ cdef int follow_in_root(
         if root.mounts[mount].owner < 0:
             resolve = RESOLVE_IN_ROOT
         if rest[0] == 0 and (root.mounts[mount].owner >= 0 or following & (FOLLOW_MAKES | FOLLOW_TO_PARENT)):
-            return -EAGAIN if length > 1 and path[length - 1] in (46, 47) else arrive(root, mount, following, cached, place)
+            if length > 1 and path[length - 1] in (46, 47):
+                return -EAGAIN
+            return arrive(root, mount, following, cached, place)
         path = rest if rest[0] != 0 else <const char *>b"."
     result = follow_below(
         root, base, mount, path, following, resolve | RESOLVE_NO_MAGICLINKS | cached, cached, place

@@ -85,7 +85,18 @@ PROTECTIONS = (
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
 LISTS = frozenset(
-    ("paths", "mounts", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules", "exec-rules")
+    (
+        "paths",
+        "mounts",
+        "names",
+        "capabilities",
+        "variable-names",
+        "variables",
+        "cpus",
+        "ports",
+        "net-rules",
+        "exec-rules",
+    )
 )
 """Kinds whose flag may be repeated; what a flag adds extends what a profile says."""
 

@@ -43,6 +43,8 @@ DOORS = {
     "_execution": {"_capture", "_confinement", "sandbox"},
     "_view_files": {"_confinement"},
     "_view_table": {"_view_files"},
+    "_virtual_paths": {"_confinement"},
+    "_virtual_root": {"_virtual_paths"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
     "_answers": {"_async", "_loop_answers", "sandbox"},
@@ -100,6 +102,9 @@ NOBODY = (
     "_users",
     "_mediate",
     "_path_lane",
+    "_places",
+    "_virtual_acts",
+    "_virtual_listing",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
