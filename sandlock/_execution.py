@@ -15,7 +15,6 @@ from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
-from ._path_facts import path_rules
 from .errors import MORE_FILES, ConfinementError, InternalError, SandlockError
 from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, open_event, read_verdict
 from .handlers import HandlerContext
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
-    from .presets import Grant
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
@@ -104,7 +102,6 @@ class Execution:
         new_session: bool,
         questions: QuestionLimits | None = None,
         permissions: Permissions,
-        grants: tuple[Grant, ...] = (),
         resolver: Resolver | None = None,
         handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
@@ -148,9 +145,6 @@ class Execution:
             self._mounts = None if virtual_root is None else virtual_root.open()
             if self._mounts is not None:
                 self.run.set_virtual_root(self._mounts)
-            if any(rule.rule == "path" for rule in plan.rules):
-                spell = None if virtual_root is None else virtual_root.spellings
-                self.run.set_paths(path_rules(policy.fs_denied, grants, spell=spell))
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -378,6 +372,11 @@ class Execution:
         return self._permissions.net_rules
 
     @property
+    def denied_paths(self) -> tuple[str, ...]:
+        """All paths that ever were denied, by number."""
+        return self._permissions.denied_paths
+
+    @property
     def denials(self) -> tuple[Denial, ...]:
         """What was denied so far: by verdict, then without one."""
         lookups = self._lookups
@@ -399,7 +398,7 @@ class Execution:
         for operation, cause, rule, error, number, pid, count, since, at, *facts in found:
             called = (operation, cause, rule, error, number, pid, count)
             times = (self.epoch + at / 1e9, (at - since) / 1e9)
-            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups))
+            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups, paths=self.denied_paths))
         return logged
 
     @property

@@ -49,6 +49,17 @@ RULE_KINDS = {
 }
 
 
+cdef const char **pointers(list strings) except NULL:
+    """A NULL-terminated array of the strings, which must stay alive."""
+    cdef Py_ssize_t i
+    cdef const char **array = <const char **>calloc(len(strings) + 1, sizeof(char *))
+    if array == NULL:
+        raise MemoryError
+    for i in range(len(strings)):
+        array[i] = <const char *><bytes>strings[i]
+    return array
+
+
 cdef class NetRuleSet:
     """Network rules in C, never changed. `hosts`: all names, by number from 1; `base`: the number of the first rule."""
 
@@ -204,6 +215,7 @@ cdef class Program:
         cdef bytes words = b"".join([word + b"\0" for word in argv])
         cdef bytes facts
         memset(&slot, 0, sizeof(slot))
+        prefix.wants_loader = 0
         result = resolve_program(
             <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0), <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0), AT_FDCWD,
             path, 0, &slot.named, &slot.loaded, &prefix, exe, &length,

@@ -10,12 +10,13 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
+from sandlock._path_table cimport PATH_RULES, denied_file
 from sandlock._paths cimport Origin, Place, follow_path, leave
 from sandlock._procfs cimport Tree, read_standing
 from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, last_part, open_named, real_path
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
-from sandlock._virtual_root cimport mounted_on, show_path
+from sandlock._virtual_root cimport mounted_on, real_of_seen, show_path
 
 cdef extern from "<errno.h>" nogil:
     const int EADDRINUSE
@@ -140,6 +141,22 @@ cdef int find_socket(const Run *run, pid_t tid, pid_t tgid, SocketCall *call) no
     memcpy(call.endpoint.path, path, length)
     call.endpoint.path_length = <int>length
     return 0
+
+
+cdef int denied_socket(const Run *run, const PathTable *paths, const SocketCall *call) noexcept nogil:
+    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; -1
+    for none."""
+    cdef char path[MAX_SOCKET_PATH + 1]
+    cdef char real[4096]
+    cdef const char *judged = path
+    cdef int rule = -1
+    if paths != NULL and call.endpoint.path_length > 0 and not call.endpoint.abstract:
+        memcpy(path, call.endpoint.path, call.endpoint.path_length)
+        path[call.endpoint.path_length] = 0
+        if run.virtual_root != NULL and real_of_seen(run.virtual_root, path, real, sizeof(real)) >= 0:
+            judged = real
+        rule = denied_file(paths, &call.file, judged)
+    return rule if rule < 0 else PATH_RULES + rule
 
 
 cdef long open_judged(const Run *run, pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:

@@ -146,6 +146,25 @@ cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *
     return <long>(at.seen_length + length)
 
 
+cdef long real_of_seen(const VirtualRoot *root, const char *seen, char *into, size_t size) noexcept nogil:
+    """The real path of one without links, as the program has it. Returns the length or -errno."""
+    cdef const char *rest = NULL
+    cdef size_t length
+    cdef int i
+    for i in range(root.count):
+        rest = behind(root.mounts[i].seen_at, seen)
+        if rest == NULL:
+            continue
+        length = strlen(rest)
+        if root.mounts[i].real_length + length + 2 > size:
+            return -ENAMETOOLONG
+        memcpy(into, root.mounts[i].real, root.mounts[i].real_length)
+        into[root.mounts[i].real_length] = 47
+        memcpy(into + root.mounts[i].real_length + 1, rest, length + 1)
+        return <long>(root.mounts[i].real_length + 1 + length)
+    return -ENOENT
+
+
 cdef long show_path(const VirtualRoot *root, const char *real, char *into, size_t size) noexcept nogil:
     """What the program calls a real path, for the record; without a virtual root, or where it lies outside, the same.
     Returns the length or -errno."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         fs_writable: Paths
         fs_devices: Paths
         fs_denied: Paths
+        hide_ungranted: bool
         chroot: PathText | None
         fs_mount: Mounts
         net_allow: Names
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
         disable: Names
 
 
-__all__ = ["CLEAN_ENV", "OPTIONS", "PROTECTIONS", "Option", "Policy", "option_of"]
+__all__ = ["CLEAN_ENV", "OPTIONS", "PATHS", "PROTECTIONS", "Option", "Policy", "option_of"]
 
 PROTECTIONS = (
     "fs-refer",
@@ -81,6 +82,9 @@ PROTECTIONS = (
     "fs-metadata",
 )
 """Protections that not every kernel and container has, each of which may be waived by name."""
+
+PATHS = {"fs_readable": "read", "fs_data": "data", "fs_writable": "write", "fs_devices": "device"}
+"""The fields that grant paths, and the kind of each (presets.KINDS)."""
 
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
@@ -210,6 +214,10 @@ class Policy:
     fs_denied: tuple[str, ...] = _option(
         (), "paths", "--fs-deny", key="filesystem.deny", metavar="PATH",
         help="Deny PATH and everything below it, whatever else is granted, now or later.",
+    )
+    hide_ungranted: bool = _option(
+        False, "switch", "--hide-ungranted", key="filesystem.hide_ungranted", off=("--show-ungranted",),
+        help="Have what no grant covers not be there: looking at it says that there is no such file.",
     )
     chroot: str | None = _option(
         None, "path", "--chroot", key="filesystem.chroot", metavar="DIR",
@@ -391,13 +399,8 @@ class Policy:
         """
         grants = [
             _presets.Grant(path, kind)
-            for kind, paths in (
-                ("read", self.fs_readable),
-                ("data", self.fs_data),
-                ("write", self.fs_writable),
-                ("device", self.fs_devices),
-            )
-            for path in paths
+            for name, kind in PATHS.items()
+            for path in getattr(self, name)
         ]
         if not self.presets:
             return _presets.Expansion(tuple(grants))
