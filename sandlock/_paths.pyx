@@ -569,13 +569,15 @@ cdef int follow_inside(
         if mount < 0:            # outside: the program was born there, or was sent a descriptor
             return -ENOENT if origin.directory == AT_FDCWD else -EACCES
     if following & FOLLOW_CACHED:
-        return -EAGAIN if resolve else follow_in_root(root, base, mount, path, following, RESOLVE_CACHED, place)
+        return -EAGAIN if resolve else follow_in_root(
+            root, base, mount, real, path, following, RESOLVE_CACHED, place
+        )
     if resolve & RESOLVE_CACHED:
         return -EAGAIN
     if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV):
         return follow_scoped(origin, base, mount, path, following, resolve, place)
     if not resolve:
-        result = follow_in_root(root, base, mount, path, following, 0, place)
+        result = follow_in_root(root, base, mount, real, path, following, 0, place)
         if result != -EAGAIN:
             return result
     return follow_slowly(origin, base, mount, path, following, resolve, place)

@@ -20,7 +20,8 @@ cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *
 cdef long real_of_seen(const VirtualRoot *root, const char *seen, char *into, size_t size) noexcept nogil
 cdef long show_path(const VirtualRoot *root, const char *real, char *into, size_t size) noexcept nogil
 cdef int follow_in_root(
-    const VirtualRoot *root, long base, int mount, const char *path, int following, uint64_t cached, Place *place
+    const VirtualRoot *root, long base, int mount, const char *real, const char *path, int following, uint64_t cached,
+    Place *place
 ) noexcept nogil
 
 cdef class VirtualMounts:
