@@ -123,16 +123,6 @@ cdef inline Action continue_unsafely() noexcept nogil:
     return Action(kind=ACTION_CONTINUE, value=0)
 
 
-cdef int is_ours(Table *table, const Notification *notification) noexcept nogil:
-    """Whether a helper that lives has the caller make this call. What a dead one wanted counts no more: its task is
-    dead, too, and the number may be another's."""
-    cdef int i
-    for i in range(MAX_WORKERS + 1 + MAX_OPENERS):
-        if is_redirected(&table.redirects[i], notification) and load_int(&table.seats[i].lives) != 0:
-            return 1
-    return 0
-
-
 cdef Action act_by_rule(const Rule *rule) noexcept nogil:
     """What a rule alone says, whatever the call is about."""
     if rule.kind == RULE_ERRNO:
@@ -148,6 +138,16 @@ cdef Action act_by_rule(const Rule *rule) noexcept nogil:
     if rule.kind == RULE_KILL_TREE:
         return Action(kind=ACTION_KILL_TREE, value=0)
     return errno_action(EPERM)
+
+
+cdef int is_ours(Table *table, const Notification *notification) noexcept nogil:
+    """Whether a helper that lives has the caller make this call. What a dead one wanted counts no more: its task is
+    dead, too, and the number may be another's."""
+    cdef int i
+    for i in range(MAX_WORKERS + 1 + MAX_OPENERS):
+        if is_redirected(&table.redirects[i], notification) and load_int(&table.seats[i].lives) != 0:
+            return 1
+    return 0
 
 
 cdef Action look_or_tell(Lane *lane, const Rule *rule, const Notification *notification) noexcept nogil:
@@ -338,6 +338,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
     while run.stage == STAGE_STARTING:
         raw_syscall(SYS_futex, <long>&run.stage, FUTEX_WAIT, STAGE_STARTING, 0, 0, 0)
     if run.listener >= 0:
+        lane.crew.stays_in_hosts_table = lane.handlers != NULL
         if must_mediate_first(lane) and start_mediating(&lane.crew) < 0:
             kill_tree(lane)
         if run.program.record_execs:

@@ -427,7 +427,8 @@ class Execution:
             else:
                 self.run.close()
             self._close_root()
-            self._close_views()
+            if not self.survivors:  # the supervisor stays for these, and its descriptors may be ours
+                self._close_views()
             self.duration = self.duration or monotonic() - self.started
 
     def _close_views(self) -> None:

@@ -43,7 +43,7 @@ def path_rules(
 ) -> PathRules:
     """What the supervisor judges path calls by. `grants`: on real paths, as the kernel has them; a link that is there
     now is not followed. `shown`: names of what is granted. `known`: what was found before in denied trees, and is added
-    to. `spell`: `names_of` in a virtual root."""
+    to. `spell`: the names of a denied path, as `names_of` has them, in a virtual root."""
     paths: dict[bytes, int] = {}
     identities: dict[Identity, int] = {}
     known = {} if known is None else known
@@ -84,7 +84,8 @@ def covered(grants: Iterable[Grant], path: str) -> int:
 def shown_names(
     named: Iterable[Grant], granted: Iterable[Grant], spell: Callable[[bytes], list[bytes]] | None = None
 ) -> list[bytes]:
-    """The names by which what is granted is reached, if it is there: `named` as written, `granted` on real paths."""
+    """The names by which what is granted is reached, if it is there: `named` as written, `granted` on real paths.
+    `spell`: see `path_rules`."""
     real = {fsencode(grant.path) for grant in granted}
     found = ((spell or names_of)(fsencode(grant.path)) for grant in named)
     return [name for names in found if names[-1] in real for name in names if os.path.lexists(name)]
@@ -97,7 +98,8 @@ def names_of(path: bytes) -> list[bytes]:
     """By what names a path is reached: with each link on the way as it is spelled, and last without any. Whoever could
     replace a link, or a directory that is left by "..", would decide where the path leads: these have a name here that
     lies below them."""
-    at, found = b"", []
+    at = b""
+    found: list[bytes] = []
     pending = path.split(b"/")[::-1]
     while pending and len(found) < MAX_LINKS:
         name = pending.pop()

@@ -35,8 +35,9 @@ cdef extern from * nogil:
 
 
 cdef int start_mediating(Crew *crew) noexcept nogil:
-    """Gives the fast lane a descriptor table and a umask of its own: to close a file in the host's table would drop the
-    locks that the host has on it (fcntl(2)). Returns 0 or -errno."""
+    """Gives the fast lane a umask and a descriptor table of its own: to close a file in the host's table would drop the
+    locks that the host has on it (fcntl(2)). Handlers may give the program descriptors of the host's, so with them it
+    stays in that table. Returns 0 or -errno."""
     cdef Mediator *mediator
     cdef int keep[4]
     cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
@@ -53,11 +54,12 @@ cdef int start_mediating(Crew *crew) noexcept nogil:
     keep[1] = crew.table.wake_fd
     keep[2] = crew.table.poller_fd
     keep[3] = crew.table.run.control_host
-    result = keep_with_views(crew.table.views, crew.table.run.virtual_root, keep, 4)
-    if result < 0:
-        free(mediator)
-        return <int>result
-    crew.table.run.host_listener = crew.table.run.listener
+    if not crew.stays_in_hosts_table:
+        result = keep_with_views(crew.table.views, crew.table.run.virtual_root, keep, 4)
+        if result < 0:
+            free(mediator)
+            return <int>result
+        crew.table.run.host_listener = crew.table.run.listener
     crew.mediator = mediator
     return 0
 

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     from .policy import Policy
     from .presets import Grant
 
-__all__ = ["ACTS", "CALLS", "DEVICES", "LOOKS", "METADATA", "adjust", "covers_all", "option_of", "pack", "refused", "traps"]
+__all__ = [
+    "ACTS",
+    "CALLS",
+    "DEVICES",
+    "LOOKS",
+    "METADATA",
+    "adjust",
+    "covers_all",
+    "option_of",
+    "pack",
+    "refused",
+    "traps",
+]
 
 ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
@@ -192,7 +204,6 @@ def traps(
     asked: Iterable[str],
     looks: bool = False,
     views: str = "",
-    *,
     lists: bool = False,
 ) -> list[tuple[str, str, str]]:
     """(system call, rule, reason) of what the supervisor carries out. `mediated`: the option for which it opens and
@@ -212,11 +223,12 @@ def traps(
     if views == "private_proc":
         reason = "private_proc: other processes, and what tells about the machine, are not there"
         wanted |= dict.fromkeys((*_LISTS, *LOOKS), reason)
-    if mediated:
+    if mediated == "chroot":
+        reason = "chroot: no path means to the kernel what it means to the program, so the supervisor makes the call"
+        wanted |= {name: reason for name in CALLS if lists or name not in _LISTS}
+    elif mediated:
         reason = f"{mediated}: {_REASONS[mediated]}, so the supervisor opens and changes files"
-        rooted = mediated == "chroot"
-        names = [name for name in CALLS if lists or name not in _LISTS] if rooted else (*_OPENS, *_CHANGES)
-        wanted |= dict.fromkeys(names, reason)
+        wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
     if looks:
         wanted |= dict.fromkeys(LOOKS, "what may be looked at is decided, and told, by the supervisor")
     return [(name, "path", reason) for name, reason in wanted.items() if name not in known]

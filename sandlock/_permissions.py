@@ -11,8 +11,8 @@ from _thread import RLock
 from ._net_rules import NetRule, compile_rules
 from ._path_facts import ACCESS, covered, path_rules, shown_names
 from ._program import NetRuleSet
-from .errors import PolicyError
 from ._settle import real_paths
+from .errors import PolicyError
 from .policy import PATHS, Policy
 from .presets import Grant
 
@@ -75,9 +75,9 @@ class Permissions:
         narrow: bool = False,
         root: VirtualRoot | None = None,
     ) -> None:
-        """`widest`: all that the ceiling grants, on real paths, as the kernel has it: what policy and ceiling name, then
-        what presets do, which stays. `named`: the same as it was written. `narrow`: the policy grants less than that, or
-        will. `root`: what the program sees as its files, if not the host's."""
+        """`widest`: all that the ceiling grants, on real paths, as the kernel has it: what policy and ceiling name,
+        then what presets do, which stays. `named`: the same as it was written. `narrow`: the policy grants less than
+        that, or will. `root`: what the program sees as its files, if not the host's."""
         self._root = root
         self._spell = None if root is None else root.names_of
         self._lock = RLock()

@@ -120,8 +120,8 @@ class VirtualRoot:
     # --- paths
 
     def _walk(self, path: str, guarded: Iterable[str] = (), names: list[str] | None = None) -> str:
-        """The virtual path without links; "" is the root. `names` gets the real path of each link, with what follows it.
-        Raises ForeignLinkError for a link below a `guarded` real path."""
+        """The virtual path without links; "" is the root. `names` gets the real path of each link, with what follows
+        it. Raises ForeignLinkError for a link below a `guarded` real path."""
         at, links = "", 0
         pending = path.split("/")[::-1]
         while pending:

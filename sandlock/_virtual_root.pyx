@@ -319,7 +319,8 @@ cdef int follow_in_root(
     Place *place
 ) noexcept nogil:
     """As far as the kernel can be asked at once, with RESOLVE_CACHED as far as it knows the way already. `base`: where
-    a relative path begins, a directory of the mount, and its real path. Returns 0, -ENOENT, or -EAGAIN where it has to be walked."""
+    a relative path begins, a directory of the mount, and its real path. Returns 0, -ENOENT, or -EAGAIN where it has to
+    be walked."""
     cdef const char *rest = NULL
     cdef uint64_t resolve = RESOLVE_BENEATH
     cdef size_t length = strlen(path)
