@@ -148,15 +148,20 @@ def _ioctl(granted: bool, inode_flags: int) -> Answer:
     return tuple(cases), ALLOW
 
 
-def _prctl(judged: bool) -> Answer:
+PR_SET_MM = 35
+
+
+def _prctl(judged: bool, rooted: bool = False) -> Answer:
     forbidden: tuple[int, ...] = (
         28,  # PR_SET_SECUREBITS
-        35,  # PR_SET_MM: argv, environ and exe of /proc/self would lie
+        PR_SET_MM,  # argv, environ and exe of /proc/self would lie
         62,  # PR_SCHED_CORE: takes the pid of another task
         0x5961_6D61,  # PR_SET_PTRACER
     )
     if judged:
         forbidden += (4,)  # PR_SET_DUMPABLE: the supervisor could no longer read the caller
+    if rooted:  # there they lie without it: at the exec stop, and only there, the supervisor has the program call it
+        return (((is_(0, PR_SET_MM),), NOTIFY), *_one_of(0, forbidden, EPERM)), ALLOW
     return _one_of(0, forbidden, EPERM), ALLOW
 
 

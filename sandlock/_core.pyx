@@ -34,15 +34,17 @@ from sandlock._path_lane cimport vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC,
-    RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
+    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_OPEN_VIRTUALLY, RULE_PATH,
+    RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
+from sandlock._promises cimport close_promises
 from sandlock._redirect cimport is_redirected
 from sandlock._signals cimport add_restart
 from sandlock._slots cimport MAX_OPENERS, MAX_WORKERS, Table, load_int
 from sandlock._socket_calls cimport HELD, vet_socket
 from sandlock._sockets cimport forget_caller, listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
+from sandlock._virtual cimport open_virtually
 from sandlock._workers cimport start_worker, stop_workers
 from sandlock._writers cimport close_writers
 
@@ -177,6 +179,8 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if rule.kind == RULE_VET_OPEN or rule.kind == RULE_VET_WRITE:
         error = vet_open(&lane.crew, notification, ASK_ALL if rule.kind == RULE_VET_OPEN else ASK_WRITES)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
+    if rule.kind == RULE_OPEN_VIRTUALLY:
+        return open_virtually(lane.table, notification)
     if rule.kind == RULE_OBSERVE_EXEC:
         observe_exec(lane.observer, notification)
         return continue_unsafely()    # observed, not decided
@@ -321,6 +325,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
         supervise(lane)
         if lane.table != NULL:
             stop_workers(&lane.crew)
+            close_promises(&lane.table.promises)
             close_writers(&lane.table.writers)
             free(lane.crew.mediator)
             lane.crew.mediator = NULL

@@ -5,14 +5,15 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from sandlock._commands cimport decide_exec
-from sandlock._linux cimport Instruction, SYS_getpid, SYS_gettid, raw_syscall
+from sandlock._linux cimport Instruction, SYS_close, SYS_getpid, SYS_gettid, raw_syscall
 from sandlock._pins cimport MAX_HOSTS
-from sandlock._programs cimport Prefix, resolve_program
+from sandlock._programs cimport Resolved, Viewer, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE,
-    ExecRule, NetRule, RuleKind, Ruleset,
+    RULE_OBSERVE_START, RULE_OPEN_VIRTUALLY, RULE_PATH, RULE_VALUE,
+    RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
+    RULE_VET_WRITE, ExecRule, NetRule, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
 
@@ -44,6 +45,7 @@ RULE_KINDS = {
     "vet_write": RULE_VET_WRITE,
     "vet_open": RULE_VET_OPEN,
     "path": RULE_PATH,
+    "open_virtually": RULE_OPEN_VIRTUALLY,
 }
 
 
@@ -99,8 +101,10 @@ cdef class Program:
         self.c.personality = <unsigned long>-1
         self._alive = []
 
-    def __init__(self, plan, *, bint wait_killable):
+    def __init__(self, plan, *, bint wait_killable, bytes root=None):
         cdef bytes code = plan.filter
+        if root is not None:
+            self.c.root = self._keep(root)
         launch = plan.launch
         self.c.filter.len = <unsigned short>(len(code) // 8)
         self.c.filter.filter = <Instruction *>self._keep(code)
@@ -160,6 +164,8 @@ cdef class Program:
                 self.c.vets = self.c.vets_exec = 1
             if rule.rule == "path":
                 self.c.vets = self.c.mediates = 1
+            if rule.rule == "open_virtually":
+                self.c.vets = 1
             if rule.rule == "handle":
                 self.c.vets = 1
             if rule.rule == "vet_socket":
@@ -193,32 +199,33 @@ cdef class Program:
         """(decision, number of the rule or -1, exe) for executing the file at `path` with these words, as this process
         would. Raises OSError for what cannot be executed."""
         cdef Slot slot
-        cdef Prefix prefix
-        cdef char exe[4096]
-        cdef long length = 0
+        cdef Resolved found
+        cdef Viewer viewer
         cdef int rule = -1, result
         cdef bytes words = b"".join([word + b"\0" for word in argv])
         cdef bytes facts
         memset(&slot, 0, sizeof(slot))
-        result = resolve_program(
-            <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0), <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0), AT_FDCWD,
-            path, 0, &slot.named, &slot.loaded, &prefix, exe, &length,
-        )
+        viewer.tid = <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0)
+        viewer.tgid = <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0)
+        viewer.root = self.c.root
+        result = resolve_program(&viewer, AT_FDCWD, path, 0, &found)
         if result < 0:
             raise OSError(-result, "look at the program")
-        facts = path + b"\0" + exe[:length] + b"\0" + prefix.words[:prefix.length] + words
-        facts += prefix.files[:prefix.files_length]
+        raw_syscall(SYS_close, found.opened, 0, 0, 0, 0, 0)
+        exe = found.exe[:found.exe_length]
+        facts = path + b"\0" + exe + b"\0" + found.prefix.words[:found.prefix.length] + words
+        facts += found.prefix.files[:found.prefix.files_length]
         slot.path_length = <unsigned int>(len(path) + 1)
-        slot.exe_length = <unsigned int>(length + 1)
-        slot.prefix_length = <unsigned int>prefix.length
-        slot.prefix_count = prefix.count
-        slot.levels = prefix.levels
-        slot.rests = prefix.rests
+        slot.exe_length = <unsigned int>(len(exe) + 1)
+        slot.prefix_length = <unsigned int>found.prefix.length
+        slot.prefix_count = found.prefix.count
+        slot.levels = found.prefix.levels
+        slot.rests = found.prefix.rests
         slot.argv_length = <unsigned int>len(words)
         slot.argv_count = <int>len(argv)
         slot.data = <char *>facts
         result = decide_exec(&self.c, &slot, &rule)
-        return DECISIONS[result], rule, exe[:length]
+        return DECISIONS[result], rule, exe
 
     cdef _set_launch(self, launch):
         cdef int cpu

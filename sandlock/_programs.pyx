@@ -4,15 +4,17 @@ Seen from the supervisor, which is in the run's outer domain and opens nothing t
 read. What is found here is a prediction; that it came true is attested after the exec (_attest).
 """
 
-from libc.stdint cimport int64_t
-from libc.string cimport memcpy, memset, strlen, strncmp
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, memmove, memset, strcmp, strlen, strncmp
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, SYS_read, raw_syscall
-from sandlock._tasks cimport format_proc_path, put_number
+from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_openat2, SYS_pread64, SYS_read, raw_syscall
+from sandlock._memory cimport read_string
+from sandlock._tasks cimport format_proc_path, parse_digits, put_number, read_proc_file, status_field
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
+    const int EAGAIN
     const int EBADF
     const int ELOOP
     const int ENAMETOOLONG
@@ -32,6 +34,7 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from * nogil:
     """
+    #include <linux/openat2.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
     #include <unistd.h>
@@ -52,18 +55,28 @@ cdef extern from * nogil:
     const unsigned int S_IFMT
     const unsigned int S_IFREG
     const unsigned int S_IFLNK
+    ctypedef struct OpenHow "struct open_how":
+        uint64_t flags
+        uint64_t mode
+        uint64_t resolve
+    const uint64_t RESOLVE_IN_ROOT
+    const uint64_t RESOLVE_NO_MAGICLINKS
     ctypedef struct Moment "struct timespec":
         long tv_sec
         long tv_nsec
     ctypedef struct Status "struct stat":
         unsigned long st_dev
         unsigned long st_ino
+        unsigned long st_nlink
         unsigned int st_mode
         long st_size
         Moment st_mtim
         Moment st_ctim
 
 cdef enum:
+    AUXILIARY = 128          # words
+    AT_EXECFN = 31
+    MAX_TRIES = 64
     HEADER = 256             # BINPRM_BUF_SIZE: as much of a #! line as the kernel reads
     ACCESS_WRITE_FILE = 2    # LANDLOCK_ACCESS_FS_WRITE_FILE
 
@@ -89,7 +102,7 @@ cdef const char *last_part(const char *path) noexcept nogil:
     return last
 
 
-cdef int callers_own(pid_t tid, pid_t tgid, const char *path, char *out) noexcept nogil:
+cdef int callers_own(const Viewer *viewer, const char *path, char *out) noexcept nogil:
     """Names that mean another thing to each process (/proc/self) as they mean it to the caller. Returns 0, or 1 if
     the path has no such name in front."""
     cdef const char *rest
@@ -97,15 +110,15 @@ cdef int callers_own(pid_t tid, pid_t tgid, const char *path, char *out) noexcep
     cdef int length
     if starts_with(path, b"/proc/self/"):
         rest = path + 10
-        length = format_proc_path(out, tgid, b"")
+        length = format_proc_path(out, viewer.tgid, b"")
     elif starts_with(path, b"/proc/thread-self/"):
         rest = path + 17
         memcpy(name, <const char *>b"task/", 5)
-        put_number(name + 5, tid)
-        length = format_proc_path(out, tgid, name)
+        put_number(name + 5, viewer.tid)
+        length = format_proc_path(out, viewer.tgid, name)
     elif starts_with(path, b"/dev/fd/"):
         rest = path + 7
-        length = format_proc_path(out, tgid, b"fd")
+        length = format_proc_path(out, viewer.tgid, b"fd")
     else:
         return 1
     if length + strlen(rest) >= MAX_PATH:
@@ -129,23 +142,21 @@ cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil:
     return raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_PATH | O_CLOEXEC, 0, 0, 0)
 
 
-cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil:
+cdef long open_named(const Viewer *viewer, int directory, const char *path, int flags) noexcept nogil:
     """An O_PATH descriptor of the file that execveat(directory, path, flags) of the caller names, or -errno."""
-    return open_as_named(tid, tgid, directory, path, flags, O_PATH | O_CLOEXEC)
+    return open_as_named(viewer, directory, path, flags, O_PATH | O_CLOEXEC)
 
 
-cdef long open_program(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil:
+cdef long open_program(const Viewer *viewer, int directory, const char *path, int flags) noexcept nogil:
     """The same, for reading if that may be: to open an O_PATH descriptor again takes 8 us."""
     # In this domain nothing opens, with whatever effect, that the caller could not open itself.
     cdef long opened = open_as_named(
-        tid, tgid, directory, path, flags, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
+        viewer, directory, path, flags, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
     )
-    return opened if opened >= 0 else open_named(tid, tgid, directory, path, flags)
+    return opened if opened >= 0 else open_named(viewer, directory, path, flags)
 
 
-cdef long open_as_named(
-    pid_t tid, pid_t tgid, int directory, const char *path, int flags, int how
-) noexcept nogil:
+cdef long open_as_named(const Viewer *viewer, int directory, const char *path, int flags, int how) noexcept nogil:
     cdef char own[MAX_PATH]
     cdef long base, opened
     if flags & AT_SYMLINK_NOFOLLOW:
@@ -153,18 +164,138 @@ cdef long open_as_named(
     if path[0] == 0:
         if not flags & AT_EMPTY_PATH:
             return -ENOENT
-        opened = open_descriptor_of(tid, directory)
+        opened = open_descriptor_of(viewer.tid, directory)
+        if opened >= 0 and not how & O_PATH and viewer.root != NULL:
+            return open_again(opened, how)
         return -EBADF if opened == -ENOENT else opened
-    if path[0] == 47:    # '/'
-        if callers_own(tid, tgid, path, own) == 0:
-            path = own
+    if viewer.root != NULL and is_own_exe(path):
+        return open_in_root(viewer.root, own, how) if seen_exe(viewer.tgid, own) > 0 else -ENOENT
+    if path[0] == 47 and callers_own(viewer, path, own) == 0:    # '/'
+        return raw_syscall(SYS_openat, AT_FDCWD, <long>own, how, 0, 0, 0)
+    if path[0] == 47 and viewer.root != NULL:
+        return open_in_root(viewer.root, path, how)
+    if path[0] == 47:
         return raw_syscall(SYS_openat, AT_FDCWD, <long>path, how, 0, 0, 0)
-    base = open_descriptor_of(tid, directory)
+    base = open_descriptor_of(viewer.tid, directory)
     if base < 0:
         return -EBADF if base == -ENOENT and directory != AT_FDCWD else base
-    opened = raw_syscall(SYS_openat, base, <long>path, how, 0, 0, 0)
+    if viewer.root == NULL:
+        opened = raw_syscall(SYS_openat, base, <long>path, how, 0, 0, 0)
+    else:
+        opened = join(viewer, base, path, own)
+        if opened == 0:
+            opened = open_in_root(viewer.root, own, how)
     raw_syscall(SYS_close, base, 0, 0, 0, 0, 0)
     return opened
+
+
+cdef long open_again(long place, int how) noexcept nogil:
+    """Opens what a descriptor of ours is the place of, and closes that. Returns the descriptor or -errno."""
+    cdef char path[64]
+    cdef long opened
+    format_own_descriptor(path, place)
+    opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, how & ~O_NOFOLLOW, 0, 0, 0)
+    raw_syscall(SYS_close, place, 0, 0, 0, 0, 0)
+    return opened
+
+
+cdef int is_closed_by_exec(const Viewer *viewer, int descriptor) noexcept nogil:
+    """Whether a descriptor of the caller's has FD_CLOEXEC: then no interpreter can open a script by it."""
+    cdef char name[32]
+    cdef char path[64]
+    cdef char text[HEADER]
+    cdef long length
+    cdef const char *at
+    memcpy(name, <const char *>b"fdinfo/", 7)
+    put_number(name + 7, descriptor)
+    format_proc_path(path, viewer.tid, name)
+    length = read_proc_file(path, text, HEADER)
+    at = status_field(text, length, b"\nflags:\t")
+    return at != NULL and parse_digits(at, 8) & <uint64_t>O_CLOEXEC != 0
+
+
+# In a directory that is / to the caller ------------------------------------------------------------------------------
+
+cdef long open_in_root(const char *root, const char *path, int how) noexcept nogil:
+    """Opens what an absolute path leads to, where `root` is /; links and `..` lead nowhere else. Returns the descriptor
+    or -errno."""
+    cdef OpenHow wanted
+    cdef long opened = -EAGAIN
+    cdef long base = raw_syscall(SYS_openat, AT_FDCWD, <long>root, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0, 0)
+    cdef int tries = 0
+    if base < 0:
+        return base
+    wanted.flags = <uint64_t>how
+    wanted.mode = 0
+    wanted.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+    while opened == -EAGAIN and tries < MAX_TRIES:       # something was renamed while the kernel was at a `..`
+        opened = raw_syscall(SYS_openat2, base, <long>path, <long>&wanted, sizeof(wanted), 0, 0)
+        tries += 1
+    raw_syscall(SYS_close, base, 0, 0, 0, 0, 0)
+    return opened
+
+
+cdef int has_no_name(long descriptor) noexcept nogil:
+    """It is in no directory, and never was in one: "/memfd:x (deleted)"."""
+    cdef Status status
+    return raw_syscall(SYS_fstat, descriptor, <long>&status, 0, 0, 0, 0) == 0 and status.st_nlink == 0
+
+
+cdef int is_own_exe(const char *path) noexcept nogil:
+    return strcmp(path, b"/proc/self/exe") == 0 or strcmp(path, b"/proc/thread-self/exe") == 0
+
+
+cdef long seen_exe(pid_t pid, char *into) noexcept nogil:
+    """The program that a process with a virtual root runs, as the process sees it, in MAX_PATH bytes: /proc/PID/exe is
+    its loader. Returns the length or -errno. The process could say anything here: this is a path to show to it, or one
+    that it might have named itself."""
+    cdef char path[64]
+    cdef uint64_t vector[AUXILIARY]
+    cdef long length, skipped
+    cdef int i
+    format_proc_path(path, pid, b"auxv")
+    length = read_proc_file(path, <char *>vector, sizeof(vector))
+    for i in range(length // 16 if length > 0 else 0):
+        if vector[i * 2] != AT_EXECFN:
+            continue
+        skipped = read_string(pid, vector[i * 2 + 1], into, MAX_PATH)
+        if skipped < 0:
+            return skipped
+        length = read_string(pid, vector[i * 2 + 1] + <uint64_t>skipped + 1, into, MAX_PATH)    # see _new_image
+        return length if length < 0 or into[0] == 47 else -ENOENT
+    return -ENOENT
+
+
+cdef long seen_path(const Viewer *viewer, long descriptor, char *into) noexcept nogil:
+    """The path, without links, of what a descriptor of ours refers to, as the caller sees it, in MAX_PATH bytes.
+    Returns its length or -errno; -EACCES for what is outside of its root."""
+    cdef long length = real_path(descriptor, into)
+    cdef size_t skipped
+    if length < 0 or viewer.root == NULL:
+        return length
+    skipped = strlen(viewer.root)
+    if strncmp(into, viewer.root, skipped) != 0 or (into[skipped] != 47 and into[skipped] != 0):
+        return length if has_no_name(descriptor) else -EACCES
+    length -= <long>skipped
+    memmove(into, into + skipped, <size_t>length + 1)
+    if length == 0:
+        into[0] = 47
+        into[1] = 0
+        length = 1
+    return length
+
+
+cdef int join(const Viewer *viewer, long base, const char *path, char *into) noexcept nogil:
+    """A path relative to a directory as an absolute one of the caller's. Returns 0 or -errno."""
+    cdef long length = seen_path(viewer, base, into)
+    cdef size_t size = strlen(path) + 1
+    if length < 0:
+        return <int>length
+    if length + size + 1 > MAX_PATH:
+        return -ENAMETOOLONG
+    into[length] = 47
+    memcpy(into + length + 1, path, size)
+    return 0
 
 
 # Who the file is -----------------------------------------------------------------------------------------------------
@@ -349,10 +480,10 @@ cdef int put_in_front(Prefix *prefix, const char *word) noexcept nogil:
     return 0
 
 
-cdef int note_interpreter(Prefix *prefix, long descriptor) noexcept nogil:
+cdef int note_interpreter(const Viewer *viewer, Prefix *prefix, long descriptor) noexcept nogil:
     """Writes down which file the interpreter is whose word was put in front last. Returns 0 or -errno."""
     cdef char path[MAX_PATH]
-    cdef long length = real_path(descriptor, path)
+    cdef long length = seen_path(viewer, descriptor, path)
     if length < 0:
         return <int>length
     if prefix.levels == MAX_LEVELS or prefix.files_length + length + 1 > MAX_FILES:
@@ -382,21 +513,19 @@ cdef int name_for_interpreter(int directory, const char *path, char *out) noexce
     return 0
 
 
-cdef int follow_interpreters(
-    pid_t tid, pid_t tgid, const char *name, long descriptor, FileIdentity *loaded, Prefix *prefix
-) noexcept nogil:
-    """Follows #! lines from an open script to what the kernel will load. Returns 0 or -errno."""
+cdef int follow_interpreters(const Viewer *viewer, const char *name, Resolved *out) noexcept nogil:
+    """Follows #! lines from an open script to what the kernel will load, which is `out.opened` then. Returns 0 or
+    -errno."""
     cdef char header[HEADER]
     cdef char *interpreter = NULL
     cdef char *argument = NULL
-    cdef long opened = descriptor
+    cdef Prefix *prefix = &out.prefix
     cdef int level, result = 0
     for level in range(MAX_LEVELS + 1):
-        if read_header(opened, header) < 2 or header[0] != 35 or header[1] != 33:    # "#!"
-            break
+        if read_header(out.opened, header) < 2 or header[0] != 35 or header[1] != 33:    # "#!"
+            return 0
         if level == MAX_LEVELS:
-            result = -ELOOP
-            break
+            return -ELOOP
         if level == 0:
             result = put_in_front(prefix, name)
         if result == 0:
@@ -405,58 +534,59 @@ cdef int follow_interpreters(
             result = put_in_front(prefix, argument)
         if result == 0:
             result = put_in_front(prefix, interpreter)
-        if opened != descriptor:
-            raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
-        opened = descriptor
         if result < 0:
             return result
-        opened = open_program(tid, tgid, AT_FDCWD, interpreter, 0)
-        if opened < 0:
-            return <int>opened
-        result = is_executable(opened)
+        raw_syscall(SYS_close, out.opened, 0, 0, 0, 0, 0)
+        out.opened = open_program(viewer, AT_FDCWD, interpreter, 0)
+        if out.opened < 0:
+            return <int>out.opened
+        result = is_executable(out.opened)
         if result == 0:
-            result = identify(opened, loaded)
+            result = identify(out.opened, &out.runs)
         if result >= 0:
-            result = note_interpreter(prefix, opened)
+            result = note_interpreter(viewer, prefix, out.opened)
         if result < 0:
-            break
-    if opened != descriptor:
-        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+            return result
     return result
 
 
-cdef int resolve_program(
-    pid_t tid, pid_t tgid, int directory, const char *path, int flags, FileIdentity *named, FileIdentity *loaded,
-    Prefix *prefix, char *exe, long *exe_length
-) noexcept nogil:
-    """What an exec of the caller will load. Returns 0; or the -errno that the exec would end with.
+cdef int look_at_named(const Viewer *viewer, Resolved *out) noexcept nogil:
+    """Returns 0, or what an exec of this file ends with."""
+    cdef int result = identify(out.opened, &out.named)
+    if result < 0:
+        return result
+    if (<unsigned int>result & S_IFMT) == S_IFLNK:
+        return -ELOOP
+    if (<unsigned int>result & S_IFMT) != S_IFREG:
+        return -EACCES
+    result = is_executable(out.opened)
+    if result < 0:
+        return result
+    out.exe_length = seen_path(viewer, out.opened, out.exe)
+    out.runs = out.named
+    return 0 if out.exe_length >= 0 else <int>out.exe_length
 
-    `exe` (MAX_PATH bytes) becomes the path of the named file without links; `prefix` what the kernel puts in place
-    of argv[0] for a script, nothing otherwise."""
+
+cdef int resolve_program(
+    const Viewer *viewer, int directory, const char *path, int flags, Resolved *out
+) noexcept nogil:
+    """What an exec of the caller will run. Returns 0, and `out.opened` is to be closed; or the -errno that the exec
+    would end with."""
     cdef char name[MAX_PREFIX]
     cdef int result
-    cdef long opened = open_program(tid, tgid, directory, path, flags)
-    prefix.count = prefix.length = prefix.levels = prefix.files_length = 0
-    if opened < 0:
-        return <int>opened
-    result = identify(opened, named)
-    if result >= 0:
-        if (<unsigned int>result & S_IFMT) == S_IFLNK:
-            result = -ELOOP
-        elif (<unsigned int>result & S_IFMT) != S_IFREG:
-            result = -EACCES
-        else:
-            result = is_executable(opened)
-    if result >= 0:
-        exe_length[0] = real_path(opened, exe)
-        if exe_length[0] < 0:
-            result = <int>exe_length[0]
-    if result >= 0:
-        loaded[0] = named[0]
+    out.prefix.count = out.prefix.length = out.prefix.levels = out.prefix.files_length = 0
+    out.opened = open_program(viewer, directory, path, flags)
+    if out.opened < 0:
+        return <int>out.opened
+    result = look_at_named(viewer, out)
+    if result == 0:
         result = name_for_interpreter(directory, path, name)
         if result == -ENAMETOOLONG:     # no script could be told its name; a program has no such name
             name[0] = 0
-            result = 0
-        result = follow_interpreters(tid, tgid, name, opened, loaded, prefix)
-    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        result = follow_interpreters(viewer, name, out)
+        if result == 0 and viewer.root != NULL and out.prefix.count > 0 and directory != AT_FDCWD and path[0] != 47:
+            result = -ENOENT if is_closed_by_exec(viewer, directory) else 0      # as the kernel has it
+    if result < 0 and out.opened >= 0:
+        raw_syscall(SYS_close, out.opened, 0, 0, 0, 0, 0)
+        out.opened = -1
     return result

@@ -33,6 +33,7 @@ cdef enum RuleKind:
     RULE_VET_WRITE = 17      # opens that could write
     RULE_VET_OPEN = 18       # all opens
     RULE_PATH = 19           # a path call, carried out by the supervisor
+    RULE_OPEN_VIRTUALLY = 20 # opens in a virtual root, for tests of the execs there
 
 cdef struct Rule:
     RuleKind kind
@@ -126,6 +127,7 @@ cdef struct Program:
     int vets_exec            # each exec is decided, and attested
     int asks_network         # what no rule of the network decides waits for a verdict
     int vets_network
+    const char *root         # a directory that is / to the program, as in Viewer; or NULL
     int mediates             # path calls are carried out by the supervisor
     int looks_up             # lookups of names are led to a resolver of ours
     int exec_otherwise       # enum Decision, where no exec rule matches

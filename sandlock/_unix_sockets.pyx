@@ -10,7 +10,9 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
-from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, last_part, open_named, real_path
+from sandlock._programs cimport (
+    FileIdentity, Viewer, format_own_descriptor, identify, last_part, open_named, real_path,
+)
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
 
@@ -45,6 +47,7 @@ cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIde
     """The socket that a name means (to bind: its directory), pinned; or -errno."""
     cdef char directory[MAX_NAME + 2]
     cdef const char *last = last_part(name)
+    cdef Viewer viewer
     cdef long opened
     cdef int mode
     if binds:
@@ -54,7 +57,10 @@ cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIde
         directory[0] = 46    # '.'
         memcpy(directory, name, last - name)
         name = directory
-    opened = open_named(tid, tgid, AT_FDCWD, name, 0)
+    viewer.tid = tid
+    viewer.tgid = tgid
+    viewer.root = NULL
+    opened = open_named(&viewer, AT_FDCWD, name, 0)
     if opened < 0:
         return opened
     mode = identify(opened, file)
