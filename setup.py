@@ -62,6 +62,9 @@ MODULES = (
     "_program",
     "_native",
     "_memory",
+    "_machine",
+    "_view_table",
+    "_listing",
 )
 SANITIZE = os.environ.get("SANDLOCK_SANITIZE", "")
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import sandlock
 from sandlock import syscalls
-from sandlock._plan import GRANTABLE
+from sandlock._extra_rules import GRANTABLE
 from sandlock.policy import OPTIONS, Option
 from sandlock.presets import PRESETS
 
@@ -90,6 +90,7 @@ TYPES = {
     "seconds": "seconds",
     "size": "size",
     "cpus": "list of CPUs",
+    "hostname": "name",
     "capabilities": "list of capabilities",
 }
 

@@ -13,8 +13,8 @@ from libc.string cimport memset
 from posix.types cimport pid_t
 
 from sandlock._actions cimport (
-    ACTION_CONTINUE, ACTION_ERRNO, ACTION_HOLD, ACTION_INJECT, ACTION_KILL_TASK, ACTION_KILL_TREE, ACTION_VALUE, Action,
-    errno_action,
+    ACTION_CONTINUE, ACTION_ERRNO, ACTION_HOLD, ACTION_INJECT, ACTION_KILL_TASK, ACTION_KILL_TREE, ACTION_VALUE,
+    Action, errno_action,
 )
 from sandlock._domain cimport enter_domain
 from sandlock._exec cimport vet_exec
@@ -22,20 +22,23 @@ from sandlock._forks cimport vet_fork
 from sandlock._handlers cimport handle
 from sandlock._journal cimport LANE, enlist
 from sandlock._launch cimport clone_warden, send_failure
+from sandlock._machine cimport tell_names, tell_resources
 from sandlock._linux cimport (
-    AddDescriptor, Notification, NotificationSizes, POLLHUP, POLLIN, PollDescriptor, Response, SECCOMP_GET_NOTIF_SIZES,
-    SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
-    SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_futex, SYS_ioctl, SYS_seccomp,
-    SYS_shutdown, raw_syscall,
+    AddDescriptor, Notification, NotificationSizes, POLLHUP, POLLIN, PollDescriptor, Response,
+    SECCOMP_GET_NOTIF_SIZES, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
+    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close,
+    SYS_futex, SYS_ioctl, SYS_seccomp, SYS_shutdown, raw_syscall,
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
-from sandlock._path_lane cimport vet_path
+from sandlock._path_lane cimport start_mediating, vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
-    MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_OPEN_VIRTUALLY, RULE_PATH,
-    RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
+    MAX_SYSCALLS, Program, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HANDLE, RULE_HOLD,
+    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START,
+    RULE_OPEN_VIRTUALLY, RULE_PATH,
+    RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
+    RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
 from sandlock._promises cimport close_promises
 from sandlock._redirect cimport is_redirected
@@ -133,6 +136,45 @@ cdef int is_ours(Table *table, const Notification *notification) noexcept nogil:
     return 0
 
 
+cdef Action act_by_rule(const Rule *rule) noexcept nogil:
+    """What a rule alone says, whatever the call is about."""
+    if rule.kind == RULE_ERRNO:
+        return errno_action(<int>rule.value)
+    if rule.kind == RULE_VALUE:
+        return Action(kind=ACTION_VALUE, value=rule.value)
+    if rule.kind == RULE_INJECT:
+        return Action(kind=ACTION_INJECT, value=rule.value)
+    if rule.kind == RULE_HOLD:
+        return Action(kind=ACTION_HOLD, value=0)
+    if rule.kind == RULE_KILL_TASK:
+        return Action(kind=ACTION_KILL_TASK, value=0)
+    if rule.kind == RULE_KILL_TREE:
+        return Action(kind=ACTION_KILL_TREE, value=0)
+    return errno_action(EPERM)
+
+
+cdef Action look_or_tell(Lane *lane, const Rule *rule, const Notification *notification) noexcept nogil:
+    """The rules that decide nothing."""
+    cdef int error
+    if rule.kind == RULE_ADD_RESTART:
+        add_restart(lane.run, notification)
+        return continue_unsafely()    # changed for the caller's own good
+    if rule.kind == RULE_OBSERVE_EXEC:
+        observe_exec(lane.observer, notification)
+        return continue_unsafely()    # observed
+    if rule.kind == RULE_OBSERVE_START:
+        observe_start(lane.observer, notification)
+        return continue_unsafely()    # observed
+    if rule.kind == RULE_CONTINUE:
+        return continue_unsafely()    # the rule is about the number alone
+    if rule.kind == RULE_TELL_NAMES or rule.kind == RULE_TELL_RESOURCES:
+        error = tell_names(lane.run, notification) if rule.kind == RULE_TELL_NAMES else tell_resources(
+            lane.run, notification
+        )
+        return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)
+    return act_by_rule(rule)
+
+
 cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogil:
     """What to do with a notification: the rule of its number, found in the plan's table."""
     cdef const Rule *rule
@@ -144,10 +186,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if lane.table != NULL and is_ours(lane.table, notification):
         return continue_unsafely()    # a helper has set the registers, and what they point to is attested
     rule = &lane.run.program.rules[lane.run.program.rule_of[number]]
-    if rule.kind == RULE_ERRNO:
-        return errno_action(<int>rule.value)
-    if rule.kind == RULE_VALUE:
-        return Action(kind=ACTION_VALUE, value=rule.value)
     if rule.kind == RULE_COUNT_FORK:
         error = count_fork(&lane.ledger, lane.run.warden, <pid_t>notification.pid)
         # Decided from the live count only: no argument was read.
@@ -157,9 +195,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         if error == 0:
             error = vet_fork(&lane.crew, notification)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
-    if rule.kind == RULE_ADD_RESTART:
-        add_restart(lane.run, notification)
-        return continue_unsafely()    # changed for the caller's own good, not decided
     if rule.kind == RULE_LISTEN:
         error = listen_on_behalf(lane.run, &lane.crew.caller, notification)
         return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)
@@ -181,23 +216,7 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
     if rule.kind == RULE_OPEN_VIRTUALLY:
         return open_virtually(lane.table, notification)
-    if rule.kind == RULE_OBSERVE_EXEC:
-        observe_exec(lane.observer, notification)
-        return continue_unsafely()    # observed, not decided
-    if rule.kind == RULE_OBSERVE_START:
-        observe_start(lane.observer, notification)
-        return continue_unsafely()    # observed, not decided
-    if rule.kind == RULE_CONTINUE:
-        return continue_unsafely()    # the rule is about the number alone
-    if rule.kind == RULE_INJECT:
-        return Action(kind=ACTION_INJECT, value=rule.value)
-    if rule.kind == RULE_HOLD:
-        return Action(kind=ACTION_HOLD, value=0)
-    if rule.kind == RULE_KILL_TASK:
-        return Action(kind=ACTION_KILL_TASK, value=0)
-    if rule.kind == RULE_KILL_TREE:
-        return Action(kind=ACTION_KILL_TREE, value=0)
-    return errno_action(EPERM)
+    return look_or_tell(lane, rule, notification)
 
 
 # Respond -----------------------------------------------------------------------------------------------------------
@@ -306,6 +325,14 @@ cdef void supervise(Lane *lane) noexcept nogil:
         kill_tree(lane)
 
 
+cdef int must_mediate_first(const Lane *lane) noexcept nogil:
+    """Whether others will share the lane's descriptor table, or it holds something: it has to be its own before."""
+    cdef const Program *program = lane.run.program
+    return program.mediates and (
+        program.vets_exec or program.vets_network or program.record_execs or lane.handlers != NULL
+    )
+
+
 cdef void *lane_main(void *argument) noexcept nogil:
     """A supervisor thread: enters the run's outer domain, starts the launch, then serves the listener."""
     cdef Lane *lane = <Lane *>argument
@@ -316,6 +343,8 @@ cdef void *lane_main(void *argument) noexcept nogil:
     while run.stage == STAGE_STARTING:
         raw_syscall(SYS_futex, <long>&run.stage, FUTEX_WAIT, STAGE_STARTING, 0, 0, 0)
     if run.listener >= 0:
+        if must_mediate_first(lane) and start_mediating(&lane.crew) < 0:
+            kill_tree(lane)
         if run.program.record_execs:
             lane.observer = open_observer(run)
         if lane.table != NULL and lane.table.journal != NULL:

@@ -30,6 +30,7 @@ cdef struct Mediator:
     const char *denied       # what was denied
     Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
+    Caller lister            # who listed a directory last
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil
 cdef int get_to_know(Mediator *mediator) noexcept nogil

@@ -1,5 +1,5 @@
-"""One path call on a caller's behalf, from top to bottom: decode it, read its names, follow each to a pin, judge what is
-pinned, act on that.
+"""One path call on a caller's behalf, from top to bottom: decode it, read its names, follow each to a pin, judge what
+is pinned, act on that.
 
 In the fast lane this is done as far as the kernel knows the way and nothing waits for anybody (LATER if not); an opener
 then does the same from the start, and may block.
@@ -15,6 +15,7 @@ from posix.types cimport pid_t
 from sandlock._linux cimport (
     Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_fcntl, SYS_ioctl, SYS_umask, raw_syscall,
 )
+from sandlock._listing cimport list_directory
 from sandlock._opening cimport (
     access_of, check_flags, check_place, find, give_at_once, open_judged, read_call, remember_place, table_is_full,
     waits_for_nobody,
@@ -22,8 +23,8 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_WATCH, Name, PathCall,
-    decode_call, is_metadata, read_name, takes_no_path,
+    ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME,
+    ACT_SET_FLAGS, ACT_WATCH, Name, PathCall, decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
@@ -36,6 +37,7 @@ from sandlock._slots cimport CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_p
 from sandlock._tasks cimport (
     format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
 )
+from sandlock._view_table cimport is_there, is_view, show_view
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -88,7 +90,10 @@ cdef int meet_caller(Mediator *mediator) noexcept nogil:
         if result < 0 or mediator.caller.umask < 0:
             return -ESRCH
         mediator.met = 1
-    if result < 0 or not is_no_less(&mediator.tree, &mediator.caller) or not has_our_root(&mediator.tree, mediator.call.tid):
+    if (
+        result < 0 or not is_no_less(&mediator.tree, &mediator.caller)
+        or not has_our_root(&mediator.tree, mediator.call.tid)
+    ):
         return deny(mediator, CAUSE_UNREADABLE, -1, b"")
     return 0
 
@@ -134,6 +139,8 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     if length < 0:
         return <int>length
     name.path[length] = 0
+    if not is_there(mediator.table.views, &mediator.tree, name.path):
+        return -ENOENT
     rule = denied_by(paths, &name.place, name.path)
     if rule < 0 and call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY):
         rule = holds_denied(paths, name.path)
@@ -142,6 +149,12 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     if is_metadata(call.act) and not may_change(mediator, name):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
+    if call.act == ACT_WATCH:
+        return 0                 # it tells of changes to the real file, and not what it holds
+    if call.act >= ACT_LOOK:
+        return show_view(mediator.table.views, &name.place, name.path, 0)
+    if is_view(mediator.table.views, &name.place, name.path):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     return 0
 
@@ -279,6 +292,9 @@ cdef long mediate(Mediator *mediator, const Notification *notification, int64_t 
     mediator.paths = load_paths(&mediator.table.paths)
     mediator.call.details.descriptor = -1
     result = get_to_know(mediator)
+    if result == 0 and rule & 0xFF == ACT_LIST_DIRECTORY:
+        mediator.call.first.text[0] = mediator.call.first.length = 0     # it names nothing
+        return list_directory(mediator, notification)
     if result == 0:
         result = decode_call(notification, rule, &mediator.call)
     if result < 0:
@@ -290,14 +306,16 @@ cdef long mediate(Mediator *mediator, const Notification *notification, int64_t 
     return result
 
 
-# Opens, as the fast lane does them ---------------------------------------------------------------------------------------
+# Opens, as the fast lane does them -----------------------------------------------------------------------------------
 
 cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexcept nogil:
     """Returns GIVEN, LATER or -errno."""
     cdef PathCall *at = &mediator.call
     cdef uint64_t flags = call.flags
     cdef long opened
-    cdef int result
+    cdef int result = show_view(mediator.table.views, place, at.first.path, 1)
+    if result < 0:
+        return result
     if call.access & ACCESS_WRITE and table_is_full(at.tid):
         return -EMFILE           # before anything is made, or cut off
     if not call.where.exists:
@@ -333,9 +351,13 @@ cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept 
     if length < 0:
         return LATER
     name.path[length] = 0
+    if not is_there(mediator.table.views, &mediator.tree, name.path):
+        return -ENOENT
     rule = denied_by(mediator.paths, place, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
+    if access_of(call) & ACCESS_WRITE and is_view(mediator.table.views, place, name.path):
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     result = remember_place(call, place)
     if result < 0:
         return LATER

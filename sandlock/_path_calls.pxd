@@ -35,6 +35,7 @@ cdef enum PathAct:
     ACT_CHANGE_DIRECTORY = 23
     ACT_TELL_DIRECTORY = 24
     ACT_GET_FLAGS = 25       # file_getattr
+    ACT_LIST_DIRECTORY = 26  # getdents, getdents64
 
 cdef enum:
     MAX_ATTRIBUTE_NAME = 256     # XATTR_NAME_MAX, and a NUL

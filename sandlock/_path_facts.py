@@ -25,7 +25,9 @@ MAX_ENTRIES = 10_000
 """So many entries of a denied tree are looked at for files that have other names elsewhere."""
 
 
-def path_rules(denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool = False, hides: bool = False) -> PathRules:
+def path_rules(
+    denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool = False, hides: bool = False
+) -> PathRules:
     """What the supervisor judges path calls by."""
     paths: dict[bytes, int] = {}
     identities: dict[tuple[int, int], int] = {}

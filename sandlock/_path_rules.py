@@ -22,6 +22,7 @@ ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
     "remove-directory", "remove", "rename", "link", "make-link", "make-node", "look", "look-x", "may-access",
     "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory", "get-flags",
+    "list-directory",
 )  # fmt: skip
 """What is done, in the order of the core's numbers (_path_calls.pxd: enum PathAct)."""
 
@@ -85,6 +86,8 @@ listxattr       list-xattr path=0 value=1
 llistxattr      list-xattr path=0 value=1 nofollow
 listxattrat     list-xattr dir=0 path=1 value=3 flags=2
 file_getattr    get-flags dir=0 path=1 value=2 flags=4
+getdents        list-directory fd=0 value=1
+getdents64      list-directory fd=0 value=1
 """
 
 NONE = 15
@@ -120,8 +123,10 @@ LOOKS = tuple(
 )
 """What only tells about files."""
 
-_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in (*METADATA, *LOOKS) and act != "open"))
+_NO_CHANGES = (*METADATA, *LOOKS, "getdents", "getdents64")
+_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in _NO_CHANGES and act != "open"))
 _OPENS = ("open", "openat", "openat2", "creat")
+_LISTS = ("getdents", "getdents64")
 
 PAST_THE_FILTER = {
     "io_uring_setup": "io_uring (extra_allow_syscalls) opens files past every filter",
@@ -159,15 +164,26 @@ def refused(words: Iterable[str]) -> set[str]:
     return {name for word in known for name in syscalls.expand(word)}
 
 
-def traps(denied: bool, metadata: bool, asked: Iterable[str], looks: bool = False) -> list[tuple[str, str, str]]:
+def traps(
+    denied: bool, metadata: bool, asked: Iterable[str], looks: bool = False, views: str = ""
+) -> list[tuple[str, str, str]]:
     """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `metadata`:
     what is known of files is changed inside the writable grants only. `looks`: what only tells about files is carried
-    out, too. `asked`: calls that have another answer already."""
+    out, too. `views`: the option for which some files show something else. `asked`: calls that have another answer
+    already."""
     known = set(asked)
     wanted: dict[str, str] = {}
     if metadata:
-        reason = "fs-metadata: Landlock has no right for modes, owners, times, attributes and watches, so the supervisor "
+        reason = (
+            "fs-metadata: Landlock has no right for modes, owners, times, attributes and watches, so the supervisor "
+        )
         wanted = dict.fromkeys(METADATA, reason + "sees to them, inside the grants")
+    if views:
+        reason = f"{views}: some files show something else than what they hold, so the supervisor opens them"
+        wanted |= dict.fromkeys(_OPENS, reason)
+    if views == "private_proc":
+        reason = "private_proc: other processes, and what tells about the machine, are not there"
+        wanted |= dict.fromkeys((*_LISTS, *LOOKS), reason)
     if denied:
         reason = "fs_denied: Landlock cannot take parts away from a grant, so the supervisor opens and changes files"
         wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
@@ -176,20 +192,21 @@ def traps(denied: bool, metadata: bool, asked: Iterable[str], looks: bool = Fals
     return [(name, "path", reason) for name, reason in wanted.items() if name not in known]
 
 
-def adjust(answers: dict[str, Answer], denied: bool, allowed: set[str], asked: set[str]) -> None:
+def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
     """Has the filter refuse to make device nodes, and pass opens with O_PATH, which open nothing. Raises PolicyError
-    where a call that the policy allows would open files unseen."""
+    where a call that the policy allows would open files unseen. `option`: the one for which every open is the
+    supervisor's, also where ask_opens has no question about it."""
     for name, cases in DEVICES.items():
         answer = answers.get(name)
         if answer in (_filter.ALLOW, _filter.NOTIFY):
-            answers[name] = cases, answer  # type: ignore[assignment]  # one of the two, which are numbers
-    if not denied:
+            answers[name] = cases, answer
+    if not option:
         return
     for name, how in PAST_THE_FILTER.items():
         if name in allowed:
-            raise PolicyError(f"fs_denied: {how}; drop one of the two", field="fs_denied")
+            raise PolicyError(f"{option}: {how}; drop one of the two", field=option)
     for name, argument in (("open", 1), ("openat", 2)):
-        if name in answers and name not in asked:
+        if name in answers:
             answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))

@@ -11,9 +11,9 @@ from sandlock._programs cimport Resolved, Viewer, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    RULE_OBSERVE_START, RULE_OPEN_VIRTUALLY, RULE_PATH, RULE_VALUE,
-    RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
-    RULE_VET_WRITE, ExecRule, NetRule, RuleKind, Ruleset,
+    ExecRule, NetRule, RULE_OBSERVE_START, RULE_OPEN_VIRTUALLY, RULE_PATH, RULE_TELL_NAMES,
+    RULE_TELL_RESOURCES, RULE_VALUE,
+    RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
 
@@ -44,9 +44,22 @@ RULE_KINDS = {
     "handle": RULE_HANDLE,
     "vet_write": RULE_VET_WRITE,
     "vet_open": RULE_VET_OPEN,
+    "tell_names": RULE_TELL_NAMES,
+    "tell_resources": RULE_TELL_RESOURCES,
     "path": RULE_PATH,
     "open_virtually": RULE_OPEN_VIRTUALLY,
 }
+
+
+cdef const char **pointers(list strings) except NULL:
+    """A NULL-terminated array of the strings, which must stay alive."""
+    cdef Py_ssize_t i
+    cdef const char **array = <const char **>calloc(len(strings) + 1, sizeof(char *))
+    if array == NULL:
+        raise MemoryError
+    for i in range(len(strings)):
+        array[i] = <const char *><bytes>strings[i]
+    return array
 
 
 cdef class NetRuleSet:
@@ -119,6 +132,8 @@ cdef class Program:
         self._set_exec_rules(plan.exec_rules, plan.exec_otherwise)
         self.c.asks_network = plan.asks
         self.c.looks_up = plan.looks_up
+        self._set_hostname(plan.hostname)
+        self.c.private_proc = plan.private_proc
         self._set_launch(launch)
 
     cdef _set_ruleset(self, Ruleset *out, ruleset):
@@ -226,6 +241,11 @@ cdef class Program:
         slot.data = <char *>facts
         result = decide_exec(&self.c, &slot, &rule)
         return DECISIONS[result], rule, exe
+
+    cdef _set_hostname(self, bytes name):
+        if len(name) >= <Py_ssize_t>sizeof(self.c.hostname):
+            raise ValueError("too long a name of the machine")
+        memcpy(self.c.hostname, <const char *>name, len(name))
 
     cdef _set_launch(self, launch):
         cdef int cpu

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -70,15 +69,18 @@ def facts(place: str) -> str:
         path = os.path.join(place, name)
         seen = os.lstat(path)
         # Of times those that were set to what is long past: the others tell when this ran.
-        old = [int(time) for time in (seen.st_atime, seen.st_mtime) if time < 1_500_000_000]
+        both = (seen.st_mtime,) if stat.S_ISDIR(seen.st_mode) else (seen.st_atime, seen.st_mtime)
+        old = [int(time) for time in both if time < 1_500_000_000]
         words = [name, oct(seen.st_mode), seen.st_uid, seen.st_gid, seen.st_nlink, old]
         if stat.S_ISREG(seen.st_mode):
             words.append(seen.st_size)
         if stat.S_ISLNK(seen.st_mode):
             words.append(os.readlink(path))
         try:
-            words += [(key, os.getxattr(path, key, follow_symlinks=False)) for key in sorted(
-                key for key in os.listxattr(path, follow_symlinks=False) if key.startswith("user."))]
+            words += [
+                (key, os.getxattr(path, key, follow_symlinks=False))
+                for key in sorted(key for key in os.listxattr(path, follow_symlinks=False) if key.startswith("user."))
+            ]
         except OSError:
             pass
         found.append(" ".join(map(str, words)))
@@ -126,17 +128,9 @@ STAT_AT = 16
 Ops = dict[str, Callable[[str], object]]
 
 
-def changes() -> Ops:
-    """By label: what is done in a directory that was furnished."""
+def modes() -> Ops:
+    """What a file may be used for, and whose it is."""
     ops: Ops = {}
-
-    def op(label: str) -> Callable[[Callable[[str], object]], None]:
-        def keep(function: Callable[[str], object]) -> None:
-            ops[label] = function
-
-        return keep
-
-    # modes
     ops["chmod"] = lambda p: call("chmod", f"{p}/file", 0o640)
     ops["chmod link"] = lambda p: call("chmod", f"{p}/link", 0o4711)
     ops["chmod dir/"] = lambda p: call("chmod", f"{p}/dir/", 0o1700)
@@ -165,7 +159,6 @@ def changes() -> Ops:
     ops["fchmodat2 nofollow link"] = lambda p: call("fchmodat2", CWD, f"{p}/link", 0o640, NOFOLLOW)
     ops["fchmodat2 empty"] = lambda p: call("fchmodat2", opened(f"{p}/file", os.O_PATH), "", 0o640, EMPTY)
     ops["fchmodat2 flags"] = lambda p: call("fchmodat2", CWD, f"{p}/file", 0o640, 4)
-    # owners
     ops["chown"] = lambda p: call("chown", f"{p}/link", UID, GID)
     ops["chown nobody"] = lambda p: call("chown", f"{p}/file", -1, -1)
     ops["chown other"] = lambda p: call("chown", f"{p}/file", UID + 1, GID)
@@ -176,7 +169,12 @@ def changes() -> Ops:
     ops["fchownat nofollow"] = lambda p: call("fchownat", CWD, f"{p}/dangling", UID, GID, NOFOLLOW)
     ops["fchownat dangling"] = lambda p: call("fchownat", CWD, f"{p}/dangling", UID, GID, 0)
     ops["fchownat empty"] = lambda p: call("fchownat", opened(f"{p}/file", os.O_PATH), "", UID, GID, EMPTY)
-    # times
+    return ops
+
+
+def moments() -> Ops:
+    """When it was used."""
+    ops: Ops = {}
     ops["utime"] = lambda p: call("utime", f"{p}/file", packed("qq", 1_000_000_000, 1_100_000_000))
     ops["utime now"] = lambda p: call("utime", f"{p}/file", 0)
     ops["utime bad address"] = lambda p: call("utime", f"{p}/file", 8)
@@ -198,7 +196,12 @@ def changes() -> Ops:
     ops["utimensat invalid"] = lambda p: call("utimensat", CWD, f"{p}/file", times(part=1_000_000_000), 0)
     ops["utimensat invalid missing"] = lambda p: call("utimensat", CWD, f"{p}/no", times(part=1_000_000_000), 0)
     ops["utimensat flags"] = lambda p: call("utimensat", CWD, f"{p}/file", times(), 4)
-    # attributes
+    return ops
+
+
+def attributes() -> Ops:
+    """What is attached to it."""
+    ops: Ops = {}
     ops["setxattr"] = lambda p: call("setxattr", f"{p}/link", "user.new", "some", 4, 0)
     ops["setxattr nothing"] = lambda p: call("setxattr", f"{p}/file", "user.new", 0, 0, 0)
     ops["setxattr create"] = lambda p: call("setxattr", f"{p}/file", "user.old", "some", 4, 1)
@@ -217,7 +220,9 @@ def changes() -> Ops:
     ops["setxattrat"] = lambda p: call(
         "setxattrat", opened(p), "file", 0, "user.new", packed("QII", where, 4, value.raw[4]), 16
     )
-    ops["setxattrat small"] = lambda p: call("setxattrat", CWD, f"{p}/file", 0, "user.new", packed("QII", where, 4, 0), 8)
+    ops["setxattrat small"] = lambda p: call(
+        "setxattrat", CWD, f"{p}/file", 0, "user.new", packed("QII", where, 4, 0), 8
+    )
     ops["setxattrat grown"] = lambda p: call(
         "setxattrat", CWD, f"{p}/file", 0, "user.new", packed("QIIQ", where, 4, 0, 0), 24
     )
@@ -238,7 +243,12 @@ def changes() -> Ops:
     ops["lremovexattr"] = lambda p: call("lremovexattr", f"{p}/file", "user.old")
     ops["fremovexattr"] = lambda p: call("fremovexattr", opened(f"{p}/file"), "user.old")
     ops["removexattrat"] = lambda p: call("removexattrat", opened(p), "file", 0, "user.old")
-    # what an inode is marked as
+    return ops
+
+
+def marks() -> Ops:
+    """What an inode is marked as."""
+    ops: Ops = {}
     ops["ioctl flags"] = lambda p: call("ioctl", opened(f"{p}/file"), SETFLAGS, packed("i", 0x80))
     ops["ioctl flags bad"] = lambda p: call("ioctl", 999, SETFLAGS, packed("i", 0x80))
     ops["ioctl flags path"] = lambda p: call("ioctl", opened(f"{p}/file", os.O_PATH), SETFLAGS, packed("i", 0x80))
@@ -247,7 +257,12 @@ def changes() -> Ops:
     ops["ioctl extended"] = lambda p: call("ioctl", opened(f"{p}/file"), SETEXTENDED, packed("I24x", 0x40))
     ops["file_setattr"] = lambda p: call("file_setattr", opened(p), "file", packed("QIIII", 0x40, 0, 0, 0, 0), 24, 0)
     ops["file_setattr small"] = lambda p: call("file_setattr", opened(p), "file", packed("QI", 0x40, 0), 12, 0)
-    # names in directories
+    return ops
+
+
+def names() -> Ops:
+    """What is in a directory."""
+    ops: Ops = {}
     ops["truncate"] = lambda p: call("truncate", f"{p}/link", 5)
     ops["truncate longer"] = lambda p: call("truncate", f"{p}/file", 20)
     ops["truncate minus"] = lambda p: call("truncate", f"{p}/missing", -1)
@@ -263,6 +278,12 @@ def changes() -> Ops:
     ops["mkdir not utf-8"] = lambda p: call("mkdir", f"{p}/" + os.fsdecode(b"n\xff"), 0o777)
     ops["mkdirat"] = lambda p: call("mkdirat", opened(p), "new", 0o700)
     ops["mkdirat missing"] = lambda p: call("mkdirat", opened(p), "missing/new", 0o700)
+    return ops
+
+
+def removals() -> Ops:
+    """What is no longer in a directory."""
+    ops: Ops = {}
     ops["rmdir"] = lambda p: call("rmdir", f"{p}/dir")
     ops["rmdir slash"] = lambda p: call("rmdir", f"{p}/dir/")
     ops["rmdir file"] = lambda p: call("rmdir", f"{p}/file")
@@ -279,6 +300,12 @@ def changes() -> Ops:
     ops["unlinkat"] = lambda p: call("unlinkat", opened(p), "dangling", 0)
     ops["unlinkat dir"] = lambda p: call("unlinkat", opened(p), "dir", REMOVEDIR)
     ops["unlinkat flags"] = lambda p: call("unlinkat", opened(p), "dir", NOFOLLOW)
+    return ops
+
+
+def moves() -> Ops:
+    """What gets another name."""
+    ops: Ops = {}
     ops["rename"] = lambda p: call("rename", f"{p}/file", f"{p}/new")
     ops["rename over"] = lambda p: call("rename", f"{p}/link", f"{p}/file")
     ops["rename into"] = lambda p: call("rename", f"{p}/file", f"{p}/dir/file")
@@ -306,6 +333,12 @@ def changes() -> Ops:
     ops["linkat empty"] = lambda p: call("linkat", opened(f"{p}/file", os.O_PATH), "", CWD, f"{p}/new", EMPTY)
     ops["linkat into"] = lambda p: call("linkat", opened(p), "file", CWD, f"{p}/dir/new", 0)
     ops["linkat flags"] = lambda p: call("linkat", opened(p), "link", CWD, f"{p}/new", NOFOLLOW)
+    return ops
+
+
+def nodes() -> Ops:
+    """Links, FIFOs, sockets."""
+    ops: Ops = {}
     ops["symlink"] = lambda p: call("symlink", "some target", f"{p}/new")
     ops["symlink there"] = lambda p: call("symlink", "some target", f"{p}/dangling")
     ops["symlink nothing"] = lambda p: call("symlink", "", f"{p}/new")
@@ -320,17 +353,21 @@ def changes() -> Ops:
     ops["mknod dir"] = lambda p: call("mknod", f"{p}/new", stat.S_IFDIR | 0o666, 0)
     ops["mknod kind"] = lambda p: call("mknod", f"{p}/new", stat.S_IFLNK | 0o666, 0)
     ops["mknodat"] = lambda p: call("mknodat", opened(p), "new", stat.S_IFSOCK | 0o777, 0)
+    return ops
 
-    @op("inotify_add_watch")
-    def _(p: str) -> object:
+
+def watches() -> Ops:
+    """Whether what happens there is told."""
+    ops: Ops = {}
+
+    def in_directory(p: str) -> object:
         watcher = call("inotify_init1", os.O_NONBLOCK)
         assert isinstance(watcher, int)
         result = call("inotify_add_watch", watcher, p, 0x100)  # IN_CREATE
-        open(f"{p}/seen", "w").close()
-        return result, b"seen" in os.read(watcher, 999) if result == 1 else b""
+        opened(f"{p}/seen", os.O_CREAT | os.O_WRONLY)
+        return result, b"seen" in os.read(watcher, 999) if os.path.exists(f"{p}/seen") and result == 1 else b""
 
-    @op("inotify_add_watch link")
-    def _(p: str) -> object:
+    def by_link(p: str) -> object:
         watcher = call("inotify_init1", os.O_NONBLOCK)
         assert isinstance(watcher, int)
         only_directory, not_follow = 0x01000000, 0x02000000
@@ -343,6 +380,8 @@ def changes() -> Ops:
             call("inotify_add_watch", watcher, f"{p}/dir", 0x104 | only_directory),
         ]
 
+    ops["inotify_add_watch"] = in_directory
+    ops["inotify_add_watch link"] = by_link
     ops["inotify_add_watch not one"] = lambda p: call("inotify_add_watch", os.pipe()[0], p, 0x100)
     ops["inotify_add_watch bad"] = lambda p: call("inotify_add_watch", 999, p, 0x100)
     ops["inotify_add_watch mask"] = lambda p: call("inotify_add_watch", call("inotify_init1", 0), p, 0)
@@ -353,7 +392,13 @@ def changes() -> Ops:
 def looks() -> Ops:
     """The same of calls that only tell something."""
     ops: Ops = {}
-    for name, target in (("stat", "link"), ("lstat", "link"), ("stat", "dir/"), ("stat", "dangling"), ("stat", "file/")):
+    for name, target in (
+        ("stat", "link"),
+        ("lstat", "link"),
+        ("stat", "dir/"),
+        ("stat", "dangling"),
+        ("stat", "file/"),
+    ):
         ops[f"{name} {target}"] = lambda p, n=name, t=target: status(n, f"{p}/{t}", None, at=STAT_AT)
     ops["newfstatat"] = lambda p: status("newfstatat", opened(p), "link", None, 0, at=STAT_AT)
     ops["newfstatat nofollow"] = lambda p: status("newfstatat", opened(p), "link", None, NOFOLLOW, at=STAT_AT)
@@ -366,21 +411,35 @@ def looks() -> Ops:
     ops["statx empty"] = lambda p: status("statx", opened(p, os.O_PATH), "", EMPTY, 0x7FF, None, at=0)
     ops["statx sync"] = lambda p: status("statx", CWD, p, 0x6000, 0x7FF, None, at=0)
     ops["statx reserved"] = lambda p: status("statx", CWD, p, 0, 0x80000000, None, at=0)
-    ops["access"] = lambda p: [call("access", f"{p}/{name}", mode) for name in ("file", "dir", "no") for mode in range(9)]
+    ops["access"] = lambda p: [
+        call("access", f"{p}/{name}", mode) for name in ("file", "dir", "no") for mode in range(9)
+    ]
     ops["faccessat"] = lambda p: [call("faccessat", opened(p), "link", mode) for mode in range(8)]
-    ops["faccessat2"] = lambda p: [call("faccessat2", opened(p), "dangling", 0, flags) for flags in (0, 0x100, 0x200, 4)]
-    ops["readlink"] = lambda p: [(call("readlink", f"{p}/{name}", into := room(8), 8), into.raw) for name in (
-        "link", "dangling", "file", "no", "link/")]
+    ops["faccessat2"] = lambda p: [
+        call("faccessat2", opened(p), "dangling", 0, flags) for flags in (0, 0x100, 0x200, 4)
+    ]
+    ops["readlink"] = lambda p: [
+        (call("readlink", f"{p}/{name}", into := room(8), 8), into.raw)
+        for name in ("link", "dangling", "file", "no", "link/")
+    ]
     ops["readlink short"] = lambda p: (call("readlink", f"{p}/link", into := room(8), 2), into.raw)
     ops["readlink none"] = lambda p: call("readlink", f"{p}/link", room(8), 0)
     ops["readlink address"] = lambda p: call("readlink", f"{p}/link", 8, 8)
     ops["readlinkat"] = lambda p: (call("readlinkat", opened(p), "link", into := room(8), 8), into.raw)
     ops["readlinkat empty"] = lambda p: (
-        call("readlinkat", opened(f"{p}/link", os.O_PATH | os.O_NOFOLLOW), "", into := room(8), 8), into.raw)
+        call("readlinkat", opened(f"{p}/link", os.O_PATH | os.O_NOFOLLOW), "", into := room(8), 8),
+        into.raw,
+    )
     ops["readlinkat empty file"] = lambda p: call("readlinkat", opened(f"{p}/file", os.O_PATH), "", room(8), 8)
     ops["readlink self"] = lambda p: _own("self", str(os.getpid()))
     ops["readlink thread-self"] = lambda p: _own("thread-self", f"{os.getpid()}/task/{os.getpid()}")
     ops["readlink cwd"] = lambda p: (call("readlink", "/proc/self/cwd", into := room(999), 999), into.raw)
+    return ops
+
+
+def attribute_looks() -> Ops:
+    """And of those, what they say of file systems and attributes."""
+    ops: Ops = {}
     ops["statfs"] = lambda p: (call("statfs", f"{p}/link", into := room()), into.raw[:8])
     ops["statfs no"] = lambda p: call("statfs", f"{p}/no", room())
     ops["getxattr"] = lambda p: (call("getxattr", f"{p}/link", "user.old", into := room(8), 8), into.raw)
@@ -388,7 +447,9 @@ def looks() -> Ops:
     ops["getxattr short"] = lambda p: call("getxattr", f"{p}/link", "user.old", room(8), 2)
     ops["lgetxattr"] = lambda p: call("lgetxattr", f"{p}/link", "user.old", room(8), 8)
     ops["getxattrat"] = lambda p: (
-        call("getxattrat", opened(p), "file", 0, "user.old", _args(into := room(8)), 16), into.raw)
+        call("getxattrat", opened(p), "file", 0, "user.old", _args(into := room(8)), 16),
+        into.raw,
+    )
     ops["listxattr"] = lambda p: (call("listxattr", f"{p}/file", into := room(64), 64), into.raw)
     ops["listxattr size"] = lambda p: call("listxattr", f"{p}/file", 0, 0)
     ops["llistxattr"] = lambda p: call("llistxattr", f"{p}/link", room(64), 64)
@@ -412,11 +473,20 @@ def place_of(label: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in label)
 
 
+CHANGES = (modes, moments, attributes, marks, names, removals, moves, nodes, watches)
+LOOKS = (looks, attribute_looks)
+
+
+def operations() -> Ops:
+    """All there are."""
+    return {label: op for some in (*CHANGES, *LOOKS) for label, op in some().items()}
+
+
 def main(place: str, numbers: str) -> None:
     NUMBERS.update((name, int(number)) for name, number in (word.split("=") for word in numbers.split()))
     os.umask(0o027)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    for label, function in (changes() | looks()).items():
+    for label, function in operations().items():
         own = os.path.join(place, place_of(label))
         if not os.path.exists(own):
             furnish(own)
@@ -424,7 +494,10 @@ def main(place: str, numbers: str) -> None:
             said = repr(function(own))
         except Missing:
             continue
-        print(f"{label}: {said} | {facts(own)}" if os.access(own, os.R_OK) else f"{label}: {said}")
+        try:
+            print(f"{label}: {said} | {facts(own)}")
+        except PermissionError:
+            print(f"{label}: {said}")
 
 
 if __name__ == "__main__":
