@@ -252,3 +252,16 @@ def test_what_was_judged_is_what_the_loader_opens(world: World) -> None:
     assert {b"good", b"evil"} <= found["exec_allow"]
     assert b"good" in found["exec_deny"]
     assert b"evil" not in found["exec_deny"]
+
+
+def test_words_that_are_rewritten_do_not_run(world: World) -> None:
+    """By another thread, all the time; the kernel reads them after they were judged."""
+    command = [world.started, "again", "rewritten", world.started, "good", "echo"]
+    with world.rooted() as box:
+        control = box.run(command, timeout=60)
+    with world.rooted(exec_deny=[f"{world.started} evil *"]) as box:
+        result = box.run(command, timeout=60)
+    assert b"ran evil" in control.stdout
+    assert b"ran good" in control.stdout
+    assert b"ran good" in result.stdout
+    assert b"ran evil" not in result.stdout

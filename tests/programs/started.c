@@ -99,6 +99,33 @@ static void execute_pestered(char **argv)
     say("ended %d", ended);
 }
 
+static void *rewrite(void *word)
+{
+    for (;;) {
+        memcpy(word, "evil", 4);
+        memcpy(word, "good", 4);
+    }
+    return NULL;
+}
+
+/* Children that rewrite the word behind their program's name while they execute it. */
+static void execute_rewritten(char **argv)
+{
+    for (int i = 0; i < 150; i++) {
+        pid_t child = fork();
+        if (!child) {
+            static char word[] = "good";
+            pthread_t thread;
+            argv[1] = word;
+            pthread_create(&thread, NULL, rewrite, word);
+            sched_yield();
+            execve(argv[0], argv, environ);
+            _exit(1);
+        }
+        wait_for(child);
+    }
+}
+
 static void execute(const char *way, char **argv)
 {
     pid_t child = 0;
@@ -155,6 +182,9 @@ static void execute(const char *way, char **argv)
     } else if (!strcmp(way, "pestered")) {
         execute_pestered(argv);
         return;
+    } else if (!strcmp(way, "rewritten")) {
+        execute_rewritten(argv);
+        return;
     } else if (!strcmp(way, "no words")) {
         syscall(SYS_execve, argv[0], NULL, environ);
     } else if (!strcmp(way, "no variables")) {
@@ -191,6 +221,10 @@ static void show_file_of_main(void)
 
 int main(int argc, char **argv)
 {
+    if (argc == 3 && !strcmp(argv[2], "echo")) {
+        say("ran %s", argv[1]);
+        return 0;
+    }
     if (argc == 2 && !strcmp(argv[1], "nothing"))
         return 0;
     if (argc == 2 && !strcmp(argv[1], "file")) {
