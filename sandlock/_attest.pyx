@@ -15,13 +15,14 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, strlen
 from posix.types cimport pid_t
 
+from sandlock._exec_paths cimport judge_loaded, judge_program, judges_programs
 from sandlock._journal cimport pass_gate
 from sandlock._linux cimport (
     Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_execveat, SYS_kill, SYS_nanosleep, SYS_ptrace, SYS_wait4,
     raw_syscall,
 )
 from sandlock._memory cimport read_memory
-from sandlock._new_image cimport Image, close_image, dress, open_image
+from sandlock._new_image cimport Image, close_image, dress, judge_image, open_image
 from sandlock._programs cimport Viewer, identify, identify_path, open_named, same_file
 from sandlock._redirect cimport (
     LOST, STOP_CALL, Borrowed, Redirect, aim, borrow, forget_redirect, give_back_task, lose, result_of, resume,
@@ -29,7 +30,7 @@ from sandlock._redirect cimport (
 )
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, FileIdentity,
-    answer, argv_of, finish, note_executed, note_slot, permit_slot, record_slot, viewer_of, was_written,
+    answer, argv_of, finish, load_paths, note_executed, note_slot, permit_slot, record_slot, viewer_of, was_written,
 )
 from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
 
@@ -48,6 +49,7 @@ cdef extern from "<signal.h>" nogil:
 
 cdef enum:
     AT_EMPTY_PATH = 0x1000
+    REFUSED = 2
     PTRACE_DETACH = 17
     PTRACE_GETREGSET = 0x4204
     PTRACE_SEIZE = 0x4206
@@ -314,11 +316,15 @@ cdef void kill_loaded(Table *table, Slot *slot, pid_t pid, int cause) noexcept n
 
 cdef int start_in_root(Table *table, Slot *slot, Redirect *redirect, Stage *stage) noexcept nogil:
     """In a virtual root: has the caller execute the loader of what was approved, by descriptor. Returns 0; 1 if its
-    call is over; or -errno, and it waits for an answer."""
+    call is over, REFUSED if the slot is, too; or -errno, and it waits for an answer."""
     cdef Image *image = &stage.image
-    cdef int result = open_image(table, slot, image)
+    cdef int cause, result = open_image(table, slot, image)
     if result < 0:
         return result
+    cause = judge_image(table, slot, image, &slot.rule)
+    if cause != CAUSE_NONE:
+        refuse(table, slot, cause, EACCES)
+        return REFUSED
     result = borrow(
         redirect, table.run.listener, slot.id, slot.tid, image.loader if image.loader >= 0 else image.program,
         PTRACE_O_TRACEEXEC, &stage.task
@@ -362,7 +368,7 @@ cdef void let_run(Table *table, Slot *slot, Stage *stage, pid_t pid) noexcept no
 cdef void follow(Table *table, Slot *slot, Frozen *frozen, Stage *stage) noexcept nogil:
     """Waits until the caller has executed, failed to, or ended; siblings that die for the exec are reaped, or it
     would wait for ever (ptrace(2), execve under ptrace)."""
-    cdef int status = 0, i
+    cdef int status = 0, cause, i
     cdef long tid
     while True:
         tid = raw_syscall(SYS_wait4, -1, <long>&status, WALL | WNOTHREAD, 0, 0, 0)
@@ -378,8 +384,13 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen, Stage *stage) noexcep
                 forget_redirect(stage.task.redirect)
             note_executed(table, slot)
             # Now that it is loaded nobody can open it for writing: who did before has closed it, and was seen.
+            cause = CAUSE_NONE
             if was_written(table, slot) or not loaded_as_approved(table, slot, <pid_t>tid):
-                kill_loaded(table, slot, <pid_t>tid, CAUSE_ATTEST)
+                cause = CAUSE_ATTEST
+            elif judges_programs(load_paths(&table.paths)):
+                cause = judge_loaded(load_paths(&table.paths), <pid_t>tid, &slot.rule)
+            if cause != CAUSE_NONE:
+                kill_loaded(table, slot, <pid_t>tid, cause)
             elif not permit_slot(table, slot):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
             else:
@@ -423,7 +434,7 @@ cdef int start_exec(Table *table, Slot *slot, Redirect *redirect, Stage *stage) 
         refuse(table, slot, CAUSE_CHANGED, EACCES)
     elif result < 0:
         refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)     # gone, or not allowed
-    elif result > 0:
+    elif result > 0 and result != REFUSED:
         finish(table, slot)
     if result != 0:
         return 1
@@ -442,7 +453,7 @@ cdef int run_attested(Table *table, Slot *slot, Redirect *redirect) noexcept nog
     threads that it cannot let go."""
     cdef Frozen frozen
     cdef Stage stage
-    cdef int result
+    cdef int cause, result
     if table.journal != NULL and not pass_gate(table.journal):
         refuse(table, slot, CAUSE_AUDIT, EACCES)
         return 0
@@ -452,6 +463,11 @@ cdef int run_attested(Table *table, Slot *slot, Redirect *redirect) noexcept nog
     if slot.waited and (was_written(table, slot) or not is_unchanged(table, slot)):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
+    if slot.waited and judges_programs(load_paths(&table.paths)) and table.run.program.root == NULL:
+        cause = judge_program(load_paths(&table.paths), slot, &slot.rule)      # while somebody thought, it may have changed
+        if cause != CAUSE_NONE:
+            refuse(table, slot, cause, EACCES)
+            return release(&frozen) > 0
     if start_exec(table, slot, redirect, &stage) != 0:
         close_image(&stage.image)
         return release(&frozen) > 0

@@ -11,5 +11,6 @@ cdef struct Image:
 
 cdef long open_running(const Viewer *viewer, const Slot *slot) noexcept nogil
 cdef int open_image(const Table *table, const Slot *slot, Image *image) noexcept nogil
+cdef int judge_image(const Table *table, const Slot *slot, const Image *image, int *rule) noexcept nogil
 cdef void close_image(Image *image) noexcept nogil
 cdef int dress(Table *table, const Slot *slot, Image *image, Borrowed *task) noexcept nogil

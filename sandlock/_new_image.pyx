@@ -19,17 +19,19 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset, strlen
 from posix.types cimport pid_t
 
+from sandlock._exec_paths cimport judge_file, judges_programs
 from sandlock._linux cimport PR_SET_NAME, SYS_close, SYS_prctl, SYS_process_vm_writev, raw_syscall
 from sandlock._loaders cimport read_loader
 from sandlock._memory cimport IoVector, read_memory, read_string
+from sandlock._path_table cimport PathTable
 from sandlock._programs cimport (
-    FileIdentity, MAX_PATH, identify, last_part, name_for_interpreter, open_program, same_file,
+    FileIdentity, MAX_PATH, identify, last_part, name_for_interpreter, open_named, open_program, real_path, same_file,
 )
 from sandlock._promises cimport promise
 from sandlock._redirect cimport (
     LOST, aim, find_instruction, finish_call, give_back_task, go_to_call, keep_registers, lose, set_stack, stack_of,
 )
-from sandlock._slots cimport argv_of, exe_of, viewer_of
+from sandlock._slots cimport CAUSE_ATTEST, CAUSE_CHANGED, CAUSE_NONE, argv_of, exe_of, load_paths, viewer_of
 from sandlock._tasks cimport format_proc_path, parse_number, read_proc_file, stat_field
 
 cdef extern from "<errno.h>" nogil:
@@ -150,6 +152,39 @@ cdef int open_image(const Table *table, const Slot *slot, Image *image) noexcept
     if result < 0:
         close_image(image)
     return result
+
+
+cdef int judge_descriptor(const PathTable *paths, long opened, int *rule) noexcept nogil:
+    cdef FileIdentity file
+    cdef char path[MAX_PATH]
+    if identify(opened, &file) < 0 or real_path(opened, path) < 0:
+        return CAUSE_ATTEST
+    return judge_file(paths, &file, path, rule)
+
+
+cdef int judge_image(const Table *table, const Slot *slot, const Image *image, int *rule) noexcept nogil:
+    """What the policy's paths say of the files that an exec names and runs: real paths, and here they are open. Returns
+    CAUSE_NONE or the cause of a denial."""
+    cdef const PathTable *paths = load_paths(&table.paths)
+    cdef Viewer viewer
+    cdef long named
+    cdef int cause
+    if not judges_programs(paths):
+        return CAUSE_NONE
+    cause = judge_descriptor(paths, image.program, rule)
+    if cause == CAUSE_NONE and image.loader >= 0:
+        cause = judge_descriptor(paths, image.loader, rule)
+    if cause != CAUSE_NONE or slot.prefix_count == 0:
+        return cause
+    viewer_of(table, slot, &viewer)
+    named = open_named(&viewer, slot.directory, slot.data, slot.flags)
+    if not is_judged(named, &slot.named):
+        cause = CAUSE_CHANGED
+    else:
+        cause = judge_descriptor(paths, named, rule)
+    if named >= 0:
+        raw_syscall(SYS_close, named, 0, 0, 0, 0, 0)
+    return cause
 
 
 cdef void close_image(Image *image) noexcept nogil:

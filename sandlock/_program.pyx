@@ -220,6 +220,7 @@ cdef class Program:
         cdef bytes words = b"".join([word + b"\0" for word in argv])
         cdef bytes facts
         memset(&slot, 0, sizeof(slot))
+        found.prefix.wants_loader = 0
         viewer.tid = <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0)
         viewer.tgid = <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0)
         viewer.root = self.c.root

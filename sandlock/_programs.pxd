@@ -26,6 +26,10 @@ cdef struct Prefix:
     int rests[MAX_LEVELS]    # how many of the words, counted from the last one, begin with each
     int files_length
     char files[MAX_FILES]    # which file each is, without links, with its NUL
+    int wants_loader         # set by who asks
+    int has_loader           # the program names one, and there it is
+    FileIdentity loader_file
+    char loader[MAX_PATH]    # its path, without links
 
 # Who names a file.
 cdef struct Viewer:
@@ -58,7 +62,6 @@ cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept 
 cdef int may_write(const Ruleset *guest, const char *path) noexcept nogil
 cdef int is_executable(long descriptor) noexcept nogil
 cdef int name_for_interpreter(int directory, const char *path, char *out) noexcept nogil
-cdef long seen_exe(pid_t pid, char *into) noexcept nogil
 cdef long seen_path(const Viewer *viewer, long descriptor, char *into) noexcept nogil
 cdef int resolve_program(
     const Viewer *viewer, int directory, const char *path, int flags, Resolved *out

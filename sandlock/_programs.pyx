@@ -5,12 +5,12 @@ read. What is found here is a prediction; that it came true is attested after th
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memmove, memset, strcmp, strlen, strncmp
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen, strncmp
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_openat2, SYS_pread64, SYS_read, raw_syscall
-from sandlock._memory cimport read_string
-from sandlock._tasks cimport format_proc_path, parse_digits, put_number, read_proc_file, status_field
+from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, raw_syscall
+from sandlock._rooted cimport has_no_name, is_closed_by_exec, is_own_exe, open_in_root, seen_exe
+from sandlock._tasks cimport format_proc_path, put_number
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -34,7 +34,7 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from * nogil:
     """
-    #include <linux/openat2.h>
+    #include <elf.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
     #include <unistd.h>
@@ -55,28 +55,28 @@ cdef extern from * nogil:
     const unsigned int S_IFMT
     const unsigned int S_IFREG
     const unsigned int S_IFLNK
-    ctypedef struct OpenHow "struct open_how":
-        uint64_t flags
-        uint64_t mode
-        uint64_t resolve
-    const uint64_t RESOLVE_IN_ROOT
-    const uint64_t RESOLVE_NO_MAGICLINKS
+    const unsigned int PT_INTERP
+    ctypedef struct ElfHeader "Elf64_Ehdr":
+        uint64_t e_phoff
+        unsigned short e_phentsize
+        unsigned short e_phnum
+    ctypedef struct ProgramHeader "Elf64_Phdr":
+        unsigned int p_type
+        uint64_t p_offset
+        uint64_t p_filesz
     ctypedef struct Moment "struct timespec":
         long tv_sec
         long tv_nsec
     ctypedef struct Status "struct stat":
         unsigned long st_dev
         unsigned long st_ino
-        unsigned long st_nlink
         unsigned int st_mode
         long st_size
         Moment st_mtim
         Moment st_ctim
 
 cdef enum:
-    AUXILIARY = 128          # words
-    AT_EXECFN = 31
-    MAX_TRIES = 64
+    MAX_HEADERS = 64
     HEADER = 256             # BINPRM_BUF_SIZE: as much of a #! line as the kernel reads
     ACCESS_WRITE_FILE = 2    # LANDLOCK_ACCESS_FS_WRITE_FILE
 
@@ -199,72 +199,7 @@ cdef long open_again(long place, int how) noexcept nogil:
     return opened
 
 
-cdef int is_closed_by_exec(const Viewer *viewer, int descriptor) noexcept nogil:
-    """Whether a descriptor of the caller's has FD_CLOEXEC: then no interpreter can open a script by it."""
-    cdef char name[32]
-    cdef char path[64]
-    cdef char text[HEADER]
-    cdef long length
-    cdef const char *at
-    memcpy(name, <const char *>b"fdinfo/", 7)
-    put_number(name + 7, descriptor)
-    format_proc_path(path, viewer.tid, name)
-    length = read_proc_file(path, text, HEADER)
-    at = status_field(text, length, b"\nflags:\t")
-    return at != NULL and parse_digits(at, 8) & <uint64_t>O_CLOEXEC != 0
-
-
 # In a directory that is / to the caller ------------------------------------------------------------------------------
-
-cdef long open_in_root(const char *root, const char *path, int how) noexcept nogil:
-    """Opens what an absolute path leads to, where `root` is /; links and `..` lead nowhere else. Returns the descriptor
-    or -errno."""
-    cdef OpenHow wanted
-    cdef long opened = -EAGAIN
-    cdef long base = raw_syscall(SYS_openat, AT_FDCWD, <long>root, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0, 0)
-    cdef int tries = 0
-    if base < 0:
-        return base
-    wanted.flags = <uint64_t>how
-    wanted.mode = 0
-    wanted.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    while opened == -EAGAIN and tries < MAX_TRIES:       # something was renamed while the kernel was at a `..`
-        opened = raw_syscall(SYS_openat2, base, <long>path, <long>&wanted, sizeof(wanted), 0, 0)
-        tries += 1
-    raw_syscall(SYS_close, base, 0, 0, 0, 0, 0)
-    return opened
-
-
-cdef int has_no_name(long descriptor) noexcept nogil:
-    """It is in no directory, and never was in one: "/memfd:x (deleted)"."""
-    cdef Status status
-    return raw_syscall(SYS_fstat, descriptor, <long>&status, 0, 0, 0, 0) == 0 and status.st_nlink == 0
-
-
-cdef int is_own_exe(const char *path) noexcept nogil:
-    return strcmp(path, b"/proc/self/exe") == 0 or strcmp(path, b"/proc/thread-self/exe") == 0
-
-
-cdef long seen_exe(pid_t pid, char *into) noexcept nogil:
-    """The program that a process with a virtual root runs, as the process sees it, in MAX_PATH bytes: /proc/PID/exe is
-    its loader. Returns the length or -errno. The process could say anything here: this is a path to show to it, or one
-    that it might have named itself."""
-    cdef char path[64]
-    cdef uint64_t vector[AUXILIARY]
-    cdef long length, skipped
-    cdef int i
-    format_proc_path(path, pid, b"auxv")
-    length = read_proc_file(path, <char *>vector, sizeof(vector))
-    for i in range(length // 16 if length > 0 else 0):
-        if vector[i * 2] != AT_EXECFN:
-            continue
-        skipped = read_string(pid, vector[i * 2 + 1], into, MAX_PATH)
-        if skipped < 0:
-            return skipped
-        length = read_string(pid, vector[i * 2 + 1] + <uint64_t>skipped + 1, into, MAX_PATH)    # see _new_image
-        return length if length < 0 or into[0] == 47 else -ENOENT
-    return -ENOENT
-
 
 cdef long seen_path(const Viewer *viewer, long descriptor, char *into) noexcept nogil:
     """The path, without links, of what a descriptor of ours refers to, as the caller sees it, in MAX_PATH bytes.
@@ -410,21 +345,25 @@ cdef int is_blank(char byte) noexcept nogil:
     return byte == 32 or byte == 9
 
 
-cdef long read_header(long descriptor, char *into) noexcept nogil:
-    """The first bytes of a file that we have, maybe as O_PATH, zeros behind them. Returns how many, or -errno."""
+cdef long pread_any(long descriptor, void *into, long size, long offset) noexcept nogil:
+    """pread(2) of a file that we have, maybe as O_PATH."""
     cdef char path[64]
-    cdef long opened, length
-    memset(into, 0, HEADER)
-    length = raw_syscall(SYS_pread64, descriptor, <long>into, HEADER, 0, 0, 0)
+    cdef long opened, length = raw_syscall(SYS_pread64, descriptor, <long>into, size, offset, 0, 0)
     if length != -EBADF:
         return length
     format_own_descriptor(path, descriptor)
     opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0, 0, 0)
     if opened < 0:
         return opened
-    length = raw_syscall(SYS_read, opened, <long>into, HEADER, 0, 0, 0)
+    length = raw_syscall(SYS_pread64, opened, <long>into, size, offset, 0, 0)
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
     return length
+
+
+cdef long read_header(long descriptor, char *into) noexcept nogil:
+    """The first bytes of a file that we have, maybe as O_PATH, zeros behind them. Returns how many, or -errno."""
+    memset(into, 0, HEADER)
+    return pread_any(descriptor, into, HEADER, 0)
 
 
 cdef int parse_interpreter(char *header, char **interpreter, char **argument) noexcept nogil:
@@ -513,6 +452,41 @@ cdef int name_for_interpreter(int directory, const char *path, char *out) noexce
     return 0
 
 
+cdef int named_loader(long descriptor, const char *header, char *into) noexcept nogil:
+    """The loader that an ELF program (of 64 bits) names in its PT_INTERP, in MAX_PATH bytes. Returns whether it does;
+    a program with more headers than usual is not looked at."""
+    cdef ProgramHeader headers[MAX_HEADERS]
+    cdef const ElfHeader *elf = <const ElfHeader *>header
+    cdef long length
+    cdef int i
+    if memcmp(header, <const char *>b"\x7fELF\x02", 5) != 0 or elf.e_phentsize != sizeof(ProgramHeader):
+        return 0
+    length = elf.e_phnum * sizeof(ProgramHeader)
+    if elf.e_phnum > MAX_HEADERS or pread_any(descriptor, headers, length, <long>elf.e_phoff) != length:
+        return 0
+    for i in range(elf.e_phnum):
+        if headers[i].p_type != PT_INTERP or not 2 <= headers[i].p_filesz <= MAX_PATH:
+            continue
+        length = <long>headers[i].p_filesz
+        if pread_any(descriptor, into, length, <long>headers[i].p_offset) != length or into[length - 1] != 0:
+            return 0
+        return into[0] != 0
+    return 0
+
+
+cdef void note_loader(const Viewer *viewer, long descriptor, const char *header, Prefix *prefix) noexcept nogil:
+    """Writes down which file the loader is. What cannot be told here is seen when it is loaded."""
+    cdef char name[MAX_PATH]
+    cdef long opened
+    if not prefix.wants_loader or not named_loader(descriptor, header, name):
+        return
+    opened = open_named(viewer, AT_FDCWD, name, 0)
+    if opened < 0:
+        return
+    prefix.has_loader = identify(opened, &prefix.loader_file) >= 0 and real_path(opened, prefix.loader) >= 0
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+
+
 cdef int follow_interpreters(const Viewer *viewer, const char *name, Resolved *out) noexcept nogil:
     """Follows #! lines from an open script to what the kernel will load, which is `out.opened` then. Returns 0 or
     -errno."""
@@ -523,6 +497,7 @@ cdef int follow_interpreters(const Viewer *viewer, const char *name, Resolved *o
     cdef int level, result = 0
     for level in range(MAX_LEVELS + 1):
         if read_header(out.opened, header) < 2 or header[0] != 35 or header[1] != 33:    # "#!"
+            note_loader(viewer, out.opened, header, prefix)
             return 0
         if level == MAX_LEVELS:
             return -ELOOP
@@ -574,7 +549,7 @@ cdef int resolve_program(
     would end with."""
     cdef char name[MAX_PREFIX]
     cdef int result
-    out.prefix.count = out.prefix.length = out.prefix.levels = out.prefix.files_length = 0
+    out.prefix.count = out.prefix.length = out.prefix.levels = out.prefix.files_length = out.prefix.has_loader = 0
     out.opened = open_program(viewer, directory, path, flags)
     if out.opened < 0:
         return <int>out.opened
@@ -585,7 +560,7 @@ cdef int resolve_program(
             name[0] = 0
         result = follow_interpreters(viewer, name, out)
         if result == 0 and viewer.root != NULL and out.prefix.count > 0 and directory != AT_FDCWD and path[0] != 47:
-            result = -ENOENT if is_closed_by_exec(viewer, directory) else 0      # as the kernel has it
+            result = -ENOENT if is_closed_by_exec(viewer.tid, directory) else 0      # as the kernel has it
     if result < 0 and out.opened >= 0:
         raw_syscall(SYS_close, out.opened, 0, 0, 0, 0, 0)
         out.opened = -1

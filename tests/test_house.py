@@ -75,6 +75,7 @@ NOBODY = (
     "_promises",
     "_new_image",
     "_virtual",
+    "_rooted",
     "_slots",
     "_workers",
     "_writers",
@@ -98,6 +99,7 @@ NOBODY = (
     "_listing",
     "_path_calls",
     "_path_values",
+    "_exec_paths",
     "_path_acts",
     "_metadata_acts",
     "_looking_acts",
@@ -124,9 +126,9 @@ SLOW = (
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
-    "_attest", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate", "_metadata_acts", "_new_image",
-    "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths", "_poller", "_procfs", "_programs",
-    "_promises", "_redirect", "_socket_calls", "_tasks", "_users",
+    "_attest", "_exec_paths", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate", "_metadata_acts",
+    "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths", "_poller", "_procfs",
+    "_programs", "_promises", "_redirect", "_socket_calls", "_tasks", "_users",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 
