@@ -11,10 +11,12 @@ errors are those that the caller's own call would have got.
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
+from sandlock._cached_paths cimport follow_cached
 from sandlock._linux cimport raw_syscall
 from sandlock._places cimport close_pin, pin, take_pin
-from sandlock._procfs cimport is_strangers, may_follow_magic
+from sandlock._procfs cimport is_strangers, may_follow_magic, process_of
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
+from sandlock._rooted cimport seen_exe
 from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport put_number
 from sandlock._virtual_root cimport (
@@ -172,8 +174,16 @@ cdef int may_follow_link(const Walk *walk, const Place *link) noexcept nogil:
     return -EACCES if protects(b"/proc/sys/fs/protected_symlinks", 1) else 0
 
 
+cdef long find_exe(Walk *walk, char *path) noexcept nogil:
+    """What a process in a virtual root runs: the kernel has loaded that, or only its loader. Returns the length of the
+    path, or -errno."""
+    cdef long length = real_path_in(walk.origin.tree.own_table, walk.current, path)
+    return length if length < 0 else seen_exe(process_of(path), path)
+
+
 cdef int follow_magic(Walk *walk, const char *name) noexcept nogil:
     """Goes where a magic link of a process of the tree leads. Returns 0 or -errno."""
+    cdef char path[MAX_PATH]
     cdef long opened
     if not walk.magic:
         return -ELOOP
@@ -181,6 +191,8 @@ cdef int follow_magic(Walk *walk, const char *name) noexcept nogil:
         return -EACCES
     if walk.root != NULL and strcmp(name, b"root") == 0:
         return go_to_root(walk)
+    if walk.root != NULL and strcmp(name, b"exe") == 0 and find_exe(walk, path) > 0:
+        return go_on_with(walk, path, strlen(path))
     opened = pin(walk.current, name, 0, 0)
     if opened < 0:
         return <int>opened
@@ -418,69 +430,6 @@ cdef int follow_within(
             result = look_at_place(place.parent, place) if opened == -ENOENT else -EACCES
     if result == 0 and scoped and place.on_procfs:
         result = -ENOENT if origin.tree.run.program.private_proc else -EACCES
-    if result < 0:
-        leave(place)
-    return result
-
-
-cdef int is_missing(long base, const char *path) noexcept nogil:
-    """Whether a name leads nowhere for everybody: by no link, for those of /proc lead elsewhere for everybody."""
-    cdef long opened = pin(base, path, O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
-    close_pin(opened)
-    return opened == -ENOENT
-
-
-cdef int take_cached(long opened, Place *place) noexcept nogil:
-    """Returns 0 or -EAGAIN."""
-    if opened < 0 or take_pin(opened, place) < 0:
-        return -EAGAIN
-    return 0 if place.local and not place.on_procfs else -EAGAIN
-
-
-cdef int follow_cached_to_parent(long base, const char *path, int following, Place *place) noexcept nogil:
-    """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
-    cdef char directory[MAX_PATH]
-    cdef size_t length = strlen(path), cut = length
-    cdef long opened
-    while cut > 0 and path[cut - 1] != 47:
-        cut -= 1
-    if cut == length or length - cut >= MAX_LAST or strcmp(path + cut, b".") == 0 or strcmp(path + cut, b"..") == 0:
-        return -EAGAIN
-    memcpy(place.last, path + cut, length - cut + 1)
-    memcpy(directory, path, cut)
-    directory[cut] = 0
-    opened = pin(
-        base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
-    )
-    if take_cached(opened, place) < 0:
-        return -EAGAIN
-    place.parent = place.descriptor
-    place.descriptor = -1
-    opened = pin(place.parent, place.last, O_NOFOLLOW, RESOLVE_CACHED)
-    if opened == -ENOENT:
-        return 0                 # the facts are those of the directory
-    if take_cached(opened, place) < 0:
-        return -EAGAIN
-    return -EAGAIN if place.mode & S_IFMT == S_IFLNK and not following & FOLLOW_NOT_LAST else 0
-
-
-cdef int follow_cached(long base, const char *path, int following, Place *place) noexcept nogil:
-    """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
-    who may wait has to look."""
-    cdef long opened
-    cdef int result
-    if following & FOLLOW_TO_PARENT:
-        result = follow_cached_to_parent(base, path, following, place)
-    else:
-        opened = pin(
-            base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
-        )
-        if opened == -ENOENT and following & FOLLOW_MAKES:
-            result = follow_cached_to_parent(base, path, following, place)
-        elif opened == -ENOENT and is_missing(base, path):
-            return -ENOENT
-        else:
-            result = take_cached(opened, place)
     if result < 0:
         leave(place)
     return result

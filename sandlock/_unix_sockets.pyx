@@ -13,7 +13,9 @@ from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_sys
 from sandlock._path_table cimport PATH_RULES, denied_file
 from sandlock._paths cimport Origin, Place, follow_path, leave
 from sandlock._procfs cimport Tree, read_standing
-from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, last_part, open_named, real_path
+from sandlock._programs cimport (
+    FileIdentity, Viewer, format_own_descriptor, identify, last_part, open_named, real_path,
+)
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
 from sandlock._virtual_root cimport mounted_on, real_of_seen, show_path
@@ -52,12 +54,16 @@ cdef void read_name(const SocketCall *call, char *name) noexcept nogil:
 cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, const char *made) noexcept nogil:
     """What a name means to the caller, in its virtual root if there is one; `made`: the name that shall be made in this
     directory, or NULL. Returns a pin or -errno."""
+    cdef Viewer viewer
     cdef Tree tree
     cdef Origin origin
     cdef Place place
     cdef int result
     if run.virtual_root == NULL:
-        return open_named(tid, tgid, AT_FDCWD, name, 0)
+        memset(&viewer, 0, sizeof(viewer))
+        viewer.tid = tid
+        viewer.tgid = tgid
+        return open_named(&viewer, AT_FDCWD, name, 0)
     memset(&tree, 0, sizeof(tree))
     tree.run = run
     origin.tid = tid

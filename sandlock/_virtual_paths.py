@@ -245,13 +245,9 @@ class VirtualRoot:
         return f"{self._place(parent)}/{name}"
 
     def place(self, command: Command) -> Command:
-        """The command, with its directory and the files that may be meant as they are on the host."""
+        """The command, with a descriptor of the directory that it starts in."""
         directory = "/" if command.cwd is None else os.fsdecode(command.cwd)
-        executables = [
-            fsencode(self.real(f"{directory}/{text}" if text[0] != "/" else text))
-            for text in map(os.fsdecode, command.executables)
-        ]
-        return replace(command, executables=executables, cwd=None, directory=self.open_directory(directory))
+        return replace(command, cwd=None, directory=self.open_directory(directory))
 
     def open_directory(self, path: str) -> int:
         """The directory that a virtual path means, to start in. Raises ConfinementError."""
