@@ -153,6 +153,10 @@ class VirtualRoot:
             pending += target.split("/")[::-1]
         return at
 
+    def seen(self, path: str) -> str:
+        """A virtual path without links."""
+        return self._walk(path) or "/"
+
     def real(self, path: str) -> str:
         """The real path of a virtual one."""
         return self._place(self._walk(path)) or "/"
