@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_openat, SYS_read, raw_syscall
 from sandlock._path_table cimport PATH_RULES, WANT_EXECUTE, denied_file, is_covered
-from sandlock._programs cimport FileIdentity, MAX_PATH, identify_path
+from sandlock._programs cimport MAX_PATH, identify_path
 from sandlock._slots cimport CAUSE_ATTEST, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, argv_of, exe_of
 from sandlock._tasks cimport format_proc_path
 
@@ -78,9 +78,9 @@ cdef int judge_path(const PathTable *paths, const char *path, int *rule) noexcep
 cdef int judge_program(const PathTable *paths, const Slot *slot, int *rule) noexcept nogil:
     """Of the file that is named, and of its script's interpreters."""
     cdef const char *file = argv_of(slot) + slot.argv_length
-    cdef int level, cause
+    cdef int _level, cause
     cause = judge_file(paths, &slot.named, exe_of(slot), rule)
-    for level in range(slot.levels):
+    for _level in range(slot.levels):
         if cause == CAUSE_NONE:
             cause = judge_path(paths, file, rule)
         file += strlen(file) + 1

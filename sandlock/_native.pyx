@@ -186,6 +186,7 @@ cdef class Run:
             if self.lane.table == NULL:
                 raise MemoryError
             self.lane.table.run = &self.c
+            self.lane.table.ledger = &self.lane.ledger
             self.lane.table.net_rules = &program.c.net_rules
             self.lane.table.paths = NULL
             self.lane.table.wake_fd = self.lane.table.poller_fd = -1

@@ -40,15 +40,16 @@ cdef enum:
 cdef void free_slot(Table *table, Slot *slot) noexcept nogil:
     """Frees the data of a slot that is done."""
     cdef uint64_t word = load_word(&slot.word)
+    cdef int i
     if state_of(word) == DONE:
         free(slot.data)
         free(slot.environment)
         slot.data = slot.environment = NULL
         table.held -= slot.size
         slot.size = 0
-        stop_watch(&table.writers, slot.watches[0])
-        stop_watch(&table.writers, slot.watches[1])
-        slot.watches[0] = slot.watches[1] = 0
+        for i in range(3):
+            stop_watch(&table.writers, slot.watches[i])
+            slot.watches[i] = 0
         store_word(&slot.word, with_state(word, FREE))
 
 
@@ -142,7 +143,7 @@ cdef int awaits_record(const Table *table, const Slot *slot) noexcept nogil:
 cdef int was_written(Table *table, const Slot *slot) noexcept nogil:
     """Whether somebody who could write the files of an exec has closed one since the question was put."""
     cdef int i
-    for i in range(2):
+    for i in range(3):
         if slot.watches[i] > 0 and count_writers(&table.writers, slot.watches[i]) != slot.writers[i]:
             return 1
     return 0
