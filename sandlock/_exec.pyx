@@ -12,10 +12,10 @@ from posix.types cimport pid_t
 from sandlock._approvals cimport approves_exec
 from sandlock._commands cimport decide_exec
 from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_ASK, OPERATION_EXEC
-from sandlock._exec_paths cimport judge_loader, judge_program, judges_programs
+from sandlock._exec_paths cimport judge_loader, judge_program, judges_programs, miss_program
 from sandlock._linux cimport SYS_close, SYS_execveat, raw_syscall
 from sandlock._memory cimport read_string, read_strings
-from sandlock._path_table cimport PathTable
+from sandlock._path_table cimport PathTable, hides
 from sandlock._programs cimport (
     FileIdentity, MAX_PATH, Prefix, identify, may_write, open_named, real_path, resolve_program, same_file,
 )
@@ -168,6 +168,10 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
         slot.tid, slot.tgid, slot.directory, facts.path, slot.flags, &slot.named, &slot.loaded, &facts.prefix,
         facts.exe, &facts.exe_length
     )
+    if hides(paths):
+        if facts.exe_length <= 0:
+            facts.exe[0] = 0
+        result = miss_program(paths, &slot.named, facts.exe, &facts.prefix, result)
     if result < 0:
         return result
     facts.argv_length = read_argv(table, slot)

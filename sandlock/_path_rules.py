@@ -205,14 +205,16 @@ def traps(
         reason = f"{mediated}: {_REASONS[mediated]}, so the supervisor opens and changes files"
         wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
     if looks:
-        wanted |= dict.fromkeys(LOOKS, "what may be looked at is decided, and told, by the supervisor")
+        reason = "hide_ungranted: the supervisor looks at files for the program, if these are there for it"
+        wanted |= dict.fromkeys((*LOOKS, *({"chdir"} & CALLS.keys())), reason)
     return [(name, "path", reason) for name, reason in wanted.items() if name not in known]
 
 
-def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
+def adjust(answers: dict[str, Answer], option: str, allowed: set[str], hides: bool = False) -> None:
     """Has the filter refuse to make device nodes, and pass opens with O_PATH, which open nothing. Raises PolicyError
     where a call that the policy allows would open files unseen. `option`: the one for which every open is the
-    supervisor's, also where ask_opens has no question about it."""
+    supervisor's, also where ask_opens has no question about it. `hides`: also those that open nothing, for they tell what there
+    is."""
     for name, cases in DEVICES.items():
         answer = answers.get(name)
         if answer in (_filter.ALLOW, _filter.NOTIFY):
@@ -224,6 +226,7 @@ def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
             raise PolicyError(f"{option}: {how}; drop one of the two", field=option)
     for name, argument in (("open", 1), ("openat", 2)):
         if name in answers:
-            answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
+            no_path: Case = (_filter.any_bit(argument, 0o10000000),), _filter.ALLOW
+            answers[name] = _filter.NOTIFY if hides else ((no_path,), _filter.NOTIFY)
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))

@@ -460,7 +460,7 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
-    _path_rules.adjust(answers, mediated or _view_rules.option_of(policy), allowed)
+    _path_rules.adjust(answers, mediated or _view_rules.option_of(policy), allowed, policy.hide_ungranted)
     return answers, risks
 
 

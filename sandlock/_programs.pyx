@@ -427,6 +427,7 @@ cdef void note_loader(pid_t tid, pid_t tgid, long descriptor, const char *header
         return
     opened = open_named(tid, tgid, AT_FDCWD, name, 0)
     if opened < 0:
+        prefix.lacks_loader = 1
         return
     prefix.has_loader = identify(opened, &prefix.loader_file) >= 0 and real_path(opened, prefix.loader) >= 0
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
@@ -488,9 +489,14 @@ cdef int resolve_program(
     cdef int result
     cdef long opened = open_program(tid, tgid, directory, path, flags)
     prefix.count = prefix.length = prefix.levels = prefix.files_length = prefix.has_loader = 0
+    prefix.lacks_loader = exe_length[0] = 0
     if opened < 0:
         return <int>opened
     result = identify(opened, named)
+    if result >= 0:
+        exe_length[0] = real_path(opened, exe)
+        if exe_length[0] < 0:
+            result = <int>exe_length[0]
     if result >= 0:
         if (<unsigned int>result & S_IFMT) == S_IFLNK:
             result = -ELOOP
@@ -498,10 +504,6 @@ cdef int resolve_program(
             result = -EACCES
         else:
             result = is_executable(opened)
-    if result >= 0:
-        exe_length[0] = real_path(opened, exe)
-        if exe_length[0] < 0:
-            result = <int>exe_length[0]
     if result >= 0:
         loaded[0] = named[0]
         result = name_for_interpreter(directory, path, name)

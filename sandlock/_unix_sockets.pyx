@@ -10,7 +10,8 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
-from sandlock._path_table cimport PATH_RULES, denied_file
+from sandlock._path_table cimport PATH_RULES, denied_file, hides, is_hidden
+from sandlock._paths cimport Place
 from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, last_part, open_named, real_path
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
@@ -102,16 +103,31 @@ cdef int find_socket(pid_t tid, pid_t tgid, SocketCall *call) noexcept nogil:
     return 0
 
 
+cdef int has_path(const SocketCall *call, char *path) noexcept nogil:
+    """Whether it is about a name in the file system; writes that down, in MAX_SOCKET_PATH + 1 bytes."""
+    if call.endpoint.path_length <= 0 or call.endpoint.abstract:
+        return 0
+    memcpy(path, call.endpoint.path, call.endpoint.path_length)
+    path[call.endpoint.path_length] = 0
+    return 1
+
+
 cdef int denied_socket(const PathTable *paths, const SocketCall *call) noexcept nogil:
     """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; -1 for
     none."""
     cdef char path[MAX_SOCKET_PATH + 1]
-    cdef int rule = -1
-    if paths != NULL and call.endpoint.path_length > 0 and not call.endpoint.abstract:
-        memcpy(path, call.endpoint.path, call.endpoint.path_length)
-        path[call.endpoint.path_length] = 0
-        rule = denied_file(paths, &call.file, path)
+    cdef int rule = denied_file(paths, &call.file, path) if paths != NULL and has_path(call, path) else -1
     return rule if rule < 0 else PATH_RULES + rule
+
+
+cdef int is_hidden_socket(const PathTable *paths, const SocketCall *call) noexcept nogil:
+    """Whether a name is not there for the program, as far as files go."""
+    cdef char path[MAX_SOCKET_PATH + 1]
+    cdef Place place
+    if not hides(paths) or not has_path(call, path):
+        return 0
+    place.descriptor = -1
+    return is_hidden(paths, &place, path)
 
 
 cdef long open_judged(pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:

@@ -373,7 +373,7 @@ def test_mounts_give_a_denied_tree_no_other_name(place: Path) -> None:
         "open('whole/tree/inner').read()", "open('part/leaf').read()", "open('tree/inner').read()",
         "os.rename('whole/tree', 'whole/mine')", "os.listdir('work')", "os.listdir('tree/deep')",
     ]  # fmt: skip
-    assert mounted(place, binds, ["empty"], attempts)[:3] == ["inner", "leaf", "inner"]
+    assert mounted(place, binds, ["empty"], attempts[:3]) == ["inner", "leaf", "inner"]
     assert mounted(place, binds, ["tree"], attempts) == [*["EACCES"] * 4, "[]", "EACCES"]
     assert (place / "tree" / "inner").exists()
 
