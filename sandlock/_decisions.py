@@ -8,7 +8,7 @@ from __future__ import annotations
 from os import fsdecode
 
 from . import syscalls
-from ._denials import CAUSES, denied_path, endpoint_target, exec_fixes, fixes
+from ._denials import CAUSES, FILES, NO_GRANT, endpoint_target, exec_fixes, fixes, grant_fixes, path_fixes, rule_of
 from ._record import record
 from .events import OPERATIONS, address_text
 
@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._exec_rules import ExecRule
     from ._net_rules import NetRule
     from ._plan import Plan
     from .events import Event, Verdict
@@ -30,12 +29,13 @@ DENIED = ("deny", "kill")
 NETWORK = ("connect", "send", "bind", "listen")
 ASKED = ("verdict", "no-opinion", "callback-error", "handler", "handler-error", "timeout", "nobody-listens")
 """The causes of decisions that a callback made, or ought to have made."""
-BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers", "open": "fd"}
+BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers", "open": "fd", "path": "fd"}
 
 
 @record
 class Decision:
-    """What was decided about one exec, open, connect, send, bind or listen; or what a handler denied."""
+    """What was decided about one exec, open, connect, send, bind or listen; or what a handler, or a rule about files,
+    denied."""
 
     seq: int
     """Its number among the decisions of its run, from 1. A gap is what was lost on the way."""
@@ -46,7 +46,7 @@ class Decision:
     run: str
     """The run's id, as in its Result."""
     kind: str
-    """"exec", "fork", "open", "connect", "send", "bind", "listen" or "handler"."""
+    """"exec", "fork", "open", "connect", "send", "bind", "listen", "handler" or "path" (another call about a file)."""
     target: str
     """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
     decision: str
@@ -82,6 +82,8 @@ class Decision:
     """Of a denial: the smallest grant that would allow it, as a keyword; "" where no rule can."""
     fix_flag: str = ""
     """The same as flags of `sandlock run`."""
+    syscall: str = ""
+    """Of a decision about a file: the system call."""
     dropped: int = 0
     """From `decisions()`: how many decisions before this one its reader missed, by being slow."""
 
@@ -93,31 +95,33 @@ def decision_of(
     epoch: float,
     plan: Plan,
     net_rules: tuple[NetRule, ...],
-    paths: tuple[str, ...] = (),
+    fs_denied: tuple[str, ...] = (),
     run: str,
     call_id: str,
     answered: tuple[Event | HandlerContext, Verdict] | None,
 ) -> Decision:
-    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `paths`: those
-    that are denied; `answered`: the question and its verdict, if the callback decided."""
-    (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
-    exe, cwd, argv, cut, endpoint = facts
-    kind, name = OPERATIONS[operation], CAUSES[cause][0]
-    rules: tuple[ExecRule | NetRule, ...] = plan.exec_rules if kind == "exec" else net_rules
-    by = rules[rule] if 0 <= rule < len(rules) else None
-    text = denied_path(rule, paths) if by is None else by.text
-    reason = getattr(by, "reason", "") or _reason(ACTS[act], cause, text)
-    words = tuple(map(fsdecode, argv))
+    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0;
+    `fs_denied`: the paths that are denied; `answered`: the question and its verdict, if the callback decided."""
+    operation, act, cause, rule, error, number, pid, tid, since, decided, question, exe, cwd, argv, cut, endpoint = (
+        entry
+    )
+    kind, name, did = OPERATIONS[operation], CAUSES[cause][0], ACTS[act]
+    text, own = rule_of(kind, rule, plan.exec_rules, net_rules, fs_denied)
+    call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""
+    reason, words = own or _reason(did, cause, text), tuple(map(fsdecode, argv))
     if answered is not None and name == "verdict":
         event, verdict = answered
         name, reason = verdict.cause or name, verdict.reason or "the callback allowed it"
         words, cut = getattr(event, "argv", ()), False
-    target = _target(plan.arch, kind, number, exe, endpoint)
-    fix, flag = "", ""
-    if kind == "exec" and (ACTS[act], name, cut) == ("deny", "no-rule", False):
-        fix, flag = exec_fixes(target, words)
-    elif endpoint[0] and kind in NETWORK and ACTS[act] in DENIED and not text and name != "audit":
-        fix, flag = fixes(kind, target, endpoint[2])
+    target, fix = _target(plan.arch, kind, number, exe, endpoint), ("", "")
+    if kind == "exec" and rule == NO_GRANT:
+        reason, fix = "no grant allows it", grant_fixes("fs_readable", "--fs-read", target)
+    elif kind == "exec" and (did, name, cut) == ("deny", "no-rule", False):
+        fix = exec_fixes(target, words)
+    elif kind in FILES and (did, name) == ("deny", "no-rule"):
+        reason, fix = f"{call}: no grant allows it", path_fixes(target, call)
+    elif endpoint[0] and kind in NETWORK and did in DENIED and not text and name != "audit":
+        fix = fixes(kind, target, endpoint[2])
     return Decision(
         seq=seq,
         time=epoch + decided / 1e9,
@@ -125,7 +129,7 @@ def decision_of(
         run=run,
         kind=kind,
         target=target,
-        decision=ACTS[act],
+        decision=did,
         cause=name,
         reason=reason,
         rule=text,
@@ -142,8 +146,9 @@ def decision_of(
         binding=BINDINGS.get(kind, "on-behalf"),
         asked=question != 0,
         call_id=call_id,
-        fix=fix,
-        fix_flag=flag,
+        fix=fix[0],
+        fix_flag=fix[1],
+        syscall=call,
     )
 
 
@@ -152,7 +157,7 @@ def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, 
         return fsdecode(exe)
     if kind in ("fork", "handler"):
         return syscalls.name(number, arch) or kind
-    if kind == "open":
+    if kind in FILES:
         return fsdecode(endpoint[3])
     return endpoint_target(arch, number, endpoint)
 

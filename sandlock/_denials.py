@@ -9,6 +9,7 @@ from os import fsdecode
 
 from . import syscalls
 from ._net_rules import UNIX, protocol_name
+from ._path_rules import METADATA
 from ._record import fields, record
 from .events import OPERATIONS, Exec, Fork, Open, Resolve, address_text, target_of
 
@@ -26,13 +27,20 @@ __all__ = [
     "audited_like",
     "audited_of",
     "denial_of",
+    "denied_by",
     "endpoint_target",
     "exec_fixes",
     "fixes",
+    "grant_fixes",
     "logged_denial",
+    "path_fixes",
     "resolve_denial",
+    "rule_of",
 ]
 
+FILES = ("open", "path")
+"""Kinds that are about a file."""
+PATH_RULES, NO_GRANT = 1 << 20, -2  # _path_table.pxd
 DENIAL_TEXT = 480  # as the core keeps of it (_slots.pxd)
 
 
@@ -41,7 +49,8 @@ class Denial:
     """A call that was denied, and why."""
 
     kind: str
-    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "open", "resolve", "handler"."""
+    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "open", "path" (another call about a
+    file), "resolve", "handler"."""
     target: str
     """The file; the destination as a rule names it; of a fork, and of what a handler answers, the system call; or the
     name that was looked up."""
@@ -76,6 +85,8 @@ class Denial:
     the other, and a process whose parent has ended has none above it."""
     host: str = ""
     """The name by which the tree looked the destination up last; "" if it did not."""
+    syscall: str = ""
+    """Of what was denied without a question about a file: the system call."""
 
 
 @record
@@ -176,14 +187,6 @@ def audited_like(denial: Denial) -> Audited:
     return Audited(**{each.name: getattr(denial, each.name) for each in fields(Audited)})
 
 
-PATH_RULES = 1 << 20  # _path_table.pxd
-
-
-def denied_path(rule: int, paths: tuple[str, ...]) -> str:
-    """The denied path that a rule's number stands for, where it stands among those of other rules; "" for none."""
-    return paths[rule - PATH_RULES] if 0 <= rule - PATH_RULES < len(paths) else ""
-
-
 def _about(event: Event) -> tuple[str, str, tuple[str, ...], str]:
     """Kind, target, words and host name of an event."""
     kind = type(event).__name__.lower()
@@ -229,6 +232,22 @@ def fixes(kind: str, target: str, port: int, host: str = "") -> tuple[str, str]:
     return f"net_allow_bind={target!r}", f"--net-allow-bind {quote(target)}"
 
 
+def path_fixes(path: str, syscall: str) -> tuple[str, str]:
+    """The smallest grant that allows to change what is known of a file, or to watch it; "" where none does."""
+    if syscall not in METADATA or path.startswith("/proc/"):
+        return "", ""
+    if syscall == "inotify_add_watch":
+        return grant_fixes("fs_readable", "--fs-read", path)
+    return grant_fixes("fs_writable", "--fs-write", path)
+
+
+def grant_fixes(field: str, flag: str, path: str) -> tuple[str, str]:
+    """The grant of a path, as a keyword and as a flag; "" for what cannot be written as one."""
+    from shlex import quote  # only denials need it
+
+    return (f"{field}={path!r}", f"{flag} {quote(path)}") if path[:1] == "/" and path.isprintable() else ("", "")
+
+
 def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
     """The rule that allows this exec alone, as a keyword and as a flag; "" where a word would mean more in a rule."""
     from shlex import join, quote
@@ -237,6 +256,12 @@ def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
     if any(not word.isprintable() or "*" in word or "#" in word for word in words):
         return "", ""
     return f"exec_allow={join(words)!r}", f"--exec-allow {quote(join(words))}"
+
+
+def denied_by(fs_denied: tuple[str, ...], rule: int) -> str:
+    """The rule of this number, also as it stands among others, in words: part of what was granted is denied."""
+    rule -= PATH_RULES if rule >= PATH_RULES else 0
+    return f"fs_denied: {fs_denied[rule]}" if 0 <= rule < len(fs_denied) else ""
 
 
 def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
@@ -248,10 +273,31 @@ def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, byt
     return target_of(known, address_text(address), port, fsdecode(path), abstract)
 
 
+def rule_of(
+    kind: str,
+    rule: int,
+    exec_rules: tuple[ExecRule, ...],
+    net_rules: tuple[NetRule, ...],
+    fs_denied: tuple[str, ...],
+) -> tuple[str, str]:
+    """The rule of this number that decided about such a call, in words, and the reason that it gives; "" for none."""
+    if kind in FILES or rule >= PATH_RULES:
+        return denied_by(fs_denied, rule), ""
+    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else net_rules
+    decided = rules[rule] if 0 <= rule < len(rules) else None
+    return ("", "") if decided is None else (decided.text, getattr(decided, "reason", ""))
+
+
+def _without_address(lookups: Lookups, cause: str) -> str:
+    names = sorted(lookups.without_address)[:3] if cause == "no-rule" else []
+    return f"; no address was found of {', '.join(names)}" if names else ""
+
+
 def logged_denial(
     arch: str,
     net_rules: tuple[NetRule, ...],
     exec_rules: tuple[ExecRule, ...],
+    fs_denied: tuple[str, ...],
     operation: int,
     cause: int,
     rule: int,
@@ -266,31 +312,28 @@ def logged_denial(
     chain: list[bytes],
     *,
     lookups: Lookups | None = None,
-    paths: tuple[str, ...] = (),
 ) -> Denial:
-    """A denial that the core wrote down; its rule is a number of those, or of denied `paths`."""
-    name, meaning = CAUSES[cause]
-    kind = OPERATIONS[operation]
+    """A denial that the core wrote down; its rule is a number of those."""
+    (name, meaning), kind = CAUSES[cause], OPERATIONS[operation]
     argv: list[bytes] = []
-    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else net_rules
-    decided = rules[rule] if 0 <= rule < len(rules) else None
-    fix, by = ("", ""), denied_path(rule, paths) if decided is None else decided.text
-    own, host = getattr(decided, "reason", ""), ""
+    by, own = rule_of(kind, rule, exec_rules, net_rules, fs_denied)
+    fix, call, host = ("", ""), "", ""
     if kind == "exec":
-        target, *argv = text.split(b"\0")
-        if argv and not argv[-1]:
-            argv.pop()
-        shown = fsdecode(target)
-        if name == "no-rule" and len(text) < DENIAL_TEXT:
+        shown, argv = fsdecode(text.split(b"\0")[0]), text.removesuffix(b"\0").split(b"\0")[1:]
+        if rule == NO_GRANT:
+            meaning, fix = "no grant allows it", grant_fixes("fs_readable", "--fs-read", shown)
+        elif name == "no-rule" and len(text) < DENIAL_TEXT:
             fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
-    elif kind in ("fork", "handler", "open"):
-        shown = fsdecode(text) if kind == "open" else syscalls.name(number, arch) or kind
+    elif kind in FILES:
+        shown, call = fsdecode(text), syscalls.name(number, arch) or ""
+        if name == "no-rule":
+            meaning, fix = f"{call}: no grant allows it", path_fixes(shown, call)
+    elif kind in ("fork", "handler"):
+        shown = syscalls.name(number, arch) or kind
     else:
         shown = endpoint_target(arch, number, endpoint)
         if lookups is not None and kind in ("connect", "send"):
-            host = lookups.host_of(endpoint[1])
-            if name == "no-rule" and lookups.without_address:
-                meaning += f"; no address was found of {', '.join(sorted(lookups.without_address)[:3])}"
+            host, meaning = lookups.host_of(endpoint[1]), meaning + _without_address(lookups, name)
         fix = fixes(kind, shown, endpoint[2], host) if endpoint[0] and not by else ("", "")
     return Denial(
         kind=kind,
@@ -308,4 +351,5 @@ def logged_denial(
         time=time,
         latency=latency,
         chain=tuple(map(fsdecode, chain)),
+        syscall=call,
     )

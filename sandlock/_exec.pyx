@@ -20,9 +20,9 @@ from sandlock._programs cimport (
     FileIdentity, MAX_PATH, Prefix, identify, may_write, open_named, real_path, resolve_program, same_file,
 )
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, MAX_ALL_FACTS,
-    MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths, note_denial, note_slot, offer,
-    scratch_of, still_waits, take_slot,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE,
+    MAX_ALL_FACTS, MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths,
+    note_denial, note_slot, offer, scratch_of, still_waits, take_slot,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
 from sandlock._workers cimport start_worker
@@ -152,8 +152,8 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
 
 
 cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
-    """Reads path and argv, finds the file, copies all into the slot. Returns 0, or the -errno for the caller; the slot's
-    cause says whether the files are denied."""
+    """Reads path and argv, finds the file, copies all into the slot, whose cause says whether it is denied. Returns 0,
+    or the -errno for the caller."""
     cdef Facts facts
     cdef const PathTable *paths = load_paths(&table.paths)
     cdef int result

@@ -10,7 +10,7 @@ Rules: raw system calls on the caller's stack only. Each judgement is CAUSE_NONE
 from libc.string cimport memcmp, memcpy, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_openat, SYS_read, raw_syscall
-from sandlock._path_table cimport PATH_RULES, WANT_EXECUTE, denied_file, hidden_error, is_covered, is_hidden
+from sandlock._path_table cimport NO_GRANT, PATH_RULES, WANT_EXECUTE, denied_file, hidden_error, is_covered, is_hidden
 from sandlock._paths cimport Place
 from sandlock._programs cimport FileIdentity, MAX_PATH, identify_path
 from sandlock._slots cimport CAUSE_ATTEST, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, argv_of, exe_of
@@ -66,6 +66,7 @@ cdef int judge_file(const PathTable *paths, const FileIdentity *file, const char
         rule[0] = PATH_RULES + number
         return CAUSE_RULE
     if paths.narrow and not is_memory(path) and not is_covered(paths, path, WANT_EXECUTE):
+        rule[0] = NO_GRANT
         return CAUSE_NO_RULE
     return CAUSE_NONE
 
@@ -80,9 +81,9 @@ cdef int judge_path(const PathTable *paths, const char *path, int *rule) noexcep
 cdef int judge_program(const PathTable *paths, const Slot *slot, int *rule) noexcept nogil:
     """Of the file that is named, and of its script's interpreters."""
     cdef const char *file = argv_of(slot) + slot.argv_length
-    cdef int level, cause
+    cdef int _level, cause
     cause = judge_file(paths, &slot.named, exe_of(slot), rule)
-    for level in range(slot.levels):
+    for _level in range(slot.levels):
         if cause == CAUSE_NONE:
             cause = judge_path(paths, file, rule)
         file += strlen(file) + 1
@@ -98,8 +99,8 @@ cdef int is_hidden_file(const PathTable *paths, const FileIdentity *file, const 
 cdef int miss_program(
     const PathTable *paths, const FileIdentity *named, const char *exe, const Prefix *prefix, int result
 ) noexcept nogil:
-    """What an exec ends with where the program shall not learn what there is that no grant covers; `result`: what looking
-    for its files came to, and `exe` the file that is named, empty if it was not found. Returns 0 or -errno."""
+    """What an exec ends with where the program shall not learn what there is that no grant covers. `result`: what
+    looking for its files came to, and `exe` the one that is named, empty if it was not found. Returns 0 or -errno."""
     cdef FileIdentity file
     cdef const char *path = prefix.files
     cdef int _level

@@ -29,7 +29,8 @@ from sandlock._path_calls cimport (
 )
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (
-    WANT_READ, WANT_WRITE, PathTable, denied_by, hidden_error, hides, holds_denied, is_covered, is_hidden, judge_open, lets_change,
+    WANT_READ, WANT_WRITE, PathTable, denied_by, hidden_error, hides, holds_denied, is_covered, is_hidden,
+    judge_open, lets_change,
 )
 from sandlock._paths cimport (
     ACCESS_WRITE, FOLLOW_CACHED, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,

@@ -36,9 +36,9 @@ from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE,
-    CAUSE_RULE, CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value, ask, exe_of,
-    finish, load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if,
-    swap_word_if, with_state,
+    CAUSE_RULE, CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value,
+    ask, exe_of, finish, load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word,
+    swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport caught_signals
 from sandlock._view_table cimport is_there, is_view, keep_with_views, show_view

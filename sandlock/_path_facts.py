@@ -94,7 +94,7 @@ def names_of(path: bytes) -> list[bytes]:
     """By what names a path is reached: with each link on the way as it is spelled, and last without any. Whoever could
     replace a link, or a directory that is left by "..", would decide where the path leads: these have a name here that
     lies below them."""
-    at, found = b"", []
+    at, found = b"", list[bytes]()
     pending = path.split(b"/")[::-1]
     while pending and len(found) < MAX_LINKS:
         name = pending.pop()

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     from .policy import Policy
     from .presets import Grant
 
-__all__ = ["ACTS", "CALLS", "DEVICES", "LOOKS", "METADATA", "adjust", "covers_all", "option_of", "pack", "refused", "traps"]
+__all__ = [
+    "ACTS",
+    "CALLS",
+    "DEVICES",
+    "LOOKS",
+    "METADATA",
+    "adjust",
+    "covers_all",
+    "option_of",
+    "pack",
+    "refused",
+    "traps",
+]
 
 ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
@@ -157,8 +169,8 @@ _REASONS = {
 
 
 def option_of(policy: Policy, narrow: bool) -> str:
-    """The option for which the supervisor opens and changes all files; "" for none. `narrow`: grants of paths may change
-    while programs run."""
+    """The option for which the supervisor opens and changes all files; "" for none. `narrow`: grants of paths may
+    change while programs run."""
     if policy.fs_denied:
         return "fs_denied"
     return "ceiling" if narrow else "hide_ungranted" if policy.hide_ungranted else ""
@@ -213,8 +225,8 @@ def traps(
 def adjust(answers: dict[str, Answer], option: str, allowed: set[str], hides: bool = False) -> None:
     """Has the filter refuse to make device nodes, and pass opens with O_PATH, which open nothing. Raises PolicyError
     where a call that the policy allows would open files unseen. `option`: the one for which every open is the
-    supervisor's, also where ask_opens has no question about it. `hides`: also those that open nothing, for they tell what there
-    is."""
+    supervisor's, also where ask_opens has no question about it. `hides`: also those that open nothing, for they tell
+    what there is."""
     for name, cases in DEVICES.items():
         answer = answers.get(name)
         if answer in (_filter.ALLOW, _filter.NOTIFY):

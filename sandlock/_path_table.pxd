@@ -6,6 +6,7 @@ from sandlock._paths cimport OpenCall, Place
 from sandlock._programs cimport FileIdentity
 
 cdef enum:
+    NO_GRANT = -2            # in place of a rule's number: no grant covers it
     PATH_RULES = 1 << 20     # with this added, the number of a denied path stands among those of other rules
 
 # What a grant is good for, and what a call wants of an object.

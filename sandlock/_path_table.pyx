@@ -108,8 +108,8 @@ cdef int hidden_error(int result) noexcept nogil:
 
 
 cdef int is_hidden(const PathTable *table, const Place *place, const char *path) noexcept nogil:
-    """Whether this is not there for the program: no grant covers it, and it does not lead to one either; or it is denied.
-    What has no path (a pipe, a memfd) is the program's own."""
+    """Whether this is not there for the program: no grant covers it, and it leads to none either; or it is denied. What
+    has no path (a pipe, a memfd) is the program's own."""
     cdef PathPrefix this
     cdef int i
     if path[0] != 40 and has_no_path(place, path):      # "(unreachable)/..."
@@ -194,8 +194,8 @@ cdef int judge_open(
 
 cdef class PathRules:
     """A PathTable made from lists: `denied`, pairs of a real path and the number of its rule; `identities`, inode,
-    device (major << 32 | minor) and rule, sorted; `grants`, pairs of a real path and the sum of its enum Want; `shown`, names of
-    these."""
+    device (major << 32 | minor) and rule, sorted; `grants`, pairs of a real path and the sum of its enum Want;
+    `shown`, names of these."""
 
     def __cinit__(self):
         memset(&self.c, 0, sizeof(self.c))

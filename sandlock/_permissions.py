@@ -11,8 +11,8 @@ from _thread import RLock
 from ._net_rules import NetRule, compile_rules
 from ._path_facts import ACCESS, covered, path_rules, shown_names
 from ._program import NetRuleSet
-from .errors import PolicyError
 from ._settle import real_paths
+from .errors import PolicyError
 from .policy import PATHS, Policy
 from .presets import Grant
 
@@ -73,9 +73,9 @@ class Permissions:
         named: tuple[Grant, ...] = (),
         narrow: bool = False,
     ) -> None:
-        """`widest`: all that the ceiling grants, on real paths, as the kernel has it: what policy and ceiling name, then
-        what presets do, which stays. `named`: the same as it was written. `narrow`: the policy grants less than that, or
-        will."""
+        """`widest`: all that the ceiling grants, on real paths, as the kernel has it: what policy and ceiling name,
+        then what presets do, which stays. `named`: the same as it was written. `narrow`: the policy grants less than
+        that, or will."""
         self._lock = RLock()
         self._runs: list[Run] = []
         self._approvals: dict[bytes, None] = {}
@@ -169,8 +169,8 @@ class Permissions:
             if name in FILES:
                 if not self._plan.mediated:
                     raise PolicyError(
-                        f"{verb}: this sandbox's files are decided by the kernel, for good; make it with a ceiling that "
-                        "names fs_readable or another grant of paths, or with fs_denied",
+                        f"{verb}: this sandbox's files are decided by the kernel, for good; make it with a ceiling "
+                        "that names fs_readable or another grant of paths, or with fs_denied",
                         field=name,
                     )
                 continue

@@ -139,32 +139,23 @@ def plan(
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `narrow`: grants of
-    paths may change while programs run; then `expansion` is all that may ever be granted.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
+    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted.
 
-    Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
-    syscall names and combinations that make no sense.
+    Raises Unsupported for what this host cannot enforce, PolicyError for names and combinations that make no sense.
     """
     waived = _waived(policy, host)
-    # With denied paths also bind, which makes a socket wherever Landlock lets it.
-    supervised = vet or record or ceiling is not None or not landlock_suffices(policy)
     mediated = _path_rules.option_of(policy, narrow)
-    supervised = supervised or bool(mediated and (policy.net_allow or policy.net_allow_bind))
+    supervised = vet or record or ceiling is not None or not _kernel_suffices(policy, mediated)
     widest = ceiling or policy
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
     grants = (expansion or policy.expand()).grants
     metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
-    own = _traps(widest, host.arch, network, vet, record, metadata, mediated)
+    own = _traps(widest, host.arch, network, vet, record, metadata, mediated, handlers)
     rules = (*own, *handle_rules(handlers, host.arch, own))
-    if rules and not host.seccomp_user_notif:
-        raise Unsupported(
-            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
-            missing=frozenset({"seccomp-user-notification"}),
-        )
-    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules) or bool(_view_rules.option_of(policy))
-    _require(host, judged, supervised, any(rule.syscall in ("listen", "getdents64") for rule in rules))
+    _require(host, rules, bool(_view_rules.option_of(policy)), supervised)
     others = any(rule.rule != "path" for rule in rules)
     answers, risks = _answers(policy, host.arch, network, own, waived, others, mediated)
     handled_answers(answers, handlers)
@@ -195,6 +186,12 @@ def plan(
     )
 
 
+def _kernel_suffices(policy: Policy, mediated: str) -> bool:
+    """Whether the kernel can decide about the network alone. Where files are the supervisor's bind(2) is, too: it makes
+    sockets wherever Landlock lets it."""
+    return landlock_suffices(policy) and not (mediated and (policy.net_allow or policy.net_allow_bind))
+
+
 def _supervised_rulesets(
     grants: tuple[Grant, ...],
     connect: Ports,
@@ -213,8 +210,15 @@ def _supervised_rulesets(
     return _guest_ruleset(grants, none, none, abi, waived), outer
 
 
-def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
+def _require(host: Host, rules: tuple[TrapRule, ...], views: bool, supervised: bool) -> None:
     """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
+    if rules and not host.seccomp_user_notif:
+        raise Unsupported(
+            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
+            missing=frozenset({"seccomp-user-notification"}),
+        )
+    judged = views or any(rule.rule in ("vet_exec", "handle") for rule in rules)
+    listen = any(rule.syscall in ("listen", "getdents64") for rule in rules)
     if (judged or supervised) and not host.wait_killable:
         raise Unsupported(
             "policy_fn, handlers, audit, exec rules and network rules by address: a call can only be judged while its "
@@ -371,7 +375,14 @@ _FORKS = ("clone", "fork", "vfork")
 
 
 def _traps(
-    policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool, metadata: bool, mediated: str
+    policy: Policy,
+    arch: str,
+    network: _arguments.Network,
+    vet: bool,
+    record: bool,
+    metadata: bool,
+    mediated: str,
+    handlers: tuple[str, ...],
 ) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
@@ -406,9 +417,9 @@ def _traps(
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
     answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
-    wanted += _path_rules.traps(
-        mediated, metadata, answered, looks=policy.hide_ungranted, views=_view_rules.option_of(policy)
-    )
+    answered |= {"ioctl"} & set(handlers)  # its commands that set flags of inodes are nobody's then
+    views = _view_rules.option_of(policy)
+    wanted += _path_rules.traps(mediated, metadata, answered, looks=policy.hide_ungranted, views=views)
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)

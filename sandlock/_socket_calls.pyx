@@ -24,8 +24,8 @@ from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, READY, Slot,
-    Table, ask, give_back, load_int, load_paths, load_rules, note_call, permit_call, scratch_of, still_waits, store_word,
-    take_slot, with_state,
+    Table, ask, give_back, load_int, load_paths, load_rules, note_call, permit_call, scratch_of, still_waits,
+    store_word, take_slot, with_state,
 )
 from sandlock._sockets cimport (
     SocketCall, bind_anywhere, bound_port, cookie_of, duplicate, listen_here, look_at, may_wait, start_connect,

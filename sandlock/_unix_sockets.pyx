@@ -113,8 +113,8 @@ cdef int has_path(const SocketCall *call, char *path) noexcept nogil:
 
 
 cdef int denied_socket(const PathTable *paths, const SocketCall *call) noexcept nogil:
-    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; -1 for
-    none."""
+    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; or
+    -1."""
     cdef char path[MAX_SOCKET_PATH + 1]
     cdef int rule = denied_file(paths, &call.file, path) if paths != NULL and has_path(call, path) else -1
     return rule if rule < 0 else PATH_RULES + rule

@@ -374,11 +374,7 @@ class Policy:
 
         Looks at the host: /etc for root, PATH, the working directory. Raises PolicyError.
         """
-        grants = [
-            _presets.Grant(path, kind)
-            for name, kind in PATHS.items()
-            for path in getattr(self, name)
-        ]
+        grants = [_presets.Grant(path, kind) for name, kind in PATHS.items() for path in getattr(self, name)]
         if not self.presets:
             return _presets.Expansion(tuple(grants))
         expansion = _presets.expand(

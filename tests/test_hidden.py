@@ -46,8 +46,8 @@ NAMES = [
     "../other/" + "x" * 300, "../nothing/x", "to-secret", "below-secret", "../other/link",
 ]  # fmt: skip
 LOOKS = [
-    "os.stat({})", "os.lstat({})", "os.access({}, os.F_OK)", "os.readlink({})", "os.statvfs({})", "os.getxattr({}, 'user.x')",
-    "os.listxattr({})", "os.access({}, os.X_OK, effective_ids=True)", "os.path.exists({})",
+    "os.stat({})", "os.lstat({})", "os.access({}, os.F_OK)", "os.readlink({})", "os.statvfs({})",
+    "os.getxattr({}, 'user.x')", "os.listxattr({})", "os.access({}, os.X_OK, effective_ids=True)", "os.path.exists({})",
 ]  # fmt: skip
 CALLS = [
     "os.open({}, os.O_RDONLY)", "os.open({}, os.O_WRONLY | os.O_CREAT, 0o600)", "os.open({}, os.O_DIRECTORY)",
@@ -75,9 +75,19 @@ def test_there_is_no_difference_between_what_is_hidden_and_what_is_not_there(pla
 def test_what_is_granted_is_there(place: Path) -> None:
     looks = ["os.stat('file').st_size", "os.lstat('to-secret').st_size > 5", "os.readlink('to-secret')"]
     looks += ["os.path.isdir('/')", f"os.path.isdir({str(place)!r})", "os.path.isdir('..')", "os.path.isfile('file')"]
-    looks += ["os.path.isdir('/usr')", "os.path.exists('/bin/sh')", "os.access('file', os.W_OK)", "os.listdir('/usr') != []"]
+    looks += [
+        "os.path.isdir('/usr')",
+        "os.path.exists('/bin/sh')",
+        "os.access('file', os.W_OK)",
+        "os.listdir('/usr') != []",
+    ]
     looks += ["open('file').read()", "open('new', 'w').write('x')", "os.mkdir('sub')", "os.stat('sub').st_nlink"]
-    looks += ["os.listdir('..')", "os.fstat(0).st_mode > 0", "os.stat('/proc/self/fd/1').st_mode > 0", "os.stat('sub/x')"]
+    looks += [
+        "os.listdir('..')",
+        "os.fstat(0).st_mode > 0",
+        "os.stat('/proc/self/fd/1').st_mode > 0",
+        "os.stat('sub/x')",
+    ]
     assert tried(hiding(place), *looks) == [
         "4", "True", "../other/secret", *["True"] * 8, "file", "1", "None", "2", "EACCES", "True", "True", "ENOENT",
     ]  # fmt: skip
@@ -103,7 +113,9 @@ def test_what_is_denied_is_hidden_with_the_rest(place: Path) -> None:
     result = sandbox.run([sys.executable, "-I", "-S", "-c", TRYING, *attempts])
     assert result.stdout.decode().split() == ["ENOENT"] * 4
     assert {(each.cause, each.errno) for each in result.denials} == {("rule", 2)}
-    assert sum(each.count for each in result.denials) == 3, "who only looks is told nothing, and there is nothing to tell of it"
+    assert sum(each.count for each in result.denials) == 3, (
+        "who only looks is told nothing, and there is nothing to tell of it"
+    )
     shown = hiding(place, fs_denied=[str(place / "work" / "hidden")], hide_ungranted=False)
     assert tried(shown, "os.stat('hidden').st_size", "open('hidden')") == ["6", "EACCES"]
 
@@ -133,20 +145,28 @@ def test_sockets_that_are_not_granted_are_not_there(place: Path) -> None:
     server.listen()
     os.chdir("/")
     connect, bind = "socket.socket(socket.AF_UNIX).connect(%r)", "socket.socket(socket.AF_UNIX).bind(%r)"
-    names = ["../other/socket", "../other/secret", "../other/secret/x", "../other/nothing", "../other/loop", "../nothing/x"]
+    names = [
+        "../other/socket",
+        "../other/secret",
+        "../other/secret/x",
+        "../other/nothing",
+        "../other/loop",
+        "../nothing/x",
+    ]
     attempts = [call % name for name in names for call in (connect, bind)]
     with server:
         sandbox = hiding(place, net_allow_bind=[f"unix:{place}/work"], net_allow=[f"unix:{place}/work"])
         assert set(tried(sandbox, *attempts)) == {"ENOENT"}
         assert tried(sandbox, bind % "socket", connect % "file") == ["None", "ENOENT"]
-        pairs = ["socket.socketpair()[0].bind(%r)" % name for name in names]
+        pairs = [f"socket.socketpair()[0].bind({name!r})" for name in names]
         assert set(tried(hiding(place, net_allow=[":443"]), *pairs)) == {"ENOENT"}
 
 
 def test_ordinary_programs_work(place: Path) -> None:
     script = (
-        "set -e; mkdir d; cp file d/copy; mv d/copy d/moved; ls -la . d > list; find . -type f | sort > found; rm -r d; "
-        "test ! -e ../other; cat < file > out; ln -s file link; readlink link; tar cf - file | tar tf -; head -c3 link"
+        "set -e; mkdir d; cp file d/copy; mv d/copy d/moved; ls -la . d > list; find . -type f | sort > found; "
+        "rm -r d; test ! -e ../other; cat < file > out; ln -s file link; readlink link; "
+        "tar cf - file | tar tf -; head -c3 link"
     )
     result = hiding(place).run(["/bin/sh", "-c", script])
     assert result.ok, (result.stderr, result.denials)
