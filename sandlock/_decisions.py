@@ -102,9 +102,8 @@ def decision_of(
 ) -> Decision:
     """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0;
     `fs_denied`: the paths that are denied; `answered`: the question and its verdict, if the callback decided."""
-    operation, act, cause, rule, error, number, pid, tid, since, decided, question, exe, cwd, argv, cut, endpoint = (
-        entry
-    )
+    (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
+    exe, cwd, argv, cut, endpoint = facts
     kind, name, did = OPERATIONS[operation], CAUSES[cause][0], ACTS[act]
     text, own = rule_of(kind, rule, plan.exec_rules, net_rules, fs_denied)
     call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""

@@ -27,7 +27,6 @@ __all__ = [
     "audited_like",
     "audited_of",
     "denial_of",
-    "denied_by",
     "endpoint_target",
     "exec_fixes",
     "fixes",

@@ -101,7 +101,7 @@ def test_a_denied_file_cannot_be_executed(place: Path, name: str) -> None:
     (denial,) = result.denials
     at = place / ("hard" if name == "hard" else "program")
     assert (denial.kind, denial.target, denial.cause, denial.errno) == ("exec", str(at), "rule", 13)
-    assert denial.rule == str(place / "program")
+    assert denial.rule == f"fs_denied: {place / 'program'}"
 
 
 def test_a_program_in_a_denied_tree_cannot_be_executed(place: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_script_is_denied_with_its_interpreter(place: Path) -> None:
         assert executed(box(place, "other"), script).exit_code == 0
         for denied in ("shell", "one"):
             result = executed(box(place, denied), script)
-            assert (result.exit_code, [each.rule for each in result.denials]) == (126, [str(place / denied)])
+            assert (result.exit_code, [each.rule for each in result.denials]) == (126, [f"fs_denied: {place / denied}"])
 
 
 def with_loader(at: Path, loader: str, *, headers: int = 0) -> Path:
@@ -162,7 +162,7 @@ def test_a_denied_loader_is_not_loaded(place: Path) -> None:
         with_loader(place / "program", name)
         assert executed(box(place, "other"), "./program").exit_code == 0
         result = executed(box(place, "ld"), "./program")
-        assert (result.exit_code, [each.rule for each in result.denials]) == (126, [str(place / "ld")])
+        assert (result.exit_code, [each.rule for each in result.denials]) == (126, [f"fs_denied: {place / 'ld'}"])
 
 
 def test_what_the_kernel_has_loaded_is_judged_too(place: Path) -> None:
@@ -174,7 +174,9 @@ def test_what_the_kernel_has_loaded_is_judged_too(place: Path) -> None:
     assert control.exit_code != 137, "the control must not be killed"
     result = executed(box(place, "ld"), "./program")
     assert result.exit_code == 137
-    assert [(each.kind, each.cause, each.rule) for each in result.denials] == [("exec", "rule", str(place / "ld"))]
+    assert [(each.kind, each.cause, each.rule) for each in result.denials] == [
+        ("exec", "rule", f"fs_denied: {place / 'ld'}")
+    ]
 
 
 EXECVEAT = """
@@ -412,7 +414,7 @@ def test_a_denied_socket_is_not_connected_to(place: Path, denied: str) -> None:
         result = sandbox.run([sys.executable, "-I", "-S", "-c", TRYING, *attempts])
         assert result.stdout.decode().split() == ["EACCES"] * 3
         assert {(each.kind, each.cause, each.rule) for each in result.denials} == {
-            ("connect", "rule", str(place / denied))
+            ("connect", "rule", f"fs_denied: {place / denied}")
         }
         sending = "socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'x', 'sockets/dgram')"
         assert tried(sandbox, sending) == ["EACCES" if denied == "sockets" else "1"]

@@ -38,7 +38,7 @@ def place(tmp_path: Path) -> Path:
 
 def hiding(place: Path, **more: Any) -> Sandbox:
     options: dict[str, Any] = {"presets": ["python"], "fs_writable": [str(place / "work")], "cwd": str(place / "work")}
-    return Sandbox(hide_ungranted=True, **{**options, **more})
+    return Sandbox(**{"hide_ungranted": True, **options, **more})
 
 
 NAMES = [

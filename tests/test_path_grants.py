@@ -185,7 +185,7 @@ def test_denials_are_added_and_stay(place: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         denials = process.wait().denials
-    assert [each.rule for each in denials if each.kind == "exec"] == ["/bin/true"]
+    assert [each.rule for each in denials if each.kind == "exec"] == ["fs_denied: /bin/true"]
 
 
 def test_denied_paths_alone_let_grants_be_taken_back(place: Path) -> None:
