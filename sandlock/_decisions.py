@@ -112,15 +112,12 @@ def decision_of(
         event, verdict = answered
         name, reason = verdict.cause or name, verdict.reason or "the callback allowed it"
         words, cut = getattr(event, "argv", ()), False
-    target, fix = _target(plan.arch, kind, number, exe, endpoint), ("", "")
-    if kind == "exec" and rule == NO_GRANT:
+    if call and name == "no-rule":
+        reason = f"{call}: no grant allows it"
+    target = _target(plan.arch, kind, number, exe, endpoint)
+    fix = _fix_of(kind, name, target, words, call, endpoint) if did in DENIED and not text and not cut else ("", "")
+    if rule == NO_GRANT:
         reason, fix = "no grant allows it", grant_fixes("fs_readable", "--fs-read", target)
-    elif kind == "exec" and (did, name, cut) == ("deny", "no-rule", False):
-        fix = exec_fixes(target, words)
-    elif kind in FILES and (did, name) == ("deny", "no-rule"):
-        reason, fix = f"{call}: no grant allows it", path_fixes(target, call)
-    elif endpoint[0] and kind in NETWORK and did in DENIED and not text and name != "audit":
-        fix = fixes(kind, target, endpoint[2])
     return Decision(
         seq=seq,
         time=epoch + decided / 1e9,
@@ -149,6 +146,21 @@ def decision_of(
         fix_flag=fix[1],
         syscall=call,
     )
+
+
+def _fix_of(
+    kind: str,
+    cause: str,
+    target: str,
+    words: tuple[str, ...],
+    call: str,
+    endpoint: tuple[int, bytes, int, bytes, bool],
+) -> tuple[str, str]:
+    if kind in NETWORK:
+        return fixes(kind, target, endpoint[2]) if endpoint[0] and cause != "audit" else ("", "")
+    if cause != "no-rule":
+        return "", ""
+    return exec_fixes(target, words) if kind == "exec" else path_fixes(target, call) if kind in FILES else ("", "")
 
 
 def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:

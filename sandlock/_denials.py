@@ -287,9 +287,10 @@ def rule_of(
     return ("", "") if decided is None else (decided.text, getattr(decided, "reason", ""))
 
 
-def _without_address(lookups: Lookups, cause: str) -> str:
-    names = sorted(lookups.without_address)[:3] if cause == "no-rule" else []
-    return f"; no address was found of {', '.join(names)}" if names else ""
+def _looked_up(lookups: Lookups, address: bytes) -> tuple[str, str]:
+    """By which name the tree found an address, and of which it found none."""
+    names = sorted(lookups.without_address)[:3]
+    return lookups.host_of(address), f"; no address was found of {', '.join(names)}" if names else ""
 
 
 def logged_denial(
@@ -314,9 +315,8 @@ def logged_denial(
 ) -> Denial:
     """A denial that the core wrote down; its rule is a number of those."""
     (name, meaning), kind = CAUSES[cause], OPERATIONS[operation]
-    argv: list[bytes] = []
     by, own = rule_of(kind, rule, exec_rules, net_rules, fs_denied)
-    fix, call, host = ("", ""), "", ""
+    fix, host, call, argv = ("", ""), "", "", list[bytes]()
     if kind == "exec":
         shown, argv = fsdecode(text.split(b"\0")[0]), text.removesuffix(b"\0").split(b"\0")[1:]
         if rule == NO_GRANT:
@@ -332,7 +332,8 @@ def logged_denial(
     else:
         shown = endpoint_target(arch, number, endpoint)
         if lookups is not None and kind in ("connect", "send"):
-            host, meaning = lookups.host_of(endpoint[1]), meaning + _without_address(lookups, name)
+            host, more = _looked_up(lookups, endpoint[1])
+            meaning += more if name == "no-rule" else ""
         fix = fixes(kind, shown, endpoint[2], host) if endpoint[0] and not by else ("", "")
     return Denial(
         kind=kind,

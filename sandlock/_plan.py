@@ -141,13 +141,11 @@ def plan(
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
     `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
-    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted.
-    `lists`: see `_path_rules.traps`.
-
+    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted. `lists`:
+    see `_path_rules.traps`.
     Raises Unsupported for what this host cannot enforce, PolicyError for names and combinations that make no sense.
     """
-    waived = _waived(policy, host)
-    mediated = _path_rules.option_of(policy, narrow)
+    waived, mediated = _waived(policy, host), _path_rules.option_of(policy, narrow)
     supervised = vet or record or ceiling is not None or not _kernel_suffices(policy, mediated)
     widest = ceiling or policy
     possible_rules = compile_rules(widest) if supervised else ()
@@ -256,11 +254,12 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
     protections = _landlock.PROTECTIONS.items()
     lacking = {name: abi for name, (abi, _, _) in protections if host.landlock_abi < abi}
     missing = lacking.keys() - set(policy.allow_degraded) - set(policy.disable)
-    if not host.seccomp_user_notif and "fs-metadata" not in (*policy.allow_degraded, *policy.disable):
+    supervises = host.seccomp_user_notif and host.reads_memory
+    if not supervises and "fs-metadata" not in (*policy.allow_degraded, *policy.disable):
         raise Unsupported(
-            "changes of modes, owners, times and attributes are carried out by a supervisor, which needs seccomp user "
-            "notification (Linux 5.0); this kernel or container lacks it, or this is a sandbox itself; go without by "
-            "naming it: allow_degraded=['fs-metadata']",
+            "modes, owners, times and attributes are changed by a supervisor, which needs seccomp user notification "
+            "(Linux 5.0) and process_vm_readv(2); this kernel or container lacks one of them, or this is a sandbox "
+            "itself; go without by naming it: allow_degraded=['fs-metadata']",
             missing=frozenset({"fs-metadata"}),
         )
     if missing:
@@ -271,7 +270,7 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
             f"{KERNELS[newest]} or later, or go without by naming them: allow_degraded={names}",
             missing=frozenset(missing),
         )
-    if not host.seccomp_user_notif:
+    if not supervises:
         lacking["fs-metadata"] = 0
     return frozenset(policy.disable) | (lacking.keys() & set(policy.allow_degraded))
 
