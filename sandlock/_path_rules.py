@@ -208,7 +208,7 @@ def traps(
     """(system call, rule, reason) of what the supervisor carries out. `mediated`: the option for which it opens and
     changes files. `metadata`: what is known of files is changed inside the writable grants only. `looks`: what only
     tells about files is carried out, too. `views`: the option for which some files show something else. `asked`: calls
-    that have another answer already. `lists`: there are mounts in the virtual root where its directories have nothing."""
+    that have another answer already. `lists`: the virtual root has mounts where its directories have nothing."""
     known = set(asked)
     wanted: dict[str, str] = {}
     if metadata:
