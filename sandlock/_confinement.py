@@ -183,6 +183,11 @@ def _virtual_root(policy: Policy) -> VirtualRoot | None:
                 'fs_mount: there is no virtual root to mount in; add chroot ("/" will do)', field="fs_mount"
             )
         return None
+    if policy.hide_ungranted:
+        raise PolicyError(
+            "hide_ungranted: a virtual root holds what there is, by its own paths; drop one of the two",
+            field="hide_ungranted",
+        )
     from ._virtual_paths import VirtualRoot  # few policies have one
 
     return VirtualRoot(policy)
@@ -256,9 +261,7 @@ def compiled(
     return made
 
 
-def find_programs(
-    policy: Policy, expansion: Expansion, root: VirtualRoot | None = None
-) -> tuple[tuple[str, str], ...]:
+def find_programs(policy: Policy, expansion: Expansion, root: VirtualRoot | None = None) -> tuple[tuple[str, str], ...]:
     """The files, without links, of the programs that exec rules name: where PATH finds them, but not where the sandbox
     may write, for what lies there is not what was meant. `root`: what the program sees as its files, if not the host's;
     then they are named as it sees them."""
