@@ -7,6 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+import pathing
 import vetting
 import workloads
 from commands import Command
@@ -254,5 +255,8 @@ CASES: dict[str, Callable[[Setting], list[Row]]] = {
     "redis": redis,
     "vetting": lambda setting: vetting.vetting(setting, _compiled, effort),
     "judged": lambda setting: vetting.judged_programs(setting, effort),
+    "paths": lambda setting: pathing.single_calls(setting, _compiled, effort),
+    "path_programs": lambda setting: pathing.programs(setting, effort),
+    "metadata": lambda setting: pathing.metadata(setting, effort),
     "startup": startup,
 }

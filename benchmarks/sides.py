@@ -103,7 +103,7 @@ class Sandlock:
             fields["env"] = command.env
         if command.cwd:
             fields["cwd"] = command.cwd
-        return fields
+        return fields | (command.options or {})
 
     def run(self, command: Command) -> Outcome:
         def call() -> tuple[int, bytes, bytes]:
@@ -239,6 +239,8 @@ SIDES: dict[str, Callable[[], Any]] = {
     "bare again": Bare,
     "bwrap": Bubblewrap,
     "sandlock": Sandlock,
+    "before": Sandlock,
+    "before again": Sandlock,
     "sandlock reused": SandlockReused,
     "original": Original,
     "original reused": OriginalReused,

@@ -1,0 +1,181 @@
+"""The benchmarks of paths: what it costs that path calls are looked at, or made by the supervisor."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+import workloads
+from commands import Command, system_readable
+from hosts import Hosts
+from measuring import interleave
+from rows import MILLISECONDS, Names, Number, Row, ratio_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from hosts import Setting
+    from measuring import Effort
+
+    Compile = Callable[[Setting, str], str]
+    Efforts = Callable[..., Effort]
+
+ON_BEHALF = 1.3
+ORDINARY = 1.02
+CALLS = ("open + close", "stat", "readlink")
+US = Number("us")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a sandbox is given besides the grants, and how many times bare each program may take with it.
+
+    `proof` is a path that cannot be opened then or, with a plus before it, only then.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    targets: Mapping[str, float]
+    proof: str
+
+    def of(self, command: Command) -> Command:
+        """The command with our options."""
+        return dataclasses.replace(command, options=dict(self.options))
+
+
+def configurations(scratch: str, place: str) -> list[Configuration]:
+    """The configurations to measure, with their files below `place`, in `scratch` (which can be written)."""
+    secret = os.path.join(place, "secret")
+    with open(secret, "w") as file:
+        file.write("secret\n")
+    return [
+        Configuration(
+            name="fs_denied",
+            options={"fs_denied": [secret]},
+            targets={"git": 1.3, "compileall": 1.1, "make": 1.2, "find": 2.0},
+            proof=secret,
+        ),
+        Configuration(
+            name="chroot",
+            options=_chroot(scratch, place),
+            targets={"git": 2.0, "compileall": 1.2, "make": 1.4, "find": 3.0},
+            proof="+/inside",
+        ),
+    ]
+
+
+def _chroot(scratch: str, place: str) -> dict[str, Any]:
+    """A root with nothing but mounts: every program of the host is found where it is, and `scratch` can be written."""
+    root = os.path.join(place, "root")
+    os.mkdir(root)
+    with open(os.path.join(root, "inside"), "w") as file:
+        file.write("inside\n")
+    mounts = {}
+    for path in (*system_readable(), scratch):
+        virtual = root + path
+        if os.path.islink(path):
+            os.symlink(os.readlink(path), virtual)
+            continue
+        os.makedirs(virtual)
+        if path not in ("/proc", "/dev"):
+            mounts[path] = path if path == scratch else f"{path}:ro"
+    return {"chroot": root, "fs_mount": mounts}
+
+
+def _place(setting: Setting, name: str) -> str:
+    place = os.path.join(setting.scratch, name)
+    os.mkdir(place)
+    return place
+
+
+def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[Row]:
+    """One call again and again, against the least supervisor that makes it on behalf."""
+    place = _place(setting, "paths")
+    found = configurations(setting.scratch, place)
+    guest, supervisor = compiled(setting, "guest_paths"), compiled(setting, "path_supervisor")
+    target, link = os.path.join(place, "target"), os.path.join(place, "link")
+    with open(target, "w") as file:
+        file.write("text\n")
+    os.symlink(target, link)
+    rows = []
+    for name in CALLS:
+        argv = (guest, name.split()[0], "5000", link if name == "readlink" else target)
+        command = Command(argv=argv, number=True)
+
+        def minimal(mode: str, command: Command = command) -> Command:
+            return dataclasses.replace(command, argv=(supervisor, mode, *command.argv))
+
+        with Hosts(setting) as hosts:
+            sides = {
+                "bare": hosts.run("bare", command),
+                "continue": hosts.run("bare", minimal("continue")),
+                "behalf": hosts.run("bare", minimal("behalf")),
+                "behalf again": hosts.run("bare", minimal("behalf")),
+                "bare again": hosts.run("bare", command),
+            }
+            for each in found:
+                checked = dataclasses.replace(command, argv=(*argv, each.proof))
+                sides[each.name] = hosts.run("sandlock", each.of(checked))
+            measured = interleave(sides, effort(setting, 60, 6 * len(sides)))
+        for side, text in (("continue", "continued"), ("behalf", "on behalf")):
+            row = f"{name}, {text} by the minimal C supervisor"
+            rows.append(ratio_row(row, measured, None, US, _names(side)))
+        for each in found:
+            rows.append(ratio_row(f"{name}, {each.name}", measured, None, US, _names(each.name)))
+            names = _names(each.name, base="behalf")
+            rows.append(ratio_row(f"{name}, {each.name} (bare: minimal, on behalf)", measured, ON_BEHALF, US, names))
+    return rows
+
+
+def _names(ours: str, base: str = "bare") -> Names:
+    return Names(base=base, ours=ours, again=f"{base} again", original="", bwrap="")
+
+
+def programs(setting: Setting, effort: Efforts) -> list[Row]:
+    """Programs that open much."""
+    place = _place(setting, "path_programs")
+    found = configurations(setting.scratch, place)
+    commands = {
+        "git": ("git init, add, commit, status, log", workloads.git(place)),
+        "compileall": ("python -m compileall, 160 modules", workloads.compile_all(place, setting.python)),
+        "make": ("make, 41 C files", workloads.make(place)),
+        "find": ("find + wc, 3,000 files", workloads.find(place)),
+    }
+    rows = []
+    for key, (name, command) in commands.items():
+        with Hosts(setting) as hosts:
+            sides = {
+                "bare": hosts.run("bare", command),
+                "sandlock": hosts.run("sandlock", command),
+                **{each.name: hosts.run("sandlock", each.of(command)) for each in found},
+                "bare again": hosts.run("bare", command),
+            }
+            measured = interleave(sides, effort(setting, 60, 12 * len(sides)))
+        rows.append(ratio_row(f"{name}, grants only", measured, None, MILLISECONDS, _names("sandlock")))
+        rows += [
+            ratio_row(f"{name}, {each.name}", measured, each.targets[key], MILLISECONDS, _names(each.name))
+            for each in found
+        ]
+    return rows
+
+
+def metadata(setting: Setting, effort: Efforts) -> list[Row]:
+    """Programs that set modes, owners and times of many files, under grants only; before: the package of --before."""
+    place = _place(setting, "metadata")
+    rows = []
+    commands = {
+        "tar -x, 3,000 files": workloads.extract(place),
+        "git checkout, 1,500 files": workloads.checkout(place),
+    }
+    for name, command in commands.items():
+        with Hosts(setting) as hosts:
+            sides = {side: hosts.run(side, command) for side in ("bare", "sandlock", "bare again")}
+            if setting.before:
+                sides |= {side: hosts.run(side, command) for side in ("before", "before again")}
+            measured = interleave(sides, effort(setting, 60, 8 * len(sides)))
+        rows.append(ratio_row(f"{name}, grants only", measured, None, MILLISECONDS, _names("sandlock")))
+        if setting.before:
+            names = _names("sandlock", base="before")
+            rows.append(ratio_row(f"{name} (bare: before)", measured, ORDINARY, MILLISECONDS, names))
+    return rows
