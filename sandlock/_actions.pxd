@@ -23,6 +23,7 @@ cdef struct Share:
 # A call that waits for a handler in Python, in its slot.
 cdef struct HandledCall:
     uint64_t args[6]
+    int64_t rule              # of a path call, which shares this place: how its arguments are read
     int observes
     int has_read
     Share share

@@ -128,6 +128,7 @@ class Confinement:
                 new_session=new_session,
                 questions=questions,
                 permissions=self.permissions,
+                grants=self.grants,
                 resolver=resolver,
                 handlers=self.handlers,
                 call_id=read_call_id(call_id),

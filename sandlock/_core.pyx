@@ -8,6 +8,7 @@ Rules:
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 from posix.types cimport pid_t
 
@@ -29,10 +30,11 @@ from sandlock._linux cimport (
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
+from sandlock._path_lane cimport start_mediating, vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC,
+    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC,
     RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
@@ -40,6 +42,7 @@ from sandlock._socket_calls cimport HELD, vet_socket
 from sandlock._sockets cimport forget_caller, listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
 from sandlock._workers cimport start_worker, stop_workers
+from sandlock._writers cimport close_writers
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -155,6 +158,8 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)
     if rule.kind == RULE_HANDLE:
         return handle(lane.handlers, &lane.crew, rule, notification)
+    if rule.kind == RULE_PATH:
+        return vet_path(&lane.crew, notification, rule.value)
     if rule.kind == RULE_VET_OPEN or rule.kind == RULE_VET_WRITE:
         error = vet_open(&lane.crew, notification, ASK_ALL if rule.kind == RULE_VET_OPEN else ASK_WRITES)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
@@ -297,11 +302,16 @@ cdef void *lane_main(void *argument) noexcept nogil:
             lane.observer = open_observer(run)
         if lane.table != NULL and lane.table.journal != NULL:
             enlist(lane.table.journal, LANE, NULL)
+        if run.program.mediates and start_mediating(&lane.crew) < 0:
+            kill_tree(lane)
         if run.program.vets_exec:
             start_worker(&lane.crew)
         supervise(lane)
         if lane.table != NULL:
             stop_workers(&lane.crew)
+            close_writers(&lane.table.writers)
+            free(lane.crew.mediator)
+            lane.crew.mediator = NULL
         forget_caller(&lane.crew.caller)
         stop_observer(lane.observer)
         raw_syscall(SYS_close, run.listener, 0, 0, 0, 0, 0)

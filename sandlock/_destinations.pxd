@@ -15,6 +15,7 @@ cdef enum Operation:
     OPERATION_FORK = 5
     OPERATION_HANDLER = 6
     OPERATION_OPEN = 7
+    OPERATION_PATH = 8       # another call on a path
 
 cdef enum Decision:
     DECIDED_DENY = 0
@@ -34,6 +35,9 @@ cdef struct Endpoint:
     int abstract
     int path_length
     char path[MAX_SOCKET_PATH]
+
+cdef inline int is_of_paths(int operation) noexcept nogil:
+    return operation == OPERATION_OPEN or operation == OPERATION_PATH
 
 cdef inline int is_of_network(int operation) noexcept nogil:
     return OPERATION_CONNECT <= operation <= OPERATION_LISTEN

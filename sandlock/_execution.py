@@ -15,6 +15,7 @@ from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
+from ._path_facts import path_rules
 from .errors import MORE_FILES, ConfinementError, InternalError, SandlockError
 from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, open_event, read_verdict
 from .handlers import HandlerContext
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
+    from .presets import Grant
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
@@ -98,6 +100,7 @@ class Execution:
         new_session: bool,
         questions: QuestionLimits | None = None,
         permissions: Permissions,
+        grants: tuple[Grant, ...] = (),
         resolver: Resolver | None = None,
         handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
@@ -134,6 +137,8 @@ class Execution:
         limit = None if timeout is None else max(0, int(timeout * 1000))
         try:
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            if any(rule.rule == "path" for rule in plan.rules):
+                self.run.set_paths(path_rules(policy.fs_denied, grants))
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:

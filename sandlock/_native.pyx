@@ -20,6 +20,7 @@ from sandlock._linux cimport (
     SYS_rt_sigprocmask, SYS_shutdown, SYS_wait4, SYS_waitid, raw_syscall,
 )
 from sandlock._observe cimport dropped_records, free_observer, take_records
+from sandlock._path_table cimport PathRules
 from sandlock._pins cimport MAX_HOSTS, Pins, add_pin, asker_of
 from sandlock._program cimport NetRuleSet, Program
 from sandlock._run cimport STAGE_LAUNCHED, STEP_THREAD
@@ -31,9 +32,10 @@ from sandlock._journal cimport (
 from sandlock._questions cimport (
     read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
 )
-from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_rules
+from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_paths, store_rules
 from sandlock._tasks cimport list_chain
-from sandlock._writers cimport close_writers
+
+from os import getresgid, getresuid
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef unsigned long pthread_t
@@ -154,7 +156,8 @@ cdef class Run:
         self.init_pidfd = -1
         memset(&self.c, 0, sizeof(self.c))
         memset(&self.lane, 0, sizeof(self.lane))
-        self.c.listener = -1
+        self.c.listener = self.c.host_listener = -1
+        self.c.one_user = len({*getresuid()}) == len({*getresgid()}) == 1
         self.c.control_host = -1
         self.c.control_init_copy = -1
         self.c.host_pidfd = -1
@@ -187,6 +190,7 @@ cdef class Run:
                 raise MemoryError
             self.lane.table.run = &self.c
             self.lane.table.net_rules = &program.c.net_rules
+            self.lane.table.paths = NULL
             self.lane.table.wake_fd = self.lane.table.poller_fd = -1
             self.lane.crew.table = self.lane.table
             self.lane.crew.ledger = &self.lane.ledger
@@ -263,6 +267,13 @@ cdef class Run:
             raise RuntimeError("this run's network is not supervised")
         self._alive.append(rules)      # a call that is being decided may still look at the last ones
         store_rules(&self.lane.table.net_rules, &rules.c)
+
+    def set_paths(self, PathRules rules) -> None:
+        """This is what holds of paths from now on. For a run that carries out path calls, before it starts."""
+        if self.lane.table == NULL:
+            raise RuntimeError("this run carries out no path calls")
+        self._alive.append(rules)      # a call that is being decided may still look at the last ones
+        store_paths(&self.lane.table.paths, &rules.c)
 
     def set_max_processes(self, int limit) -> None:
         """From now on a fork fails where so many processes live. Only for a run that counts them."""
@@ -402,6 +413,13 @@ cdef class Run:
         if self.c.host_pidfd >= 0:
             raw_syscall(SYS_close, self.c.host_pidfd, 0, 0, 0, 0, 0)
             self.c.host_pidfd = -1
+        self.leave_listener()
+
+    cdef void leave_listener(self) noexcept nogil:
+        """The fast lane has a copy in a descriptor table of its own."""
+        if self.c.host_listener >= 0:
+            raw_syscall(SYS_close, self.c.host_listener, 0, 0, 0, 0, 0)
+            self.c.host_listener = -1
 
     def start(self) -> None:
         """Starts the launch. Never raises for what the launch meets: that comes as a FAILED message."""
@@ -498,8 +516,6 @@ cdef class Run:
         if self.lane.table != NULL and self.lane.table.wake_fd >= 0 and not self.abandoned:
             raw_syscall(SYS_close, self.lane.table.wake_fd, 0, 0, 0, 0, 0)
             self.lane.table.wake_fd = -1
-        if self.lane.table != NULL and not self.abandoned:
-            close_writers(&self.lane.table.writers)
         if self.lane.table != NULL and self.lane.table.poller_fd >= 0 and not self.abandoned:
             raw_syscall(SYS_close, self.lane.table.poller_fd, 0, 0, 0, 0, 0)
             self.lane.table.poller_fd = -1
@@ -518,6 +534,7 @@ cdef class Run:
         if self.threaded:
             pthread_join(self.thread, NULL)
             self.threaded = False
+        self.leave_listener()
         while True:
             lives = self.c.warden_lives
             if lives == 0:

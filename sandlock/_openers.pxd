@@ -1,6 +1,7 @@
 from libc.stdint cimport uint64_t
 from posix.types cimport pid_t
 
+from sandlock._mediate cimport Mediator
 from sandlock._procfs cimport Tree
 from sandlock._slots cimport Seat, Slot, Table
 from sandlock._tasks cimport Ledger
@@ -33,6 +34,7 @@ cdef struct Opener:
     int number               # among the openers
     int place                # among all who write the journal
     Tree tree
+    Mediator mediator
     char *stacks             # BLOCKED_STACK for each that is blocked
     int blocked_count
     int done_count

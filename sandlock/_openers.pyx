@@ -12,28 +12,32 @@ errno. An opener may be killed at any point: whoever notices denies what it was 
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
-from libc.string cimport strcmp
+from libc.string cimport memcpy, memset, strcmp, strlen
 from posix.types cimport pid_t
 
 from sandlock._approvals cimport approves_open
 from sandlock._attest cimport refuse
-from sandlock._destinations cimport OPERATION_OPEN
+from sandlock._destinations cimport OPERATION_PATH, is_of_paths
 from sandlock._journal cimport enlist
 from sandlock._linux cimport (
-    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid,
+    Duration, Notification, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid,
     SYS_kill, SYS_umask, SYS_wait4, call0, duration_of, raw_clone, raw_syscall, set_prctl,
 )
+from sandlock._mediate cimport DENIED, Mediator, mediate
 from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare,
     probe, remember_place, reopen, table_is_full,
 )
-from sandlock._paths cimport ACCESS_READ, ACCESS_WRITE, MAX_LAST, OpenCall, Place, leave, path_of_place
+from sandlock._path_table cimport denied_by
+from sandlock._paths cimport (
+    ACCESS_READ, ACCESS_WRITE, FOLLOW_TO_PARENT, MAX_LAST, OpenCall, Place, leave, path_of_place,
+)
 from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE,
-    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, ask, exe_of, finish,
-    load_int, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE,
+    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value, ask, exe_of, finish,
+    load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if,
     with_state,
 )
 from sandlock._tasks cimport caught_signals, keep_two
@@ -220,7 +224,7 @@ cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) 
             refuse(table, slot, CAUSE_FULL, EAGAIN)
         return
     raw_syscall(SYS_umask, caller.umask, 0, 0, 0, 0, 0)
-    opened = open_judged(table.run.listener, slot, place)
+    opened = open_judged(table.run.listener, slot.id, slot.tid, call, place)
     if opened == -EEXIST and not call.flags & O_EXCL:
         judge_anew(table, slot)
     elif opened < 0:
@@ -276,7 +280,7 @@ cdef int is_still_the_trees(const Opener *opener, const Slot *slot, const Place 
 cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Looks at what an open is about, for the first time."""
     cdef OpenCall *call = &slot.opened
-    cdef int result = find(&opener.tree, slot, 0, place)
+    cdef int result = find(&opener.tree, slot.tid, slot.tgid, call, slot.data, 0, place)
     cdef long length
     if result == 0:
         result = check_place(&opener.tree, call, place)
@@ -296,12 +300,17 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if may_be_given(opener, slot, place, slot.data + slot.path_length) < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
+    slot.rule = denied_by(load_paths(&opener.table.paths), place, slot.data + slot.path_length)
+    if slot.rule >= 0:
+        refuse(opener.table, slot, CAUSE_RULE, EACCES)
+        return
     decide_open(opener, slot, caller, place)
 
 
 cdef void carry_out(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """A verdict allows it: if the name still means what was judged."""
-    cdef int result = find(&opener.tree, slot, not slot.opened.where.exists, place)
+    cdef int how = 0 if slot.opened.where.exists else FOLLOW_TO_PARENT
+    cdef int result = find(&opener.tree, slot.tid, slot.tgid, &slot.opened, slot.data, how, place)
     if not still_waits(opener.table, slot):
         finish(opener.table, slot)
     elif result < 0 or not is_same(&slot.opened, place) or not is_still_the_trees(opener, slot, place):
@@ -310,10 +319,46 @@ cdef void carry_out(Opener *opener, Slot *slot, const Standing *caller, Place *p
         act(opener, slot, caller, place)
 
 
+cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:
+    """Another path call than an open: from the start, and it may take its time."""
+    cdef Mediator *mediator = &opener.mediator
+    cdef Notification notification
+    cdef long result
+    cdef int i
+    memset(&notification, 0, sizeof(notification))
+    notification.id = slot.id
+    notification.pid = <unsigned int>slot.tid
+    notification.data.nr = slot.number
+    for i in range(6):
+        notification.data.args[i] = slot.handled.args[i]
+    result = mediate(mediator, &notification, slot.handled.rule)
+    if result == DENIED:
+        keep_denied(slot, mediator.denied)
+        slot.rule = mediator.rule
+        refuse(opener.table, slot, mediator.cause, EACCES)
+    elif result < 0:
+        end_open(opener.table, slot, result)
+    else:
+        answer_value(opener.table, slot, result)
+        finish(opener.table, slot)
+
+
+cdef void keep_denied(Slot *slot, const char *path) noexcept nogil:
+    """For the record: what was denied, in the room behind the path that the caller gave."""
+    cdef size_t length = strlen(path)
+    if slot.path_length + length + 1 <= slot.size:
+        memcpy(slot.data + slot.path_length, path, length + 1)
+        slot.exe_length = <unsigned int>length + 1
+
+
 cdef void serve(Opener *opener, Slot *slot) noexcept nogil:
     cdef Standing caller
     cdef Place place
-    cdef int result = prepare(&opener.tree, slot.tid, &caller)
+    cdef int result
+    if slot.operation == OPERATION_PATH:
+        serve_call(opener, slot)
+        return
+    result = prepare(&opener.tree, slot.tid, &caller)
     place.descriptor = place.parent = -1
     if not still_waits(opener.table, slot):
         finish(opener.table, slot)
@@ -345,7 +390,7 @@ cdef int see_to_orphans(Table *table) noexcept nogil:
         state = state_of(word)
         if state >= OPENING:
             orphaned = not lives[state - OPENING]
-        elif state == READY and slot.operation == OPERATION_OPEN and slot.act == ACT_ALLOW:
+        elif state == READY and is_of_paths(slot.operation) and slot.act == ACT_ALLOW:
             orphaned = not alive
             ready = 1
         else:
@@ -371,7 +416,7 @@ cdef Slot *pick(Opener *opener) noexcept nogil:
     for i in range(load_int(&table.top)):
         slot = &table.slots[i]
         word = load_word(&slot.word)
-        if state_of(word) != READY or slot.operation != OPERATION_OPEN or slot.act != ACT_ALLOW:
+        if state_of(word) != READY or not is_of_paths(slot.operation) or slot.act != ACT_ALLOW:
             continue
         if swap_word_if(&slot.word, word, with_state(word, OPENING + opener.number)):
             return slot
@@ -388,6 +433,9 @@ cdef int opener_main(void *argument) noexcept nogil:
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-open", 0)
     if table.journal != NULL:
         enlist(table.journal, opener.place, &opener.seat.lives)
+    opener.mediator.table = table
+    opener.mediator.ledger = opener.ledger
+    opener.mediator.may_block = 1
     opener.tree.run = table.run
     opener.tree.ledger = opener.ledger
     if keep_two(table.run.listener, table.wake_fd) < 0 or know_tree(&opener.tree) < 0:

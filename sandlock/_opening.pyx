@@ -9,11 +9,12 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strcmp
 
 from sandlock._linux cimport (
-    AddDescriptor, Response, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_fcntl, SYS_ioctl,
-    SYS_openat, SYS_prlimit64, raw_syscall,
+    AddDescriptor, Notification, Response, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_fcntl, SYS_ioctl,
+    SYS_openat, SYS_openat2, SYS_prlimit64, raw_syscall,
 )
+from sandlock._memory cimport read_memory
 from sandlock._paths cimport (
-    ACCESS_READ, ACCESS_WRITE, ASK_ALL, FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, Origin, follow_path, leave,
+    ACCESS_READ, ACCESS_WRITE, ASK_ALL, ASK_WRITES, FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, Origin, follow_path, leave,
     parent_of_place, protects,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, read_standing
@@ -22,10 +23,12 @@ from sandlock._sockets cimport Caller, duplicate, forget_caller
 from sandlock._tasks cimport format_proc_path, parse_number, read_proc_file, stat_field
 
 cdef extern from "<errno.h>" nogil:
+    const int E2BIG
     const int EACCES
     const int EAGAIN
     const int EEXIST
     const int EINTR
+    const int EINVAL
     const int EISDIR
     const int ELOOP
     const int EMFILE
@@ -67,6 +70,13 @@ cdef extern from * nogil:
     #define SANDLOCK_O_TMPFILE 020000000       /* the bit that O_TMPFILE has besides O_DIRECTORY */
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     #define SANDLOCK_AT_EACCESS 0x200
+    #ifndef SYS_open
+    #define SYS_open -1                        /* not on aarch64 */
+    #endif
+    #ifndef SYS_creat
+    #define SYS_creat -1
+    #endif
+    #define SANDLOCK_ADDFD_SEND 2              /* SECCOMP_ADDFD_FLAG_SEND, Linux 5.14 */
     """
     const int O_PATH "SANDLOCK_O_PATH"
     const int O_TMPFILE_BIT "SANDLOCK_O_TMPFILE"
@@ -76,7 +86,10 @@ cdef extern from * nogil:
     const int R_OK
     const int W_OK
     const int X_OK
+    const unsigned int ADDFD_SEND "SANDLOCK_ADDFD_SEND"
+    const long SYS_creat
     const long SYS_faccessat2
+    const long SYS_open
     const long SYS_fstatfs
     const long SYS_fstat
     const long SYS_newfstatat "SYS_newfstatat"
@@ -97,6 +110,15 @@ cdef extern from * nogil:
         long f_type
 
 cdef enum:
+    SIZE_OF_HOW = 24         # OPEN_HOW_SIZE_VER0: the first version, and the only one that is understood
+    PAGE = 4096              # what openat2(2) takes at most; pages of other sizes take more, which is refused here
+
+cdef struct OpenHow:
+    uint64_t flags
+    uint64_t mode
+    uint64_t resolve
+
+cdef enum:
     RLIMIT_NOFILE = 7
     TTYAUX = 5
     TTY = 0                  # its minors
@@ -106,6 +128,79 @@ cdef enum:
     PTS_LAST = 143
     STAT_ROOM = 512
     STREAMS = 3              # the descriptors of a caller that may be its terminal
+
+
+# The call -------------------------------------------------------------------------------------------------------------
+
+cdef int read_how(pid_t tid, uint64_t address, uint64_t size, OpenHow *how) noexcept nogil:
+    """struct open_how, as openat2(2) takes it. Returns 0 or -errno."""
+    cdef char tail[PAGE]
+    cdef long result
+    cdef uint64_t i
+    if size < SIZE_OF_HOW:
+        return -EINVAL
+    if size > PAGE:
+        return -E2BIG
+    if size > SIZE_OF_HOW:
+        result = read_memory(tid, address + SIZE_OF_HOW, tail, size - SIZE_OF_HOW)
+        if result < 0:
+            return <int>result
+        for i in range(size - SIZE_OF_HOW):
+            if tail[i] != 0:         # something newer, that nobody here knows
+                return -E2BIG
+    result = read_memory(tid, address, how, SIZE_OF_HOW)
+    return <int>result if result < 0 else 0
+
+
+cdef int read_call(const Notification *notification, OpenCall *call, uint64_t *path) noexcept nogil:
+    """The call's arguments but for the path, whose address it tells. Returns 0 or -errno."""
+    cdef const unsigned long long *args = <const unsigned long long *>notification.data.args
+    cdef int number = notification.data.nr
+    cdef OpenHow how
+    cdef int result
+    memset(call, 0, sizeof(call[0]))
+    memset(&how, 0, sizeof(how))
+    call.directory = AT_FDCWD
+    if number == SYS_openat or number == SYS_openat2:
+        call.directory = <int>args[0]
+        path[0] = args[1]
+    else:
+        path[0] = args[0]
+    if number == SYS_openat2:
+        result = read_how(<pid_t>notification.pid, args[2], args[3], &how)
+        if result < 0:
+            return result
+    elif number == SYS_openat:
+        how.flags = <uint32_t>args[2]
+        how.mode = <uint32_t>args[3]
+    elif number == SYS_open:
+        how.flags = <uint32_t>args[1]
+        how.mode = <uint32_t>args[2]
+    else:                        # creat(2)
+        how.flags = O_CREAT | O_WRONLY | O_TRUNC
+        how.mode = <uint32_t>args[1]
+    call.flags = how.flags
+    call.mode = how.mode
+    call.resolve = how.resolve
+    return 0
+
+
+cdef int check_flags(int number, OpenCall *call) noexcept nogil:
+    """What the kernel says of the flags, before it looks at the path: told by an empty one. Returns 0 or -errno."""
+    cdef OpenHow how
+    cdef long result
+    if number == SYS_openat2:
+        how.flags = call.flags
+        how.mode = call.mode
+        how.resolve = call.resolve
+        result = raw_syscall(SYS_openat2, AT_FDCWD, <long><const char *>b"", <long>&how, SIZE_OF_HOW, 0, 0)
+    else:
+        result = raw_syscall(SYS_openat, AT_FDCWD, <long><const char *>b"", <long>call.flags, <long>call.mode, 0, 0)
+    if result != -ENOENT:
+        return <int>result if result < 0 else -EINVAL
+    # Such a descriptor cannot be handed over (SECCOMP_IOCTL_NOTIF_ADDFD), and the call cannot go on, for its flags lie
+    # in memory. The filter lets those of open and openat pass: programs use these where there is no openat2.
+    return -ENOSYS if call.flags & O_PATH else 0
 
 
 # Flags ---------------------------------------------------------------------------------------------------------------
@@ -127,7 +222,9 @@ cdef int access_of(const OpenCall *call) noexcept nogil:
 
 cdef int is_asked(const OpenCall *call) noexcept nogil:
     """Whether the policy wants this one judged: by its flags alone, as the filter does it for open and openat."""
-    return call.asks == ASK_ALL or call.flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE_BIT) != 0
+    if call.asks != ASK_WRITES:
+        return call.asks == ASK_ALL
+    return call.flags & (O_ACCMODE | O_CREAT | O_TRUNC | O_APPEND | O_TMPFILE_BIT) != 0
 
 
 # Looking -------------------------------------------------------------------------------------------------------------
@@ -139,28 +236,29 @@ cdef int prepare(const Tree *tree, pid_t tid, Standing *caller) noexcept nogil:
     return 0 if is_no_less(tree, caller) and has_our_root(tree, tid) else -EACCES
 
 
-cdef int find(const Tree *tree, const Slot *slot, int to_parent, Place *place) noexcept nogil:
-    """What the call's path means to the caller. Returns 0 or -errno."""
-    cdef const OpenCall *call = &slot.opened
+cdef int find(
+    const Tree *tree, pid_t tid, pid_t tgid, const OpenCall *call, const char *path, int how, Place *place
+) noexcept nogil:
+    """What the call's path means to the caller; `how`: more of enum Following. Returns 0 or -errno."""
     cdef Origin origin
-    cdef int following = FOLLOW_TO_PARENT if to_parent else 0
+    cdef int following = how
     cdef int result
-    origin.tid = slot.tid
-    origin.tgid = slot.tgid
+    origin.tid = tid
+    origin.tgid = tgid
     origin.directory = call.directory
     origin.tree = tree
     if call.flags & O_CREAT:
         following |= FOLLOW_MAKES
     if call.flags & O_NOFOLLOW or (call.flags & O_CREAT and call.flags & O_EXCL):
         following |= FOLLOW_NOT_LAST
-    result = follow_path(&origin, slot.data, following, call.resolve, place)
+    result = follow_path(&origin, path, following, call.resolve, place)
     if (
         result == 0 and call.flags & O_CREAT and place.parent < 0 and <long>place.owner != tree.own.user
         and (kind_of(place) == S_IFREG or kind_of(place) == S_IFIFO)
     ):
         # For the kernel's protection of other people's files in a sticky directory: see `is_protected`.
         leave(place)
-        result = follow_path(&origin, slot.data, following | FOLLOW_TO_PARENT, call.resolve, place)
+        result = follow_path(&origin, path, following | FOLLOW_TO_PARENT, call.resolve, place)
     return result
 
 
@@ -287,6 +385,13 @@ cdef int may_wait_long(const Place *place, const OpenCall *call) noexcept nogil:
     return kind_of(place) == S_IFBLK
 
 
+cdef int waits_for_nobody(const Place *place) noexcept nogil:
+    """Whether to open what is there takes no waiting, but for a lease."""
+    if kind_of(place) == S_IFCHR:
+        return place.major == MEMORY
+    return place.local and (kind_of(place) == S_IFREG or kind_of(place) == S_IFDIR)
+
+
 cdef int table_is_full(pid_t tid) noexcept nogil:
     """Whether the caller has no room for one more descriptor. The kernel looks at that before it opens anything."""
     cdef Status status
@@ -327,7 +432,7 @@ cdef long make(const OpenCall *call, const Place *place) noexcept nogil:
     return raw_syscall(SYS_openat, place.parent, <long>place.last, <long>flags, <long>call.mode, 0, 0)
 
 
-cdef long terminal_of(int listener, const Slot *slot) noexcept nogil:
+cdef long terminal_of(int listener, uint64_t id, pid_t tid) noexcept nogil:
     """/dev/tty: the caller's controlling terminal is not ours. It gets one that it has already. Returns -errno, -ENXIO
     where it has none."""
     cdef char path[64]
@@ -337,7 +442,7 @@ cdef long terminal_of(int listener, const Slot *slot) noexcept nogil:
     cdef Caller caller
     cdef long length, number, opened, found = -ENXIO
     cdef int i
-    format_proc_path(path, slot.tid, b"stat")
+    format_proc_path(path, tid, b"stat")
     length = read_proc_file(path, stat, STAT_ROOM)
     field = stat_field(stat, length, 7) if length > 0 else NULL      # tty_nr
     number = parse_number(field) if field != NULL else 0
@@ -345,7 +450,7 @@ cdef long terminal_of(int listener, const Slot *slot) noexcept nogil:
         return -ENXIO
     caller.tid = 0
     for i in range(STREAMS):
-        opened = duplicate(&caller, listener, slot.id, slot.tid, i)
+        opened = duplicate(&caller, listener, id, tid, i)
         if opened < 0:
             continue
         if (
@@ -359,10 +464,11 @@ cdef long terminal_of(int listener, const Slot *slot) noexcept nogil:
     return found
 
 
-cdef long open_judged(int listener, const Slot *slot, const Place *place) noexcept nogil:
+cdef long open_judged(
+    int listener, uint64_t id, pid_t tid, const OpenCall *call, const Place *place
+) noexcept nogil:
     """Opens what was judged. Returns the descriptor or -errno, -EEXIST where a file has come to where one was to be
     made: that was not judged, whatever it is."""
-    cdef const OpenCall *call = &slot.opened
     cdef long opened
     if not call.where.exists:
         return make(call, place) if place.descriptor < 0 else -EEXIST
@@ -372,7 +478,7 @@ cdef long open_judged(int listener, const Slot *slot, const Place *place) noexce
             raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         elif opened != -ENXIO:
             return opened
-        return terminal_of(listener, slot)
+        return terminal_of(listener, id, tid)
     return reopen(place.descriptor, call.flags, call.mode)
 
 
@@ -409,3 +515,23 @@ cdef void give(int listener, uint64_t id, long descriptor, uint64_t flags) noexc
     response.val = number
     while raw_syscall(SYS_ioctl, listener, <long>SECCOMP_IOCTL_NOTIF_SEND, <long>&response, 0, 0, 0) == -EINTR:
         pass
+
+
+cdef void give_at_once(int listener, uint64_t id, long descriptor, uint64_t flags, int writes) noexcept nogil:
+    """The same with one wake-up less, where the program may go on before it is closed here: not with what it could write,
+    for to execute that would fail as long as it is open."""
+    cdef AddDescriptor add
+    cdef long number = -EINTR
+    if writes:
+        give(listener, id, descriptor, flags)
+        return
+    memset(&add, 0, sizeof(add))
+    add.id = id
+    add.flags = ADDFD_SEND
+    add.srcfd = <uint32_t>descriptor
+    add.newfd_flags = O_CLOEXEC if flags & O_CLOEXEC else 0
+    while number == -EINTR:
+        number = raw_syscall(SYS_ioctl, listener, <long>SECCOMP_IOCTL_NOTIF_ADDFD, <long>&add, 0, 0, 0)
+    raw_syscall(SYS_close, descriptor, 0, 0, 0, 0, 0)
+    if number < 0:
+        answer_errno(listener, id, number if number == -EMFILE or number == -ENFILE else -EACCES)

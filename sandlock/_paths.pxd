@@ -13,6 +13,7 @@ cdef enum Following:
     FOLLOW_NOT_LAST = 1      # O_NOFOLLOW: a link in the last place is itself meant
     FOLLOW_MAKES = 2         # O_CREAT
     FOLLOW_TO_PARENT = 4     # `parent` is wanted in any case
+    FOLLOW_CACHED = 8        # -EAGAIN for what is not in the kernel's caches, or takes more than a look
 
 # From where a name is followed: who calls, and what it gave.
 cdef struct Origin:
@@ -27,6 +28,7 @@ cdef struct Place:
     long parent              # the directory (O_PATH) that it is in, or would be made in; -1 if that was not looked for
     char last[MAX_LAST]      # its name there
     int on_procfs
+    int local                # on a file system that waits for nobody
     int nosymfollow
     unsigned int mode        # these of the object, or else of the directory
     unsigned int owner
@@ -62,6 +64,7 @@ cdef struct OpenCall:
     uint64_t resolve
 
 cdef enum AskOpens:
+    ASK_NOTHING = 0
     ASK_WRITES = 1
     ASK_ALL = 2
 

@@ -51,6 +51,16 @@ cdef extern from * nogil:
     const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
     const long NOSYMFOLLOW "SANDLOCK_ST_NOSYMFOLLOW"
     const long PROC_SUPER_MAGIC
+    const long EXT4_SUPER_MAGIC
+    const long XFS_SUPER_MAGIC
+    const long BTRFS_SUPER_MAGIC
+    const long F2FS_SUPER_MAGIC
+    const long TMPFS_MAGIC
+    const long RAMFS_MAGIC
+    const long OVERLAYFS_SUPER_MAGIC
+    const long EROFS_SUPER_MAGIC_V1
+    const long SQUASHFS_MAGIC
+    const long ZFS_MAGIC "0x2FC12FC1"
     const uint64_t RESOLVE_BENEATH
     const uint64_t RESOLVE_CACHED
     const uint64_t RESOLVE_IN_ROOT
@@ -121,6 +131,14 @@ cdef void leave(Place *place) noexcept nogil:
     place.descriptor = place.parent = -1
 
 
+cdef int is_local(long kind) noexcept nogil:
+    """Whether such a file system answers by itself: no server, and no program, is asked."""
+    return kind in (
+        EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, RAMFS_MAGIC,
+        OVERLAYFS_SUPER_MAGIC, EROFS_SUPER_MAGIC_V1, SQUASHFS_MAGIC, ZFS_MAGIC,
+    )
+
+
 cdef int look_at_place(long descriptor, Place *place) noexcept nogil:
     """Fills in what there is to know of a pinned object. Returns 0 or -errno."""
     cdef Statx found
@@ -136,6 +154,7 @@ cdef int look_at_place(long descriptor, Place *place) noexcept nogil:
     if result < 0:
         return <int>result
     place.on_procfs = system.f_type == PROC_SUPER_MAGIC
+    place.local = is_local(system.f_type)
     place.nosymfollow = system.f_flags & NOSYMFOLLOW != 0
     place.mode = found.stx_mode
     place.owner = found.stx_uid
@@ -453,11 +472,74 @@ cdef int follow_within(long base, const char *path, int following, uint64_t reso
     return result
 
 
+cdef int is_missing(long base, const char *path) noexcept nogil:
+    """Whether a name leads nowhere for everybody: by no link, for those of /proc lead elsewhere for everybody."""
+    cdef long opened = pin(base, path, O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
+    close_pin(opened)
+    return opened == -ENOENT
+
+
+cdef int take_cached(long opened, Place *place) noexcept nogil:
+    """Returns 0 or -EAGAIN."""
+    if opened < 0 or take_pin(opened, place) < 0:
+        return -EAGAIN
+    return 0 if place.local and not place.on_procfs else -EAGAIN
+
+
+cdef int follow_cached_to_parent(long base, const char *path, int following, Place *place) noexcept nogil:
+    """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
+    cdef char directory[MAX_PATH]
+    cdef size_t length = strlen(path), cut = length
+    cdef long opened
+    while cut > 0 and path[cut - 1] != 47:
+        cut -= 1
+    if cut == length or length - cut >= MAX_LAST or strcmp(path + cut, b".") == 0 or strcmp(path + cut, b"..") == 0:
+        return -EAGAIN
+    memcpy(place.last, path + cut, length - cut + 1)
+    memcpy(directory, path, cut)
+    directory[cut] = 0
+    opened = pin(base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED)
+    if take_cached(opened, place) < 0:
+        return -EAGAIN
+    place.parent = place.descriptor
+    place.descriptor = -1
+    opened = pin(place.parent, place.last, O_NOFOLLOW, RESOLVE_CACHED)
+    if opened == -ENOENT:
+        return 0                 # the facts are those of the directory
+    if take_cached(opened, place) < 0:
+        return -EAGAIN
+    return -EAGAIN if place.mode & S_IFMT == S_IFLNK and not following & FOLLOW_NOT_LAST else 0
+
+
+cdef int follow_cached(long base, const char *path, int following, Place *place) noexcept nogil:
+    """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
+    who may wait has to look."""
+    cdef long opened
+    cdef int result
+    if following & FOLLOW_TO_PARENT:
+        result = follow_cached_to_parent(base, path, following, place)
+    else:
+        opened = pin(
+            base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
+        )
+        if opened == -ENOENT and following & FOLLOW_MAKES:
+            result = follow_cached_to_parent(base, path, following, place)
+        elif opened == -ENOENT and is_missing(base, path):
+            return -ENOENT
+        else:
+            result = take_cached(opened, place)
+    if result < 0:
+        leave(place)
+    return result
+
+
 cdef int follow_from(
     const Origin *origin, long base, const char *path, int following, uint64_t resolve, Place *place
 ) noexcept nogil:
     cdef size_t length = strlen(path)
     cdef long opened
+    if following & FOLLOW_CACHED:
+        return -EAGAIN if resolve else follow_cached(base, path, following, place)
     if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS):
         return follow_within(base, path, following, resolve, place)
     if not following & FOLLOW_TO_PARENT and not (following & FOLLOW_MAKES and path[length - 1] == 47):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from os import fsencode
 
-from . import _arguments, _filter, _landlock, _open_rules, syscalls
+from . import _arguments, _filter, _landlock, _open_rules, _path_rules, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
 from ._handler_rules import handle_rules, handled_answers
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
@@ -126,7 +126,7 @@ class Plan:
     @property
     def vets(self) -> bool:
         """Whether the supervisor decides about execs or destinations, or handlers do."""
-        return any(rule.rule in ("vet_exec", "vet_socket", "handle") for rule in self.rules)
+        return any(rule.rule in ("vet_exec", "vet_socket", "handle", "path") for rule in self.rules)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -387,9 +387,9 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
     wanted += _open_rules.traps(policy.ask_opens, vet)
-    vet = vet or record or policy.has_exec_rules()
+    vet = vet or record or policy.has_exec_rules() or bool(policy.fs_denied)
     if vet:
-        reason = "policy_fn, exec rules and audit: each exec is decided, and attested"
+        reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"
@@ -405,9 +405,12 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
+    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted})
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
-        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason) for nr, name, rule, reason in numbers if nr is not None
+        TrapRule(
+            syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0
+        ) for nr, name, rule, reason in numbers if nr is not None
     )
 
 
@@ -449,6 +452,8 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
+    asked = {rule.syscall for rule in rules if rule.rule in ("vet_open", "vet_write")}
+    _path_rules.adjust(answers, bool(policy.fs_denied), allowed, asked)
     return answers, risks
 
 

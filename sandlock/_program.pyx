@@ -11,7 +11,7 @@ from sandlock._programs cimport Prefix, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    RULE_OBSERVE_START, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE,
+    RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE,
     ExecRule, NetRule, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
@@ -43,6 +43,7 @@ RULE_KINDS = {
     "handle": RULE_HANDLE,
     "vet_write": RULE_VET_WRITE,
     "vet_open": RULE_VET_OPEN,
+    "path": RULE_PATH,
 }
 
 
@@ -157,6 +158,8 @@ cdef class Program:
                 self.c.vets = self.c.vets_exec = 1
             if rule.rule in ("vet_fork", "vet_open", "vet_write"):
                 self.c.vets = self.c.vets_exec = 1
+            if rule.rule == "path":
+                self.c.vets = self.c.mediates = 1
             if rule.rule == "handle":
                 self.c.vets = 1
             if rule.rule == "vet_socket":

@@ -32,6 +32,7 @@ cdef enum RuleKind:
     RULE_HANDLE = 16         # by a handler of the user, of this number
     RULE_VET_WRITE = 17      # opens that could write
     RULE_VET_OPEN = 18       # all opens
+    RULE_PATH = 19           # a path call, carried out by the supervisor
 
 cdef struct Rule:
     RuleKind kind
@@ -123,6 +124,7 @@ cdef struct Program:
     int vets_exec            # each exec is decided, and attested
     int asks_network         # what no rule of the network decides waits for a verdict
     int vets_network
+    int mediates             # path calls are carried out by the supervisor
     int looks_up             # lookups of names are led to a resolver of ours
     int exec_otherwise       # enum Decision, where no exec rule matches
     int exec_rule_count
@@ -167,6 +169,8 @@ cdef struct Run:
     int error
     int subject
     int listener
+    int host_listener                # not -1: the host's copy, which may be closed: the fast lane has its own
+    int one_user                     # nobody can become another user: real, effective and saved ids are the same
 
 cdef enum Stage:
     STAGE_STARTING = 0

@@ -20,6 +20,7 @@ from sandlock._approvals cimport Approvals
 from sandlock._destinations cimport Endpoint
 from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
+from sandlock._path_table cimport PathTable
 from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
 from sandlock._programs cimport MAX_LEVELS, FileIdentity
@@ -40,6 +41,8 @@ cdef extern from * nogil:
     void fence "__sync_synchronize"() noexcept
     int load_int "sandlock_load"(const int *at) noexcept
     const NetRules *load_rules "sandlock_load"(const NetRules *const *at) noexcept
+    const PathTable *load_paths "sandlock_load"(const PathTable *const *at) noexcept
+    void store_paths "sandlock_store"(const PathTable **at, const PathTable *value) noexcept
     void store_rules "sandlock_store"(const NetRules **at, const NetRules *value) noexcept
     void store_int "sandlock_store"(int *at, int value) noexcept
     int add_int "sandlock_add"(int *at, int value) noexcept
@@ -198,6 +201,7 @@ cdef struct Table:
     int audits_dropped
     int overdue             # questions that waited on beyond their deadline
     const NetRules *net_rules    # in force now
+    const PathTable *paths       # in force now, NULL where the supervisor carries out no path calls
     Approvals approvals
     uint64_t executed[EXECUTED]  # what the last attested exec of a process was, by its number; others share a place
     Seat seats[MAX_WORKERS + 1 + MAX_OPENERS]    # behind the workers the poller, then the openers
@@ -229,8 +233,8 @@ cdef void note_denial(
 cdef void note_plain(
     Table *table, int operation, int cause, int error, int number, pid_t pid
 ) noexcept nogil
-cdef void note_open(
-    Table *table, int cause, int error, int number, pid_t pid, const char *path, size_t length
+cdef void note_path(
+    Table *table, int operation, int cause, int rule, int error, int number, pid_t pid, const char *path, size_t length
 ) noexcept nogil
 cdef void note_call(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint

@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
 from sandlock._approvals cimport free_approvals
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_HANDLER, OPERATION_OPEN, Endpoint, is_of_network
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_HANDLER, Endpoint, is_of_network, is_of_paths
 from sandlock._journal cimport Judged, pass_gate, record
 from sandlock._linux cimport (
     Response, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_ioctl,
@@ -241,7 +241,7 @@ cdef void log(Table *table, const Judged *judged, int act) noexcept nogil:
     if to == NULL:
         add_text(&denial, judged.exe, judged.exe_length)
         add_text(&denial, judged.argv, judged.argv_length)
-        if judged.operation == OPERATION_OPEN:
+        if is_of_paths(judged.operation):
             add_text(&denial, judged.cwd, judged.cwd_length)
     else:
         denial.protocol = to.protocol
@@ -286,7 +286,7 @@ cdef Judged judged_of(const Table *table, const Slot *slot, int act, int cause, 
         judged.decided_ns = slot.decided_ns
     if slot.waited:
         judged.question = question_of(table, slot)
-    if slot.operation == OPERATION_OPEN:
+    if is_of_paths(slot.operation):
         judged.cwd = path_of_open(slot, &judged.cwd_length)
     if is_of_network(slot.operation):
         judged.endpoint = &slot.call.endpoint
@@ -322,12 +322,12 @@ cdef void note_plain(
     note(table, &judged)
 
 
-cdef void note_open(
-    Table *table, int cause, int error, int number, pid_t pid, const char *path, size_t length
+cdef void note_path(
+    Table *table, int operation, int cause, int rule, int error, int number, pid_t pid, const char *path, size_t length
 ) noexcept nogil:
-    """Logs the denial of the open that the fast lane is at."""
-    cdef Judged judged = judged_now(table, cause, -1, error, number, pid)
-    judged.operation = OPERATION_OPEN
+    """Logs the denial of the open, or of the other call on a path, that the fast lane is at."""
+    cdef Judged judged = judged_now(table, cause, rule, error, number, pid)
+    judged.operation = operation
     judged.cwd = path
     judged.cwd_length = length
     note(table, &judged)

@@ -96,18 +96,34 @@ cdef int kill_task(pid_t tid) noexcept nogil:
     return <int>raw_syscall(SYS_tkill, tid, SIGKILL, 0, 0, 0, 0)
 
 
-cdef int keep_two(long one, long other) noexcept nogil:
-    """A descriptor table of its own, with these two in it and nothing else of the host's. Returns 0 or -errno."""
-    cdef long low = one if one < other or other < 0 else other
-    cdef long high = other if one < other else one
-    cdef long result = raw_syscall(SYS_close_range, high + 1, <long>0xFFFFFFFF, CLOSE_RANGE_UNSHARE, 0, 0, 0)
+cdef int keep_few(int *descriptors, int count) noexcept nogil:
+    """A descriptor table of its own, with these in it (negative ones are none) and nothing else of the host's; sorts
+    them. Returns 0 or -errno."""
+    cdef long result
+    cdef int i, j, next = -1
+    for i in range(count):
+        for j in range(i, 0, -1):
+            if descriptors[j - 1] > descriptors[j]:
+                descriptors[j - 1], descriptors[j] = descriptors[j], descriptors[j - 1]
+    result = raw_syscall(
+        SYS_close_range, descriptors[count - 1] + 1, <long>0xFFFFFFFF, CLOSE_RANGE_UNSHARE, 0, 0, 0
+    )
     if result < 0:
         return <int>result
-    if high > low + 1:
-        raw_syscall(SYS_close_range, low + 1, high - 1, 0, 0, 0, 0)
-    if low > 0:
-        raw_syscall(SYS_close_range, 0, low - 1, 0, 0, 0, 0)
+    for i in range(count):
+        if descriptors[i] > next + 1:
+            raw_syscall(SYS_close_range, next + 1, descriptors[i] - 1, 0, 0, 0, 0)
+        if descriptors[i] >= 0:
+            next = descriptors[i]
     return 0
+
+
+cdef int keep_two(int one, int other) noexcept nogil:
+    """A descriptor table of its own, with these two in it. Returns 0 or -errno."""
+    cdef int descriptors[2]
+    descriptors[0] = one
+    descriptors[1] = other
+    return keep_few(descriptors, 2)
 
 
 cdef int put_number(char *into, long value) noexcept nogil:

@@ -1,5 +1,6 @@
 from posix.types cimport pid_t
 
+from sandlock._mediate cimport Mediator
 from sandlock._openers cimport Opener
 from sandlock._poller cimport Poller
 from sandlock._slots cimport MAX_OPENERS, MAX_WORKERS, Seat, Table
@@ -20,6 +21,7 @@ cdef struct Crew:
     Poller *poller
     Opener *openers[MAX_OPENERS]
     Caller caller           # of the fast lane
+    Mediator *mediator      # of the fast lane; NULL where no path calls are carried out
 
 cdef int start_worker(Crew *crew) noexcept nogil
 cdef int start_poller(Crew *crew) noexcept nogil

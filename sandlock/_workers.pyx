@@ -17,7 +17,7 @@ from sandlock._linux cimport (
     Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_kill,
     SYS_sched_yield, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
 )
-from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, OPERATION_OPEN, is_of_network
+from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, is_of_network, is_of_paths
 from sandlock._journal cimport LANE, enlist
 from sandlock._openers cimport (
     BLOCKED_STACK, MAX_BLOCKED, Opener, end_blocked, free_opener, opener_main, reap_blocked, see_to_orphans,
@@ -77,7 +77,7 @@ cdef Slot *pick(Table *table) noexcept nogil:
         slot = &table.slots[i]
         if state_of(load_word(&slot.word)) != READY:
             continue
-        if slot.act == ACT_ALLOW and (is_of_network(slot.operation) or slot.operation == OPERATION_OPEN):
+        if slot.act == ACT_ALLOW and (is_of_network(slot.operation) or is_of_paths(slot.operation)):
             continue             # the poller's, and the openers'
         if slot.act == ACT_ALLOW and process_is_busy(table, slot.tgid):
             continue
@@ -96,7 +96,7 @@ cdef int act_on(Table *table, Slot *slot) noexcept nogil:
         store_word(&slot.word, with_state(load_word(&slot.word), READY))
         wake_poller(table)
         return 0
-    if slot.act == ACT_ALLOW and slot.operation == OPERATION_OPEN:
+    if slot.act == ACT_ALLOW and is_of_paths(slot.operation):
         store_word(&slot.word, with_state(load_word(&slot.word), READY))
         wake_openers(table, 1)
         return 0

@@ -456,7 +456,7 @@ def read_on_timeout(answer: object) -> tuple[int, int]:
 
 # From the core's bytes ------------------------------------------------------------------------------------------------
 
-OPERATIONS = ("exec", "connect", "send", "bind", "listen", "fork", "handler", "open")
+OPERATIONS = ("exec", "connect", "send", "bind", "listen", "fork", "handler", "open", "path")
 """By number, as the core has them (_destinations.pxd)."""
 _EVENTS: dict[int, type[Connect | Send | Bind | Listen]] = {1: Connect, 2: Send, 3: Bind, 4: Listen}
 

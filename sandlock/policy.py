@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         fs_data: Paths
         fs_writable: Paths
         fs_devices: Paths
+        fs_denied: Paths
         net_allow: Names
         net_deny: Names
         net_allow_bind: int | str | Iterable[int | str]
@@ -188,6 +189,10 @@ class Policy:
     fs_devices: tuple[str, ...] = _option(
         (), "paths", "--fs-device", key="filesystem.devices", metavar="PATH",
         help="Allow reading, writing and ioctl on a device file, or on the devices below PATH.",
+    )
+    fs_denied: tuple[str, ...] = _option(
+        (), "paths", "--fs-deny", key="filesystem.deny", metavar="PATH",
+        help="Deny PATH and everything below it, whatever else is granted, now or later.",
     )
     net_allow: tuple[str, ...] = _option(
         (), "net-rules", "--net-allow", key="network.allow", metavar="RULE",

@@ -1,0 +1,288 @@
+"""One path call on a caller's behalf, from top to bottom: decode it, read its names, follow each to a pin, judge what is
+pinned, act on that.
+
+In the fast lane this is done as far as the kernel knows the way and nothing waits for anybody (LATER if not); an opener
+then does the same from the start, and may block.
+
+Rules: names are read once; what is judged is what is acted on, by descriptor. No answer lets the call go on: it is a
+value, an errno or a descriptor. What cannot be told is a denial.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
+
+from sandlock._linux cimport (
+    Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_fcntl, SYS_ioctl, SYS_umask, raw_syscall,
+)
+from sandlock._opening cimport (
+    access_of, check_flags, check_place, find, give_at_once, open_judged, read_call, remember_place, table_is_full,
+    waits_for_nobody,
+)
+from sandlock._path_acts cimport act_on, changes, meets_umask
+from sandlock._path_calls cimport (
+    ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, Name, PathCall, decode_call, is_metadata, read_name,
+)
+from sandlock._path_table cimport WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
+from sandlock._paths cimport (
+    ACCESS_WRITE, FOLLOW_CACHED, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
+)
+from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
+from sandlock._programs cimport open_descriptor_of
+from sandlock._slots cimport CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
+from sandlock._tasks cimport thread_group_of
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int EAGAIN
+    const int EBADF
+    const int EEXIST
+    const int EMFILE
+    const int ENOENT
+    const int EPERM
+    const int ESRCH
+
+cdef extern from * nogil:
+    """
+    #include <fcntl.h>
+    #define SANDLOCK_AT_EMPTY_PATH 0x1000
+    """
+    const int AT_FDCWD
+    const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
+    const int F_SETFL
+    const int O_CREAT
+    const int O_EXCL
+    const int O_NONBLOCK
+    const int O_DIRECTORY
+    const int O_TMPFILE
+
+
+# Who calls -----------------------------------------------------------------------------------------------------------
+
+cdef int get_to_know(Mediator *mediator) noexcept nogil:
+    """Who we are, looked up once. Returns 0 or -errno."""
+    cdef int result = 0
+    if not mediator.knows:
+        mediator.tree.run = mediator.table.run
+        mediator.tree.ledger = mediator.ledger
+        result = know_tree(&mediator.tree)
+        mediator.knows = result == 0
+    return result
+
+
+cdef int meet_caller(Mediator *mediator) noexcept nogil:
+    """Looks at the caller. Returns 0, -ESRCH if it is gone, or DENIED if it may do with files other things than we."""
+    cdef int result = get_to_know(mediator)
+    if result == 0 and not mediator.met:
+        result = read_standing(mediator.call.tid, &mediator.caller)
+        if result < 0 or mediator.caller.umask < 0:
+            return -ESRCH
+        mediator.met = 1
+    if result < 0 or not is_no_less(&mediator.tree, &mediator.caller) or not has_our_root(&mediator.tree, mediator.call.tid):
+        return deny(mediator, CAUSE_UNREADABLE, -1, b"")
+    return 0
+
+
+cdef int still_waits(const Mediator *mediator) noexcept nogil:
+    """Whether the caller still waits for us: what was read was its memory, and it may get what it wants."""
+    return raw_syscall(
+        SYS_ioctl, mediator.table.run.listener, <long>SECCOMP_IOCTL_NOTIF_ID_VALID, <long>&mediator.call.id, 0, 0, 0
+    ) == 0
+
+
+# Judging -------------------------------------------------------------------------------------------------------------
+
+cdef int deny(Mediator *mediator, int cause, int rule, const char *what) noexcept nogil:
+    mediator.cause = cause
+    mediator.rule = rule
+    mediator.denied = what
+    return DENIED
+
+
+cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
+    """Whether the policy lets this be done to where the name leads. Returns 0, DENIED or -errno."""
+    cdef const PathTable *paths = mediator.paths
+    cdef PathCall *call = &mediator.call
+    cdef long length = path_of_place(&name.place, name.path, sizeof(name.path))
+    cdef int rule
+    if length < 0:
+        return <int>length
+    name.path[length] = 0
+    rule = denied_by(paths, &name.place, name.path)
+    if rule < 0 and call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY):
+        rule = holds_denied(paths, name.path)
+    if rule >= 0:
+        return deny(mediator, CAUSE_RULE, rule, name.path)
+    if is_metadata(call.act) and name.path[0] == 47 and not is_covered(paths, name.path, WANT_WRITE):
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
+    if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
+    return 0
+
+
+# Following -----------------------------------------------------------------------------------------------------------
+
+cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
+    """What the caller's descriptor refers to. Returns 0 or -errno."""
+    cdef long opened = open_descriptor_of(mediator.call.tid, name.directory)
+    cdef int result
+    if opened == -ENOENT and name.directory != AT_FDCWD:
+        return -EBADF
+    if opened < 0:
+        return <int>opened
+    memset(&name.place, 0, sizeof(name.place))
+    name.place.descriptor = opened
+    name.place.parent = -1
+    result = look_at_place(opened, &name.place)
+    if result == 0 and not mediator.may_block and (name.place.on_procfs or not name.place.local):
+        result = LATER
+    return result
+
+
+cdef int follow_name(Mediator *mediator, Name *name) noexcept nogil:
+    """Returns 0, LATER or -errno."""
+    cdef Origin origin
+    cdef int result
+    if not name.present:
+        return 0
+    if name.length == 0 and not name.itself:
+        if not mediator.call.flags & AT_EMPTY_PATH or mediator.call.act == ACT_RENAME or name == &mediator.call.second:
+            return -ENOENT
+        name.itself = 1
+    if name.itself:
+        return follow_descriptor(mediator, name)
+    origin.tid = mediator.call.tid
+    origin.tgid = 0
+    origin.directory = name.directory
+    origin.tree = &mediator.tree
+    if not mediator.may_block:
+        result = follow_path(&origin, name.text, name.following | FOLLOW_CACHED, 0, &name.place)
+        return LATER if result == -EAGAIN else result
+    result = get_to_know(mediator)
+    if result < 0:
+        return result
+    origin.tgid = thread_group_of(origin.tid)
+    return follow_path(&origin, name.text, name.following, 0, &name.place)
+
+
+# All but opens -------------------------------------------------------------------------------------------------------
+
+cdef long carry_out(Mediator *mediator) noexcept nogil:
+    """What is decoded. Returns the call's value, -errno, LATER or DENIED."""
+    cdef PathCall *call = &mediator.call
+    cdef int result = read_name(call.tid, &call.first)
+    if result == 0:
+        result = read_name(call.tid, &call.second)
+    if result == -EPERM:         # its memory is shut to us: another user, or not dumpable
+        return deny(mediator, CAUSE_UNREADABLE, -1, b"")
+    if result == 0 and (mediator.may_block or not mediator.uniform):
+        result = meet_caller(mediator)
+    if result == 0:
+        result = follow_name(mediator, &call.first)
+    if result == 0:
+        result = follow_name(mediator, &call.second)
+    if result == 0 and call.first.present:
+        result = judge_name(mediator, &call.first)
+    if result == 0 and call.second.present:
+        result = judge_name(mediator, &call.second)
+    if result == 0 and meets_umask(call):
+        result = meet_caller(mediator)
+        if result == 0:
+            raw_syscall(SYS_umask, mediator.caller.umask, 0, 0, 0, 0, 0)
+    if result == 0 and changes(call) and not still_waits(mediator):
+        result = -ESRCH
+    return act_on(call, mediator.table.run.listener) if result == 0 else result
+
+
+cdef long mediate(Mediator *mediator, const Notification *notification, int64_t rule) noexcept nogil:
+    """Returns the call's value, -errno, LATER or DENIED."""
+    cdef long result
+    mediator.met = 0
+    mediator.paths = load_paths(&mediator.table.paths)
+    result = decode_call(notification, rule, &mediator.call)
+    if result == 0:
+        result = carry_out(mediator)
+    leave(&mediator.call.first.place)
+    leave(&mediator.call.second.place)
+    return result
+
+
+# Opens, as the fast lane does them ---------------------------------------------------------------------------------------
+
+cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexcept nogil:
+    """Returns GIVEN, LATER or -errno."""
+    cdef PathCall *at = &mediator.call
+    cdef uint64_t flags = call.flags
+    cdef long opened
+    cdef int result
+    if call.access & ACCESS_WRITE and table_is_full(at.tid):
+        return -EMFILE           # before anything is made, or cut off
+    if not call.where.exists:
+        result = meet_caller(mediator)
+        if result < 0:
+            return result
+        raw_syscall(SYS_umask, mediator.caller.umask, 0, 0, 0, 0, 0)
+    if call.access & ACCESS_WRITE and not still_waits(mediator):
+        return -ESRCH
+    call.flags |= O_NONBLOCK     # for a lease would make it wait
+    opened = open_judged(mediator.table.run.listener, at.id, at.tid, call, place)
+    call.flags = flags
+    if opened == -EAGAIN or (opened == -EEXIST and not flags & O_EXCL):
+        return LATER
+    if opened < 0:
+        return opened
+    if not flags & O_NONBLOCK:
+        raw_syscall(SYS_fcntl, opened, F_SETFL, <long>flags, 0, 0, 0)
+    give_at_once(mediator.table.run.listener, at.id, opened, flags, call.access & ACCESS_WRITE)
+    return GIVEN
+
+
+cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept nogil:
+    """Judges what an open found, and opens it. Returns GIVEN, LATER, DENIED or -errno."""
+    cdef Name *name = &mediator.call.first
+    cdef long length
+    cdef int rule, result = check_place(&mediator.tree, call, place)
+    if result < 0:
+        return LATER             # there is more to say of a failure than of a success
+    if place.descriptor >= 0 and not waits_for_nobody(place):
+        return LATER
+    length = path_of_place(place, name.path, sizeof(name.path))
+    if length < 0:
+        return LATER
+    name.path[length] = 0
+    rule = denied_by(mediator.paths, place, name.path)
+    if rule >= 0:
+        return deny(mediator, CAUSE_RULE, rule, name.path)
+    result = remember_place(call, place)
+    if result < 0:
+        return LATER
+    call.access = access_of(call)
+    return open_and_give(mediator, call, place)
+
+
+cdef long open_quickly(Mediator *mediator, const Notification *notification) noexcept nogil:
+    """An open that takes no waiting. Returns GIVEN, LATER, DENIED or -errno."""
+    cdef Name *name = &mediator.call.first
+    cdef OpenCall call
+    cdef Place place
+    cdef long result
+    mediator.met = 0
+    mediator.paths = load_paths(&mediator.table.paths)
+    mediator.call.id = notification.id
+    mediator.call.tid = <int>notification.pid
+    result = get_to_know(mediator)
+    if result == 0:
+        result = read_call(notification, &call, &name.address)
+    if result < 0 or not mediator.uniform or call.resolve or call.flags & (O_TMPFILE & ~O_DIRECTORY):
+        return LATER
+    result = check_flags(notification.data.nr, &call)
+    name.present = 1
+    name.itself = 0
+    if result == 0:
+        result = read_name(mediator.call.tid, name)
+    if result == 0:
+        result = find(&mediator.tree, mediator.call.tid, 0, &call, name.text, FOLLOW_CACHED, &place)
+    if result < 0:
+        return LATER if result == -EAGAIN or result == -EPERM else result
+    result = open_place(mediator, &call, &place)
+    leave(&place)
+    return result

@@ -1,0 +1,80 @@
+"""The fast lane's part of path calls: those that wait for nobody it carries out by itself; the others it puts where
+somebody may wait (_openers).
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc
+from libc.string cimport strlen
+from posix.types cimport pid_t
+
+from sandlock._actions cimport ACTION_HOLD, ACTION_VALUE, Action, errno_action, plain_action
+from sandlock._destinations cimport OPERATION_OPEN, OPERATION_PATH
+from sandlock._linux cimport Notification, raw_syscall
+from sandlock._mediate cimport DENIED, GIVEN, LATER, Mediator, mediate, open_quickly
+from sandlock._opens cimport queue_path, vet_open
+from sandlock._path_calls cimport ACT_OPEN
+from sandlock._paths cimport ASK_NOTHING
+from sandlock._slots cimport note_path
+from sandlock._tasks cimport keep_few, now_ns, thread_group_of
+
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int ENOMEM
+
+cdef extern from * nogil:
+    """
+    #include <linux/sched.h>
+    #include <sys/syscall.h>
+    """
+    const long CLONE_FS
+    const long SYS_unshare
+
+
+cdef int start_mediating(Crew *crew) noexcept nogil:
+    """Gives the fast lane a descriptor table and a umask of its own: to close a file in the host's table would drop the
+    locks that the host has on it (fcntl(2)). Returns 0 or -errno."""
+    cdef int keep[4]
+    cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
+    if result < 0:
+        return <int>result
+    crew.mediator = <Mediator *>calloc(1, sizeof(Mediator))
+    if crew.mediator == NULL:
+        return -ENOMEM
+    crew.mediator.table = crew.table
+    crew.mediator.ledger = crew.ledger
+    crew.mediator.uniform = crew.table.run.program.keep_capabilities == 0 and crew.table.run.one_user
+    keep[0] = crew.table.run.listener
+    keep[1] = crew.table.wake_fd
+    keep[2] = crew.table.poller_fd
+    keep[3] = crew.table.run.control_host
+    result = keep_few(keep, 4)
+    if result == 0:
+        crew.table.run.host_listener = crew.table.run.listener
+    return <int>result
+
+
+cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule) noexcept nogil:
+    """Carries a path call out, now or later."""
+    cdef Mediator *mediator = crew.mediator
+    cdef int opens = rule & 0xFF == ACT_OPEN
+    cdef long result
+    if mediator == NULL:
+        return errno_action(EACCES)
+    crew.table.since_ns = now_ns()
+    crew.table.tid = <pid_t>notification.pid
+    result = open_quickly(mediator, notification) if opens else mediate(mediator, notification, rule)
+    if result == GIVEN:
+        return plain_action(ACTION_HOLD)
+    if result == LATER and opens:
+        result = vet_open(crew, notification, ASK_NOTHING)
+        return plain_action(ACTION_HOLD) if result == 0 else errno_action(<int>result)
+    if result == LATER:
+        result = queue_path(crew, notification, rule, mediator.call.first.text, mediator.call.first.length)
+        return plain_action(ACTION_HOLD) if result == 0 else errno_action(<int>result)
+    if result == DENIED:
+        note_path(
+            crew.table, OPERATION_OPEN if opens else OPERATION_PATH, mediator.cause, mediator.rule, EACCES,
+            notification.data.nr, thread_group_of(crew.table.tid), mediator.denied, strlen(mediator.denied)
+        )
+        return errno_action(EACCES)
+    return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)

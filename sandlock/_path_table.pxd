@@ -1,0 +1,43 @@
+# What a run's policy says of paths, as they were when it started: real paths, without links. Never changed.
+
+from libc.stdint cimport uint64_t
+
+from sandlock._paths cimport Place
+
+# What a grant is good for, and what a call wants of an object.
+cdef enum Want:
+    WANT_READ = 1
+    WANT_WRITE = 2           # or to make, to remove, or to change what is known of it
+    WANT_EXECUTE = 4
+    WANT_DEVICE = 8
+
+cdef struct PathPrefix:
+    const char *path         # no '/' at its end; "" is the root
+    size_t length
+    int access               # enum Want; of a grant
+    int rule                 # of what is denied: the policy's number for it
+
+cdef struct PathIdentity:
+    uint64_t device
+    uint64_t inode
+    int rule
+
+cdef struct PathTable:
+    int denied_count
+    PathPrefix *denied
+    int identity_count       # of denied files and trees, and of those files in denied trees that have other names
+    PathIdentity *identities
+    int grant_count
+    PathPrefix *grants
+    int narrow               # what is opened has to be covered by a grant here, too, not only by Landlock's
+    int hides                # so has what is looked at
+
+cdef int is_beneath(const char *path, const PathPrefix *prefix) noexcept nogil
+cdef int denied_by(const PathTable *table, const Place *place, const char *path) noexcept nogil
+cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil
+cdef int is_covered(const PathTable *table, const char *path, int wanted) noexcept nogil
+
+cdef class PathRules:
+    cdef PathTable c
+    cdef list _alive
+    cdef fill(self, PathPrefix *out, bytes path)

@@ -1,0 +1,10 @@
+class PathRules:
+    def __init__(
+        self,
+        *,
+        denied: list[tuple[bytes, int]],
+        identities: list[tuple[int, int, int]],
+        grants: list[tuple[bytes, int]],
+        narrow: bool,
+        hides: bool,
+    ) -> None: ...
