@@ -132,6 +132,7 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     memset(&name.place, 0, sizeof(name.place))
     name.place.descriptor = opened
     name.place.parent = -1
+    name.place.own_table = mediator.tree.own_table
     result = look_at_place(opened, &name.place)
     if result == 0 and not mediator.may_block and (name.place.on_procfs or not name.place.local):
         result = LATER
@@ -198,9 +199,12 @@ cdef long mediate(Mediator *mediator, const Notification *notification, int64_t 
     cdef long result
     mediator.met = 0
     mediator.paths = load_paths(&mediator.table.paths)
-    result = decode_call(notification, rule, &mediator.call)
+    result = get_to_know(mediator)
     if result == 0:
-        result = carry_out(mediator)
+        result = decode_call(notification, rule, &mediator.call)
+    if result < 0:
+        return result
+    result = carry_out(mediator)
     leave(&mediator.call.first.place)
     leave(&mediator.call.second.place)
     return result

@@ -89,7 +89,7 @@ cdef int blocked_main(void *argument) noexcept nogil:
     cdef long opened
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     store_int(&blocked.pid, <int>call0(SYS_gettid))      # its opener may be killed before it does
-    opened = reopen(blocked.pinned, blocked.flags, 0)
+    opened = reopen(0, blocked.pinned, blocked.flags, 0)
     if not swap_int_if(&blocked.end, END_OPEN, END_ANSWERED):
         return 0             # it is being killed, and the caller has its answer from who does that
     if opened < 0:

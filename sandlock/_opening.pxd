@@ -21,7 +21,7 @@ cdef int is_same(const OpenCall *call, const Place *place) noexcept nogil
 cdef int probe(const OpenCall *call, const Place *place) noexcept nogil
 cdef int may_wait_long(const Place *place, const OpenCall *call) noexcept nogil
 cdef int table_is_full(pid_t tid) noexcept nogil
-cdef long reopen(long pinned, uint64_t flags, uint64_t mode) noexcept nogil
+cdef long reopen(long own_table, long pinned, uint64_t flags, uint64_t mode) noexcept nogil
 cdef long open_judged(
     int listener, uint64_t id, pid_t tid, const OpenCall *call, const Place *place
 ) noexcept nogil

@@ -18,7 +18,7 @@ from sandlock._paths cimport (
     parent_of_place, protects,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, read_standing
-from sandlock._programs cimport format_own_descriptor
+from sandlock._programs cimport own_descriptor
 from sandlock._sockets cimport Caller, duplicate, forget_caller
 from sandlock._tasks cimport format_proc_path, parse_number, read_proc_file, stat_field
 
@@ -324,7 +324,7 @@ cdef int probe(const OpenCall *call, const Place *place) noexcept nogil:
     )
     if result < 0 or (kind_of(place) != S_IFREG and kind_of(place) != S_IFDIR):
         return result
-    opened = reopen(place.descriptor, flags | O_NONBLOCK, 0)
+    opened = reopen(place.own_table, place.descriptor, flags | O_NONBLOCK, 0)
     if opened >= 0:
         raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
     return 0 if opened >= 0 or opened == -EAGAIN else <int>opened      # -EAGAIN: a lease, which it would wait for
@@ -409,17 +409,16 @@ cdef int table_is_full(pid_t tid) noexcept nogil:
 
 # Opening -------------------------------------------------------------------------------------------------------------
 
-cdef long reopen(long pinned, uint64_t flags, uint64_t mode) noexcept nogil:
+cdef long reopen(long own_table, long pinned, uint64_t flags, uint64_t mode) noexcept nogil:
     """Opens a pinned object. Returns the descriptor or -errno."""
     cdef char path[64]
-    cdef long opened
+    cdef long opened, directory = own_descriptor(path, own_table, pinned)
     flags &= ~<uint64_t>(O_CREAT | O_NOFOLLOW)
     if not flags & O_TMPFILE_BIT:
         flags &= ~<uint64_t>O_EXCL
-    format_own_descriptor(path, pinned)
     while True:
         opened = raw_syscall(
-            SYS_openat, AT_FDCWD, <long>path, <long>(flags | O_CLOEXEC | O_NOCTTY), <long>mode, 0, 0
+            SYS_openat, directory, <long>path, <long>(flags | O_CLOEXEC | O_NOCTTY), <long>mode, 0, 0
         )
         if opened != -EINTR:
             return opened
@@ -473,13 +472,13 @@ cdef long open_judged(
     if not call.where.exists:
         return make(call, place) if place.descriptor < 0 else -EEXIST
     if kind_of(place) == S_IFCHR and place.major == TTYAUX and place.minor == TTY:
-        opened = reopen(place.descriptor, call.flags | O_NONBLOCK, call.mode)     # ours, if any: only to be refused it
+        opened = reopen(place.own_table, place.descriptor, call.flags | O_NONBLOCK, call.mode)     # ours, if any: only to be refused it
         if opened >= 0:
             raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         elif opened != -ENXIO:
             return opened
         return terminal_of(listener, id, tid)
-    return reopen(place.descriptor, call.flags, call.mode)
+    return reopen(place.own_table, place.descriptor, call.flags, call.mode)
 
 
 # Answering -----------------------------------------------------------------------------------------------------------

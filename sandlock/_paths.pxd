@@ -27,6 +27,7 @@ cdef struct Place:
     long descriptor          # the object (O_PATH); -1 where there is none
     long parent              # the directory (O_PATH) that it is in, or would be made in; -1 if that was not looked for
     char last[MAX_LAST]      # its name there
+    long own_table           # of the task whose descriptors these are, see _programs.own_descriptor
     int on_procfs
     int local                # on a file system that waits for nobody
     int nosymfollow

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
 from sandlock._linux cimport SYS_close, SYS_openat2, raw_syscall
 from sandlock._procfs cimport may_follow_magic
-from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path
+from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
 from sandlock._tasks cimport parse_number, put_number, read_proc_file
 
 cdef extern from "<errno.h>" nogil:
@@ -178,8 +178,13 @@ cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil:
 
 cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil:
     """The path without links, of what there is not yet that which it would have. Returns its length or -errno."""
-    cdef long length = real_path(place.descriptor if place.descriptor >= 0 else place.parent, into)
+    cdef long length = real_path_in(
+        place.own_table, place.descriptor if place.descriptor >= 0 else place.parent, into
+    )
     cdef long more
+    if length > 10 and place.descriptor >= 0 and place.links == 0 and strcmp(into + length - 10, b" (deleted)") == 0:
+        length -= 10         # the kernel's mark; the file is judged by where it was
+        into[length] = 0
     if length < 0 or place.descriptor >= 0:
         return length
     more = <long>strlen(place.last)
@@ -565,6 +570,7 @@ cdef int follow_path(
     cdef int result
     memset(place, 0, sizeof(place[0]))
     place.descriptor = place.parent = -1
+    place.own_table = origin.tree.own_table
     if path[0] == 0:
         return -ENOENT
     if path[0] == 47 and resolve & RESOLVE_BENEATH:

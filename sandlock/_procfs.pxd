@@ -24,6 +24,7 @@ cdef struct Tree:
     uint64_t root_device     # its root directory
     uint64_t root_inode
     uint64_t root_mount
+    long own_table           # see _programs.own_descriptor
 
 cdef int read_standing(pid_t tid, Standing *out) noexcept nogil
 cdef int know_tree(Tree *tree) noexcept nogil

@@ -10,7 +10,7 @@ from libc.string cimport memcmp, memset, strcmp, strlen
 from posix.types cimport pid_t
 
 from sandlock._linux cimport raw_syscall
-from sandlock._programs cimport MAX_PATH, real_path
+from sandlock._programs cimport MAX_PATH, open_own_table, real_path
 from sandlock._run cimport PathRule
 from sandlock._tasks cimport (
     format_proc_path, is_member, parse_digits, parse_number, read_proc_file, status_field, thread_group_of,
@@ -119,6 +119,7 @@ cdef int know_tree(Tree *tree) noexcept nogil:
     cdef int result = read_standing(0, &tree.own)
     if result < 0:
         return result
+    tree.own_table = open_own_table()
     return statx_root(b"/", &tree.root_device, &tree.root_inode, &tree.root_mount)
 
 

@@ -32,6 +32,9 @@ cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil
 cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil
 cdef int identify(long descriptor, FileIdentity *out) noexcept nogil
 cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil
+cdef long open_own_table() noexcept nogil
+cdef long own_descriptor(char *into, long own_table, long descriptor) noexcept nogil
+cdef long real_path_in(long own_table, long descriptor, char *into) noexcept nogil
 cdef long real_path(long descriptor, char *into) noexcept nogil
 cdef int identify_path(const char *path, FileIdentity *out) noexcept nogil
 cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept nogil

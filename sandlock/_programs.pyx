@@ -24,6 +24,7 @@ cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
     const int AT_SYMLINK_NOFOLLOW
     const int O_CLOEXEC
+    const int O_DIRECTORY
     const int O_NOCTTY
     const int O_NOFOLLOW
     const int O_NONBLOCK
@@ -213,16 +214,38 @@ cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil:
     return 21 + put_number(into + 21, descriptor)
 
 
-cdef long real_path(long descriptor, char *into) noexcept nogil:
+cdef long open_own_table() noexcept nogil:
+    """The directory in which the calling task's descriptors are: to look one up there takes 2 us less. Returns it, or
+    0 where that cannot be had."""
+    cdef long opened = raw_syscall(
+        SYS_openat, AT_FDCWD, <long><const char *>b"/proc/thread-self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0, 0
+    )
+    return opened if opened > 0 else 0
+
+
+cdef long own_descriptor(char *into, long own_table, long descriptor) noexcept nogil:
+    """Writes how a descriptor of ours is called in `own_table`, or, if that is 0, its path. Returns the directory."""
+    if own_table > 0:
+        put_number(into, descriptor)
+        return own_table
+    format_own_descriptor(into, descriptor)
+    return AT_FDCWD
+
+
+cdef long real_path_in(long own_table, long descriptor, char *into) noexcept nogil:
     """The path, without links, of what a descriptor of ours refers to, in MAX_PATH bytes. Returns its length or
     -errno."""
     cdef char link[64]
-    cdef long length
-    format_own_descriptor(link, descriptor)
-    length = raw_syscall(SYS_readlinkat, AT_FDCWD, <long>link, <long>into, MAX_PATH - 1, 0, 0)
+    cdef long directory = own_descriptor(link, own_table, descriptor)
+    cdef long length = raw_syscall(SYS_readlinkat, directory, <long>link, <long>into, MAX_PATH - 1, 0, 0)
     if length >= 0:
         into[length] = 0
     return length
+
+
+cdef long real_path(long descriptor, char *into) noexcept nogil:
+    """The same, once."""
+    return real_path_in(0, descriptor, into)
 
 
 cdef int may_write(const Ruleset *guest, const char *path) noexcept nogil:
