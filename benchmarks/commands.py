@@ -22,7 +22,7 @@ def system_readable() -> tuple[str, ...]:
 class Command:
     """A program and its grants. `number` says that its standard output ends in the number to record.
 
-    `options` are further keyword arguments of our Sandbox; other sides do not have them.
+    `options` are further keyword arguments of a Sandbox, ours or the original's.
     """
 
     argv: tuple[str, ...]

@@ -110,7 +110,7 @@ class Hosts:
 class Setting:
     """What is there to measure with.
 
-    `tree`: where `sandlock` is found if it is not installed; `before`: where an earlier one is.
+    `tree`: where `sandlock` is found if it is not installed; `before`: where an earlier one is. `rootfs`: a Debian.
     """
 
     python: str
@@ -121,16 +121,17 @@ class Setting:
     facts: dict[str, str]
     scale: float = 1.0
     before: str | None = None
+    rootfs: str | None = None
 
     @property
     def peers(self) -> tuple[str, ...]:
         return (*(("original",) if self.original else ()), *(("bwrap",) if self.bwrap else ()))
 
 
-def look_around(scratch: str, scale: float, before: str | None = None) -> Setting:
+def look_around(scratch: str, scale: float, before: str | None = None, rootfs: str | None = None) -> Setting:
     """Find the package (installed, or else in this tree) and the peers, and what versions they have.
 
-    `before` is a built checkout to compare with.
+    `before` is a built checkout to compare with, `rootfs` what tests/make_rootfs.sh has made.
     """
     facts: dict[str, str] = {}
     tree: str | None = None
@@ -168,6 +169,7 @@ def look_around(scratch: str, scale: float, before: str | None = None) -> Settin
         facts=facts,
         scale=scale,
         before=before,
+        rootfs=os.path.realpath(rootfs) if rootfs else None,
     )
 
 

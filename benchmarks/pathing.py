@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import workloads
-from commands import Command, system_readable
+from commands import SYSTEM, Command, system_readable
 from hosts import Hosts
 from measuring import interleave
 from rows import MILLISECONDS, Names, Number, Row, ratio_row
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hosts import Setting
-    from measuring import Effort
+    from measuring import Effort, Measure
 
     Compile = Callable[[Setting, str], str]
     Efforts = Callable[..., Effort]
@@ -44,8 +44,8 @@ class Configuration:
         return dataclasses.replace(command, options=dict(self.options))
 
 
-def configurations(scratch: str, place: str) -> list[Configuration]:
-    """The configurations to measure, with their files below `place`, in `scratch` (which can be written)."""
+def configurations(setting: Setting, place: str) -> list[Configuration]:
+    """The configurations to measure, with their files below `place` (which can be written)."""
     secret = os.path.join(place, "secret")
     with open(secret, "w") as file:
         file.write("secret\n")
@@ -58,15 +58,22 @@ def configurations(scratch: str, place: str) -> list[Configuration]:
         ),
         Configuration(
             name="chroot",
-            options=_chroot(scratch, place),
+            options=_chroot(setting, place),
             targets={"git": 2.0, "compileall": 1.2, "make": 1.4, "find": 3.0},
             proof="+/inside",
         ),
     ]
 
 
-def _chroot(scratch: str, place: str) -> dict[str, Any]:
-    """A root with nothing but mounts: every program of the host is found where it is, and `scratch` can be written."""
+def _chroot(setting: Setting, place: str) -> dict[str, Any]:
+    """The root of --rootfs, with its own programs; else one with nothing but mounts, and the host's programs.
+
+    `scratch` can be written in both, and the Python of the benchmarks is found in both.
+    """
+    scratch = setting.scratch
+    if setting.rootfs:
+        elsewhere = [path for path in system_readable() if path not in SYSTEM]
+        return {"chroot": setting.rootfs, "fs_mount": {scratch: scratch, **{path: f"{path}:ro" for path in elsewhere}}}
     root = os.path.join(place, "root")
     os.mkdir(root)
     with open(os.path.join(root, "inside"), "w") as file:
@@ -92,7 +99,7 @@ def _place(setting: Setting, name: str) -> str:
 def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[Row]:
     """One call again and again, against the least supervisor that makes it on behalf."""
     place = _place(setting, "paths")
-    found = configurations(setting.scratch, place)
+    found = configurations(dataclasses.replace(setting, rootfs=None), place)
     guest, supervisor = compiled(setting, "guest_paths"), compiled(setting, "path_supervisor")
     target, link = os.path.join(place, "target"), os.path.join(place, "link")
     with open(target, "w") as file:
@@ -115,9 +122,8 @@ def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[R
                 "bare again": hosts.run("bare", command),
             }
             for each in found:
-                checked = dataclasses.replace(command, argv=(*argv, each.proof))
-                sides[each.name] = hosts.run("sandlock", each.of(checked))
-            measured = interleave(sides, effort(setting, 60, 6 * len(sides)))
+                _add(sides, hosts, each, dataclasses.replace(command, argv=(*argv, each.proof)))
+            measured = interleave(sides, effort(setting, 120, 6 * len(sides)), every=_rare(sides))
         for side, text in (("continue", "continued"), ("behalf", "on behalf")):
             row = f"{name}, {text} by the minimal C supervisor"
             rows.append(ratio_row(row, measured, None, US, _names(side)))
@@ -129,13 +135,24 @@ def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[R
 
 
 def _names(ours: str, base: str = "bare") -> Names:
-    return Names(base=base, ours=ours, again=f"{base} again", original="", bwrap="")
+    return Names(base=base, ours=ours, again=f"{base} again", original=f"{ours} original", bwrap="")
+
+
+def _add(sides: dict[str, Measure], hosts: Hosts, each: Configuration, command: Command) -> None:
+    """A side of ours with this configuration, and one of the original if it is there."""
+    sides[each.name] = hosts.run("sandlock", each.of(command))
+    if hosts.original:
+        sides[f"{each.name} original"] = hosts.run("original", each.of(command))
+
+
+def _rare(sides: Mapping[str, Measure]) -> dict[str, int]:
+    return {side: 6 for side in sides if side.endswith(" original")}
 
 
 def programs(setting: Setting, effort: Efforts) -> list[Row]:
     """Programs that open much."""
     place = _place(setting, "path_programs")
-    found = configurations(setting.scratch, place)
+    found = configurations(setting, place)
     commands = {
         "git": ("git init, add, commit, status, log", workloads.git(place)),
         "compileall": ("python -m compileall, 160 modules", workloads.compile_all(place, setting.python)),
@@ -148,10 +165,11 @@ def programs(setting: Setting, effort: Efforts) -> list[Row]:
             sides = {
                 "bare": hosts.run("bare", command),
                 "sandlock": hosts.run("sandlock", command),
-                **{each.name: hosts.run("sandlock", each.of(command)) for each in found},
                 "bare again": hosts.run("bare", command),
             }
-            measured = interleave(sides, effort(setting, 60, 12 * len(sides)))
+            for each in found:
+                _add(sides, hosts, each, command)
+            measured = interleave(sides, effort(setting, 60, 12 * len(sides)), every=_rare(sides))
         rows.append(ratio_row(f"{name}, grants only", measured, None, MILLISECONDS, _names("sandlock")))
         rows += [
             ratio_row(f"{name}, {each.name}", measured, each.targets[key], MILLISECONDS, _names(each.name))

@@ -184,7 +184,16 @@ class Original:
             net_allow=[f"127.0.0.1:{port}" for port in command.ports],
             net_allow_bind=list(command.ports),
             **fields,
+            **self.options(command),
         )
+
+    def options(self, command: Command) -> dict[str, Any]:
+        """Those of ours that the original has too. It has its own way to say which mounts are read-only."""
+        options = dict(command.options or {})
+        mounts = options.pop("fs_mount", {})
+        options["fs_mount"] = {where: path for where, path in mounts.items() if not path.endswith(":ro")}
+        options["fs_mount_ro"] = {where: path[:-3] for where, path in mounts.items() if path.endswith(":ro")}
+        return options
 
     def run(self, command: Command) -> Outcome:
         def call() -> tuple[int, bytes, bytes]:
