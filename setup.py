@@ -34,6 +34,10 @@ MODULES = (
     "_paths",
     "_path_table",
     "_path_calls",
+    "_path_values",
+    "_users",
+    "_metadata_acts",
+    "_looking_acts",
     "_path_acts",
     "_mediate",
     "_path_lane",
@@ -53,6 +57,9 @@ MODULES = (
     "_program",
     "_native",
     "_memory",
+    "_machine",
+    "_view_table",
+    "_listing",
 )
 SANITIZE = os.environ.get("SANDLOCK_SANITIZE", "")
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]

@@ -90,6 +90,7 @@ TYPES = {
     "seconds": "seconds",
     "size": "size",
     "cpus": "list of CPUs",
+    "hostname": "name",
     "capabilities": "list of capabilities",
 }
 

@@ -49,10 +49,16 @@ _TERMINAL = (
 )
 # KD* and VT* of the consoles (linux/kd.h, linux/vt.h): keyboard maps, screen modes, switching away.
 _CONSOLES = (masked(1, 0xFFFF_FF00, 0x4B00), masked(1, 0xFFFF_FF00, 0x5600))
-_INODE = (
-    0x4008_6602,  # FS_IOC_SETFLAGS: chattr, also through a read-only descriptor
+_INODE_FLAGS = (  # also through a read-only descriptor; the supervisor's (fs-metadata), or nobody's
+    0x4008_6602,  # FS_IOC_SETFLAGS: chattr
     0x401C_5820,  # FS_IOC_FSSETXATTR
     0x4008_7602,  # FS_IOC_SETVERSION
+    0x4008_6604,  # EXT4_IOC_SETVERSION
+)
+_INODE = (
+    0x4004_6602,  # FS_IOC32_SETFLAGS, FS_IOC32_SETVERSION: some file systems take them from 64-bit programs
+    0x4004_7602,
+    0x4004_7211,  # FAT_IOCTL_SET_ATTRIBUTES
     0x4080_6685,  # FS_IOC_ENABLE_VERITY: makes a file read-only for ever, through a read-only descriptor
     0x800C_6613,  # FS_IOC_SET_ENCRYPTION_POLICY
 )
@@ -135,21 +141,21 @@ def _clone(count_forks: bool) -> Answer:
     return (refuse, ((any_bit(0, CLONE_THREAD),), ALLOW)), NOTIFY
 
 
-def _ioctl(granted: bool) -> Answer:
-    cases = [*_one_of(1, _TERMINAL + _INODE, EPERM)]
+def _ioctl(granted: bool, inode_flags: int) -> Answer:
+    cases = [*_one_of(1, _TERMINAL + _INODE, EPERM), *_one_of(1, _INODE_FLAGS, inode_flags)]
     cases += _one_of(1, _OWN_SOCKET + (_READ_INTERFACE if granted else ()) + _CLONES, ALLOW)
     cases += [((family,), EPERM) for family in (*_CONSOLES, *_INTERFACES, _BTRFS)]
     return tuple(cases), ALLOW
 
 
-def _prctl(listener: bool) -> Answer:
+def _prctl(judged: bool) -> Answer:
     forbidden: tuple[int, ...] = (
         28,  # PR_SET_SECUREBITS
         35,  # PR_SET_MM: argv, environ and exe of /proc/self would lie
         62,  # PR_SCHED_CORE: takes the pid of another task
         0x5961_6D61,  # PR_SET_PTRACER
     )
-    if listener:
+    if judged:
         forbidden += (4,)  # PR_SET_DUMPABLE: the supervisor could no longer read the caller
     return _one_of(0, forbidden, EPERM), ALLOW
 
@@ -211,8 +217,11 @@ def _setsockopt(network: Network) -> Answer:
     return tuple(cases), ALLOW
 
 
-def answers(network: Network, *, listener: bool, count_forks: bool, signal_scope: bool) -> dict[str, Answer]:
-    """What each syscall that is decided by its arguments answers, by name."""
+def answers(
+    network: Network, *, judged: bool, count_forks: bool, signal_scope: bool, inode_flags: int = EPERM
+) -> dict[str, Answer]:
+    """What each syscall that is decided by its arguments answers, by name. `judged`: calls are judged by what lies in
+    their caller's memory, which therefore must not be shut. `inode_flags`: the action where they would be set."""
     own_task = _allow_only((is_(0, 0),))
     table: dict[str, Answer] = dict.fromkeys(
         (
@@ -226,9 +235,9 @@ def answers(network: Network, *, listener: bool, count_forks: bool, signal_scope
         "unshare": _allow_only((only_bits(0, NO_NAMESPACE),)),
         "setpriority": _allow_only((is_(0, 0), is_(1, 0))),  # PRIO_PROCESS, the caller
         "ioprio_set": _allow_only((is_(0, 1), is_(1, 0))),  # IOPRIO_WHO_PROCESS, the caller
-        "prctl": _prctl(listener),
+        "prctl": _prctl(judged),
         "personality": _allow_only((is_(0, 0xFFFF_FFFF),), (is_(0, 0),)),  # ask, and the ordinary one
-        "ioctl": _ioctl(network.connect or network.bind),
+        "ioctl": _ioctl(network.connect or network.bind, inode_flags),
         "fcntl": (_one_of(1, _LEASES, EPERM), ALLOW),
         "kill": ALLOW if signal_scope else (_one_of(0, (EVERYBODY,), EPERM), ALLOW),
         "seccomp": ((((any_bit(1, 1 << 3),), EPERM),), ALLOW),  # SECCOMP_FILTER_FLAG_NEW_LISTENER

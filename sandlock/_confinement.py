@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from . import _program
+from . import _program, _view_rules
 from ._command import prepare
 from ._execution import Execution
 from ._host import probe
@@ -65,6 +65,11 @@ class Confinement:
         self.grants = expansion.grants
         if self.plan.vets:
             refuse_memory(self.grants)
+        self._views = None
+        if _view_rules.has_views(policy):
+            from ._view_files import Viewing
+
+            self._views = Viewing(policy, self.plan.hostname)
         self._owner = os.getpid()
 
     def record(self) -> None:
@@ -115,10 +120,13 @@ class Confinement:
 
         The launch confines itself on another CPU while we prepare what it will execute. Raises SandlockError.
         """
+        views = None
         try:
             if not self.is_ours:
                 raise SandlockError("this sandbox belongs to the process that made it; after os.fork() make a new one")
             limit = self.policy.timeout if timeout is None else _seconds(timeout)
+            if self._views is not None:
+                views = self._views.open(() if resolver is None else resolver.lookups.found_first)
             execution = Execution(
                 self._program,
                 self.policy,
@@ -133,9 +141,12 @@ class Confinement:
                 handlers=self.handlers,
                 call_id=read_call_id(call_id),
                 recorder=None if recording is None else recording.recorder(),
+                views=views,
             )
         except BaseException:
             stdio.close()
+            if views is not None:
+                views.close()
             raise
         try:
             if streams is not None:

@@ -22,6 +22,7 @@ from sandlock._forks cimport vet_fork
 from sandlock._handlers cimport handle
 from sandlock._journal cimport LANE, enlist
 from sandlock._launch cimport clone_warden, send_failure
+from sandlock._machine cimport tell_names, tell_resources
 from sandlock._linux cimport (
     AddDescriptor, Notification, NotificationSizes, POLLHUP, POLLIN, PollDescriptor, Response, SECCOMP_GET_NOTIF_SIZES,
     SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
@@ -30,12 +31,13 @@ from sandlock._linux cimport (
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
-from sandlock._path_lane cimport start_mediating, vet_path
+from sandlock._path_lane cimport vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC,
-    RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
+    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH, RULE_TELL_NAMES,
+    RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule,
+    Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
 from sandlock._socket_calls cimport HELD, vet_socket
@@ -119,6 +121,28 @@ cdef inline Action continue_unsafely() noexcept nogil:
     return Action(kind=ACTION_CONTINUE, value=0)
 
 
+cdef Action look_or_tell(Lane *lane, const Rule *rule, const Notification *notification) noexcept nogil:
+    """The rules that decide nothing."""
+    cdef int error
+    if rule.kind == RULE_ADD_RESTART:
+        add_restart(lane.run, notification)
+        return continue_unsafely()    # changed for the caller's own good
+    if rule.kind == RULE_OBSERVE_EXEC:
+        observe_exec(lane.observer, notification)
+        return continue_unsafely()    # observed
+    if rule.kind == RULE_OBSERVE_START:
+        observe_start(lane.observer, notification)
+        return continue_unsafely()    # observed
+    if rule.kind == RULE_CONTINUE:
+        return continue_unsafely()    # the rule is about the number alone
+    if rule.kind == RULE_TELL_NAMES or rule.kind == RULE_TELL_RESOURCES:
+        error = tell_names(lane.run, notification) if rule.kind == RULE_TELL_NAMES else tell_resources(
+            lane.run, notification
+        )
+        return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)
+    return errno_action(EPERM)
+
+
 cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogil:
     """What to do with a notification: the rule of its number, found in the plan's table."""
     cdef const Rule *rule
@@ -141,9 +165,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         if error == 0:
             error = vet_fork(&lane.crew, notification)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
-    if rule.kind == RULE_ADD_RESTART:
-        add_restart(lane.run, notification)
-        return continue_unsafely()    # changed for the caller's own good, not decided
     if rule.kind == RULE_LISTEN:
         error = listen_on_behalf(lane.run, &lane.crew.caller, notification)
         return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)
@@ -163,14 +184,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if rule.kind == RULE_VET_OPEN or rule.kind == RULE_VET_WRITE:
         error = vet_open(&lane.crew, notification, ASK_ALL if rule.kind == RULE_VET_OPEN else ASK_WRITES)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
-    if rule.kind == RULE_OBSERVE_EXEC:
-        observe_exec(lane.observer, notification)
-        return continue_unsafely()    # observed, not decided
-    if rule.kind == RULE_OBSERVE_START:
-        observe_start(lane.observer, notification)
-        return continue_unsafely()    # observed, not decided
-    if rule.kind == RULE_CONTINUE:
-        return continue_unsafely()    # the rule is about the number alone
     if rule.kind == RULE_INJECT:
         return Action(kind=ACTION_INJECT, value=rule.value)
     if rule.kind == RULE_HOLD:
@@ -179,7 +192,7 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
         return Action(kind=ACTION_KILL_TASK, value=0)
     if rule.kind == RULE_KILL_TREE:
         return Action(kind=ACTION_KILL_TREE, value=0)
-    return errno_action(EPERM)
+    return look_or_tell(lane, rule, notification)
 
 
 # Respond -----------------------------------------------------------------------------------------------------------
@@ -302,8 +315,6 @@ cdef void *lane_main(void *argument) noexcept nogil:
             lane.observer = open_observer(run)
         if lane.table != NULL and lane.table.journal != NULL:
             enlist(lane.table.journal, LANE, NULL)
-        if run.program.mediates and start_mediating(&lane.crew) < 0:
-            kill_tree(lane)
         if run.program.vets_exec:
             start_worker(&lane.crew)
         supervise(lane)

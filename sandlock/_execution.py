@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._recording import Recorder
     from ._resolver import Resolver
     from ._stdio import Stdio
+    from ._view_files import ViewFiles
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
@@ -61,8 +62,10 @@ FIXES = {
         "EXDEV": "it leads out of a directory that the sandbox may write; grant its target",
     },
     "install the seccomp filter": {
-        "EBUSY": "a supervised run cannot hold another one; drop max_processes, record_execs and port grants of one",
-        "EPERM": "a supervised run cannot hold another one; drop max_processes, record_execs and port grants of one",
+        "EBUSY": "a sandbox cannot hold a supervised run; drop max_processes, record_execs and port grants, and give it "
+        "disable=['fs-metadata']",
+        "EPERM": "a sandbox cannot hold a supervised run; drop max_processes, record_execs and port grants, and give it "
+        "disable=['fs-metadata']",
     },
     "enter the Landlock domain": {"E2BIG": "16 Landlock domains are nested already (landlock(7))"},
     "map the user and group": {"EPERM": "user namespaces are forbidden here; drop uid and gid"},
@@ -105,11 +108,13 @@ class Execution:
         handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
         recorder: Recorder | None = None,
+        views: ViewFiles | None = None,
     ) -> None:
         self.policy = policy
         self.run_id = os.urandom(6).hex()
         self.call_id = call_id
         self.recorder = recorder
+        self._views = views
         self.duration = 0.0
         """Seconds; 0 until the end."""
         self.command: Command
@@ -157,6 +162,8 @@ class Execution:
             self.run.keep_journal(self.recorder.is_patient, self.recorder.is_patient)
         if resolver is not None:
             resolver.attach(self.run)
+        if self._views is not None:
+            self._views.attach(self.run)
 
     def provide(self, command: Command) -> None:
         """Lets the launch go on: what to execute, on the descriptors of `stdio`."""
@@ -177,6 +184,7 @@ class Execution:
             self.run.kill()
             self.run.close()
             self.stdio.close()
+            self._close_views()
 
     @property
     def control_fd(self) -> int:
@@ -404,7 +412,12 @@ class Execution:
                 self.run.abandon()
             else:
                 self.run.close()
+            self._close_views()
             self.duration = self.duration or monotonic() - self.started
+
+    def _close_views(self) -> None:
+        if self._views is not None:
+            self._views.close()
 
     def close_record(self) -> None:
         """After `finish`: waits until the run's record is written, where there is one; a few seconds at most."""

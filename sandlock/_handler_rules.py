@@ -52,6 +52,8 @@ INSTEAD = {
     "policy_fn",
     "vet_open": "ask_opens has the supervisor make this call itself; decide about it in policy_fn",
     "vet_write": "ask_opens has the supervisor make this call itself; decide about it in policy_fn",
+    "path": "the supervisor makes this call itself, inside the grants; disable=['fs-metadata'] leaves it to a handler, "
+    "without fs_denied",
     "listen": "net_allow_bind has the supervisor make it; decide about it there, or with policy_fn",
     "observe_start": "record_execs looks at it; drop one of the two",
     "add_restart": "max_processes or ask_forks need it; drop one of the two",

@@ -105,6 +105,8 @@ def probe() -> Host:
     notif = lib.seccomp_action_available(lib.SECCOMP_RET_USER_NOTIF) == 0
     sizes = ffi.new("uint16_t[3]")
     notif = notif and lib.seccomp_notif_sizes(sizes) == 0
+    # Inside a sandbox of ours the flag is refused.
+    notif = notif and lib.seccomp_flags_known(lib.SECCOMP_FILTER_FLAG_NEW_LISTENER) == 1
     killable = lib.SECCOMP_FILTER_FLAG_NEW_LISTENER | lib.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     return Host(
         arch=ARCHITECTURES[lib.SANDLOCK_AUDIT_ARCH],

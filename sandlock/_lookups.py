@@ -63,6 +63,7 @@ class Lookups:
         self.without_address: set[str] = set()
         """Names of the policy, without wildcards, that have led nowhere so far."""
         self.dropped_denials = 0
+        self._hosts = plan.hosts
         self._run: _native.Run | None = None
         self._waiting: list[tuple[int, bytes]] = []
         self._names: dict[bytes, str] = {}
@@ -96,6 +97,19 @@ class Lookups:
             self._waiting.append((number, address))
             return True
         return self._run.pin(number, address)
+
+    @property
+    def found_first(self) -> list[tuple[str, list[str]]]:
+        """The names of the policy, without wildcards, with the addresses that they led to. Before `attach`."""
+        from _socket import AF_INET, AF_INET6, inet_ntop
+
+        found: dict[str, list[str]] = {}
+        for number, address in self._waiting:
+            name = self._hosts[number - 1]
+            if not name.startswith("*."):
+                text = inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+                found.setdefault(name, []).append(text)
+        return list(found.items())
 
     def remember(self, name: str, addresses: Iterable[bytes]) -> None:
         """The tree has looked this up."""

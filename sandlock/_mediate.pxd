@@ -6,6 +6,7 @@ from sandlock._path_calls cimport PathCall
 from sandlock._path_table cimport PathTable
 from sandlock._procfs cimport Standing, Tree
 from sandlock._slots cimport Table
+from sandlock._sockets cimport Caller
 from sandlock._tasks cimport Ledger
 
 cdef enum:
@@ -27,7 +28,9 @@ cdef struct Mediator:
     int cause                # of a denial: enum Cause
     int rule
     const char *denied       # what was denied
+    Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
+    Caller lister            # who listed a directory last
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil
 cdef int get_to_know(Mediator *mediator) noexcept nogil

@@ -9,27 +9,35 @@ value, an errno or a descriptor. What cannot be told is a denial.
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset, strncmp
+from posix.types cimport pid_t
 
 from sandlock._linux cimport (
     Notification, SECCOMP_IOCTL_NOTIF_ID_VALID, SYS_fcntl, SYS_ioctl, SYS_umask, raw_syscall,
 )
+from sandlock._listing cimport list_directory
 from sandlock._opening cimport (
     access_of, check_flags, check_place, find, give_at_once, open_judged, read_call, remember_place, table_is_full,
     waits_for_nobody,
 )
-from sandlock._path_acts cimport act_on, changes, meets_umask
+from sandlock._metadata_acts cimport may_read
+from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, Name, PathCall, decode_call, is_metadata, read_name,
+    ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_WATCH,
+    Name, PathCall, decode_call, is_metadata, read_name, takes_no_path,
 )
-from sandlock._path_table cimport WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
+from sandlock._path_values cimport forget_details, read_details
+from sandlock._path_table cimport WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
 from sandlock._paths cimport (
     ACCESS_WRITE, FOLLOW_CACHED, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
 from sandlock._programs cimport open_descriptor_of
 from sandlock._slots cimport CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
-from sandlock._tasks cimport thread_group_of
+from sandlock._tasks cimport (
+    format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
+)
+from sandlock._view_table cimport is_there, is_view, show_view
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -45,8 +53,10 @@ cdef extern from * nogil:
     """
     #include <fcntl.h>
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
+    #define SANDLOCK_O_PATH 010000000
     """
     const int AT_FDCWD
+    const uint64_t O_PATH "SANDLOCK_O_PATH"
     const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
     const int F_SETFL
     const int O_CREAT
@@ -54,6 +64,9 @@ cdef extern from * nogil:
     const int O_NONBLOCK
     const int O_DIRECTORY
     const int O_TMPFILE
+
+cdef enum:
+    FDINFO_ROOM = 4096
 
 
 # Who calls -----------------------------------------------------------------------------------------------------------
@@ -98,6 +111,22 @@ cdef int deny(Mediator *mediator, int cause, int rule, const char *what) noexcep
     return DENIED
 
 
+cdef int has_no_name(const Name *name) noexcept nogil:
+    """Whether it is in no directory: a pipe, a socket, a memfd."""
+    return name.path[0] != 47 or (
+        name.itself and name.place.links == 0 and strncmp(name.path, b"/memfd:", 7) == 0
+    )
+
+
+cdef int may_change(const Mediator *mediator, const Name *name) noexcept nogil:
+    """Whether grants allow what Landlock has no right for; to watch needs no more than to read."""
+    if mediator.call.act != ACT_WATCH:
+        return has_no_name(name) or is_covered(mediator.paths, name.path, WANT_WRITE)
+    if is_covered(mediator.paths, name.path, WANT_READ):
+        return 1
+    return not mediator.paths.narrow and may_read(&name.place)
+
+
 cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     """Whether the policy lets this be done to where the name leads. Returns 0, DENIED or -errno."""
     cdef const PathTable *paths = mediator.paths
@@ -107,24 +136,55 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     if length < 0:
         return <int>length
     name.path[length] = 0
+    if not is_there(mediator.table.views, &mediator.tree, name.path):
+        return -ENOENT
     rule = denied_by(paths, &name.place, name.path)
     if rule < 0 and call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY):
         rule = holds_denied(paths, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
-    if is_metadata(call.act) and name.path[0] == 47 and not is_covered(paths, name.path, WANT_WRITE):
+    if is_metadata(call.act) and not may_change(mediator, name):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
+    if call.act == ACT_WATCH:
+        return 0                 # it tells of changes to the real file, and not what it holds
+    if call.act >= ACT_LOOK:
+        return show_view(mediator.table.views, &name.place, name.path, 0)
+    if is_view(mediator.table.views, &name.place, name.path):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     return 0
 
 
 # Following -----------------------------------------------------------------------------------------------------------
 
+cdef int is_only_path(pid_t tid, int descriptor) noexcept nogil:
+    """Whether a descriptor of the caller was opened with O_PATH, and so is good for nothing else."""
+    cdef char status[FDINFO_ROOM]
+    cdef char name[32]
+    cdef char path[64]
+    cdef const char *flags
+    cdef long length
+    memcpy(name, <const char *>b"fdinfo/", 7)
+    put_number(name + 7, descriptor)
+    format_proc_path(path, tid, name)
+    length = read_proc_file(path, status, FDINFO_ROOM)
+    flags = status_field(status, length, b"\nflags:\t") if length > 0 else NULL
+    return flags == NULL or parse_digits(flags, 8) & O_PATH != 0
+
+
 cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     """What the caller's descriptor refers to. Returns 0 or -errno."""
-    cdef long opened = open_descriptor_of(mediator.call.tid, name.directory)
+    cdef PathCall *call = &mediator.call
+    cdef long opened
     cdef int result
+    if call.by_descriptor and name.directory == AT_FDCWD:
+        return -EBADF
+    if call.by_descriptor and call.act == ACT_SET_FLAGS:
+        opened = call.details.descriptor
+        call.details.descriptor = -1
+    else:
+        opened = open_descriptor_of(call.tid, name.directory)
     if opened == -ENOENT and name.directory != AT_FDCWD:
         return -EBADF
     if opened < 0:
@@ -133,6 +193,9 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     name.place.descriptor = opened
     name.place.parent = -1
     name.place.own_table = mediator.tree.own_table
+    if call.by_descriptor or (takes_no_path(call.act) and name.directory != AT_FDCWD):
+        if is_only_path(call.tid, name.directory):
+            return -EBADF
     result = look_at_place(opened, &name.place)
     if result == 0 and not mediator.may_block and (name.place.on_procfs or not name.place.local):
         result = LATER
@@ -142,11 +205,13 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
 cdef int follow_name(Mediator *mediator, Name *name) noexcept nogil:
     """Returns 0, LATER or -errno."""
     cdef Origin origin
-    cdef int result
+    cdef int result, act = mediator.call.act
     if not name.present:
         return 0
     if name.length == 0 and not name.itself:
-        if not mediator.call.flags & AT_EMPTY_PATH or mediator.call.act == ACT_RENAME or name == &mediator.call.second:
+        if name == &mediator.call.second or act == ACT_RENAME:
+            return -ENOENT
+        if not mediator.call.flags & AT_EMPTY_PATH and act != ACT_READ_LINK:
             return -ENOENT
         name.itself = 1
     if name.itself:
@@ -167,31 +232,54 @@ cdef int follow_name(Mediator *mediator, Name *name) noexcept nogil:
 
 # All but opens -------------------------------------------------------------------------------------------------------
 
-cdef long carry_out(Mediator *mediator) noexcept nogil:
-    """What is decoded. Returns the call's value, -errno, LATER or DENIED."""
+cdef int find_and_judge(Mediator *mediator) noexcept nogil:
+    """Returns 0, LATER, DENIED or -errno."""
     cdef PathCall *call = &mediator.call
-    cdef int result = read_name(call.tid, &call.first)
-    if result == 0:
-        result = read_name(call.tid, &call.second)
-    if result == -EPERM:         # its memory is shut to us: another user, or not dumpable
-        return deny(mediator, CAUSE_UNREADABLE, -1, b"")
-    if result == 0 and (mediator.may_block or not mediator.uniform):
-        result = meet_caller(mediator)
-    if result == 0:
-        result = follow_name(mediator, &call.first)
+    cdef int result = follow_name(mediator, &call.first)
     if result == 0:
         result = follow_name(mediator, &call.second)
     if result == 0 and call.first.present:
         result = judge_name(mediator, &call.first)
     if result == 0 and call.second.present:
         result = judge_name(mediator, &call.second)
+    return result
+
+
+cdef int read_all(Mediator *mediator) noexcept nogil:
+    """What the call says, out of the caller's memory. Returns 0, DENIED or -errno."""
+    cdef PathCall *call = &mediator.call
+    cdef int result = read_details(call, &mediator.holder, mediator.table.run.listener)
+    if result == -EPERM and call.act == ACT_MAKE_NODE:
+        return result
+    if result == 0 and not call.details.nothing_to_do:
+        result = read_name(call.tid, &call.first)
+        if result == 0:
+            result = read_name(call.tid, &call.second)
+    if result == -EPERM:         # its memory is shut to us: another user, or not dumpable
+        result = deny(mediator, CAUSE_UNREADABLE, -1, b"")
+    return result
+
+
+cdef long carry_out(Mediator *mediator) noexcept nogil:
+    """What is decoded. Returns the call's value, -errno, LATER or DENIED."""
+    cdef PathCall *call = &mediator.call
+    cdef int result
+    if waits(call) and not mediator.may_block:
+        return LATER
+    result = read_all(mediator)
+    if result < 0 or call.details.nothing_to_do:
+        return result
+    if mediator.may_block or not mediator.uniform:
+        result = meet_caller(mediator)
+    if result == 0:
+        result = find_and_judge(mediator)
     if result == 0 and meets_umask(call):
         result = meet_caller(mediator)
         if result == 0:
             raw_syscall(SYS_umask, mediator.caller.umask, 0, 0, 0, 0, 0)
-    if result == 0 and changes(call) and not still_waits(mediator):
+    if result == 0 and not still_waits(mediator):
         result = -ESRCH
-    return act_on(call, mediator.table.run.listener) if result == 0 else result
+    return act_on(call, mediator.table.run) if result == 0 else result
 
 
 cdef long mediate(Mediator *mediator, const Notification *notification, int64_t rule) noexcept nogil:
@@ -199,12 +287,17 @@ cdef long mediate(Mediator *mediator, const Notification *notification, int64_t 
     cdef long result
     mediator.met = 0
     mediator.paths = load_paths(&mediator.table.paths)
+    mediator.call.details.descriptor = -1
     result = get_to_know(mediator)
+    if result == 0 and rule & 0xFF == ACT_LIST_DIRECTORY:
+        mediator.call.first.text[0] = mediator.call.first.length = 0     # it names nothing
+        return list_directory(mediator, notification)
     if result == 0:
         result = decode_call(notification, rule, &mediator.call)
     if result < 0:
         return result
     result = carry_out(mediator)
+    forget_details(&mediator.call)
     leave(&mediator.call.first.place)
     leave(&mediator.call.second.place)
     return result
@@ -217,7 +310,9 @@ cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexce
     cdef PathCall *at = &mediator.call
     cdef uint64_t flags = call.flags
     cdef long opened
-    cdef int result
+    cdef int result = show_view(mediator.table.views, place, at.first.path, 1)
+    if result < 0:
+        return result
     if call.access & ACCESS_WRITE and table_is_full(at.tid):
         return -EMFILE           # before anything is made, or cut off
     if not call.where.exists:
@@ -253,9 +348,13 @@ cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept 
     if length < 0:
         return LATER
     name.path[length] = 0
+    if not is_there(mediator.table.views, &mediator.tree, name.path):
+        return -ENOENT
     rule = denied_by(mediator.paths, place, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
+    if access_of(call) & ACCESS_WRITE and is_view(mediator.table.views, place, name.path):
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     result = remember_place(call, place)
     if result < 0:
         return LATER
@@ -280,7 +379,7 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
         return LATER
     result = check_flags(notification.data.nr, &call)
     name.present = 1
-    name.itself = 0
+    name.itself = name.following = 0
     if result == 0:
         result = read_name(mediator.call.tid, name)
     if result == 0:

@@ -16,7 +16,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy, memset, strerror
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_process_vm_readv, raw_syscall
+from sandlock._linux cimport SYS_process_vm_readv, SYS_process_vm_writev, raw_syscall
 
 cdef extern from "<errno.h>" nogil:
     const int E2BIG
@@ -109,6 +109,24 @@ cdef long read_memory(pid_t tid, uint64_t address, void *into, size_t length) no
     if result >= 0 and <size_t>result != length:
         return -EFAULT
     return result
+
+
+cdef int write_memory(pid_t tid, uint64_t address, const void *from_, size_t length) noexcept nogil:
+    """Writes the memory of a task that waits for an answer. Returns 0, or -EFAULT if any byte of it cannot be written,
+    of which others may be; or another errno of process_vm_writev(2)."""
+    cdef Range local, remote
+    cdef long result
+    if length == 0:
+        return 0
+    if length > MAX_ADDRESS - address:
+        return -EFAULT
+    local.address = <uint64_t>from_
+    remote.address = address
+    local.length = remote.length = length
+    result = raw_syscall(SYS_process_vm_writev, tid, <long>&local, 1, <long>&remote, 1, 0)
+    if result >= 0 and <size_t>result != length:
+        return -EFAULT
+    return 0 if result >= 0 else <int>result
 
 
 # Strings ----------------------------------------------------------------------------------------------------

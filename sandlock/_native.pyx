@@ -34,6 +34,7 @@ from sandlock._questions cimport (
 )
 from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_paths, store_rules
 from sandlock._tasks cimport list_chain
+from sandlock._view_table cimport ViewSet
 
 from os import getresgid, getresuid
 
@@ -274,6 +275,15 @@ cdef class Run:
             raise RuntimeError("this run carries out no path calls")
         self._alive.append(rules)      # a call that is being decided may still look at the last ones
         store_paths(&self.lane.table.paths, &rules.c)
+
+    def set_views(self, ViewSet views, unsigned long long memory, unsigned long long available) -> None:
+        """Files show these instead of what they hold, and sysinfo(2) so many bytes. Before the run starts."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("this run carries out no path calls, or has started")
+        self.c.memory_total = memory
+        self.c.memory_free = available
+        self._alive.append(views)
+        self.lane.table.views = &views.c
 
     def set_max_processes(self, int limit) -> None:
         """From now on a fork fails where so many processes live. Only for a run that counts them."""

@@ -40,7 +40,8 @@ from sandlock._slots cimport (
     load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if,
     with_state,
 )
-from sandlock._tasks cimport caught_signals, keep_two
+from sandlock._tasks cimport caught_signals
+from sandlock._view_table cimport is_there, is_view, keep_with_views, show_view
 from sandlock._wakeups cimport wake_openers
 
 cdef extern from "<errno.h>" nogil:
@@ -49,6 +50,7 @@ cdef extern from "<errno.h>" nogil:
     const int EEXIST
     const int EINTR
     const int EMFILE
+    const int ENOENT
 
 cdef extern from "<fcntl.h>" nogil:
     const int O_EXCL
@@ -213,11 +215,16 @@ cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) 
     cdef Table *table = opener.table
     cdef OpenCall *call = &slot.opened
     cdef long opened
+    cdef int result
     if slot.cause != CAUSE_NONE and not permit_slot(table, slot):
         refuse(table, slot, CAUSE_AUDIT, EACCES)
         return
     if call.access & ACCESS_WRITE and table_is_full(slot.tid):
         end_open(table, slot, -EMFILE)       # before anything is made, or cut off
+        return
+    result = show_view(table.views, place, exe_of(slot), 1)
+    if result < 0:
+        end_open(table, slot, result)
         return
     if call.where.exists and may_wait_long(place, call):
         if start_blocked(opener, slot, place) < 0:
@@ -297,12 +304,18 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
         finish(opener.table, slot)
         return
     call.where.exists = place.descriptor >= 0
+    if not is_there(opener.table.views, &opener.tree, slot.data + slot.path_length):
+        end_open(opener.table, slot, -ENOENT)
+        return
     if may_be_given(opener, slot, place, slot.data + slot.path_length) < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
     slot.rule = denied_by(load_paths(&opener.table.paths), place, slot.data + slot.path_length)
     if slot.rule >= 0:
         refuse(opener.table, slot, CAUSE_RULE, EACCES)
+        return
+    if access_of(call) & ACCESS_WRITE and is_view(opener.table.views, place, slot.data + slot.path_length):
+        refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
     decide_open(opener, slot, caller, place)
 
@@ -428,6 +441,7 @@ cdef int opener_main(void *argument) noexcept nogil:
     cdef Table *table = opener.table
     cdef Duration limit = duration_of(LOOK_MS)
     cdef Slot *slot
+    cdef int keep[2]
     cdef int seen, i
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-open", 0)
@@ -438,7 +452,9 @@ cdef int opener_main(void *argument) noexcept nogil:
     opener.mediator.may_block = 1
     opener.tree.run = table.run
     opener.tree.ledger = opener.ledger
-    if keep_two(table.run.listener, table.wake_fd) < 0 or know_tree(&opener.tree) < 0:
+    keep[0] = table.run.listener
+    keep[1] = table.wake_fd
+    if keep_with_views(table.views, keep, 2) < 0 or know_tree(&opener.tree) < 0:
         return 1
     while not load_int(&table.closing):
         seen = load_int(&table.open_work)

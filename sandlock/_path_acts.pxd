@@ -1,5 +1,6 @@
-from sandlock._path_calls cimport PathCall
+from sandlock._path_calls cimport Name, PathCall
+from sandlock._run cimport Run
 
-cdef int changes(const PathCall *call) noexcept nogil
 cdef int meets_umask(const PathCall *call) noexcept nogil
-cdef long act_on(PathCall *call, int listener) noexcept nogil
+cdef int waits(const PathCall *call) noexcept nogil
+cdef long act_on(PathCall *call, const Run *run) noexcept nogil

@@ -25,7 +25,9 @@ MAX_ENTRIES = 10_000
 """So many entries of a denied tree are looked at for files that have other names elsewhere."""
 
 
-def path_rules(denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool = False, hides: bool = False) -> PathRules:
+def path_rules(
+    denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool = False, hides: bool = False
+) -> PathRules:
     """What the supervisor judges path calls by."""
     paths: dict[bytes, int] = {}
     identities: dict[tuple[int, int], int] = {}
@@ -39,7 +41,12 @@ def path_rules(denied: Iterable[str], grants: Iterable[Grant], *, narrow: bool =
     return PathRules(
         denied=list(paths.items()),
         identities=[(device, inode, number) for (device, inode), number in identities.items()],
-        grants=[(os.path.realpath(fsencode(grant.path)), ACCESS[grant.kind]) for grant in grants],
+        # What may be read, and executed, is for Landlock to say, but where less is granted than it was told.
+        grants=[
+            (os.path.realpath(fsencode(grant.path)), ACCESS[grant.kind])
+            for grant in grants
+            if narrow or hides or grant.kind == "write"
+        ],
         narrow=narrow,
         hides=hides,
     )

@@ -3,7 +3,7 @@ somebody may wait (_openers).
 """
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
 from posix.types cimport pid_t
 
@@ -15,7 +15,8 @@ from sandlock._opens cimport queue_path, vet_open
 from sandlock._path_calls cimport ACT_OPEN
 from sandlock._paths cimport ASK_NOTHING
 from sandlock._slots cimport note_path
-from sandlock._tasks cimport keep_few, now_ns, thread_group_of
+from sandlock._tasks cimport now_ns, thread_group_of
+from sandlock._view_table cimport keep_with_views
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -33,24 +34,28 @@ cdef extern from * nogil:
 cdef int start_mediating(Crew *crew) noexcept nogil:
     """Gives the fast lane a descriptor table and a umask of its own: to close a file in the host's table would drop the
     locks that the host has on it (fcntl(2)). Returns 0 or -errno."""
+    cdef Mediator *mediator
     cdef int keep[4]
     cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
     if result < 0:
         return <int>result
-    crew.mediator = <Mediator *>calloc(1, sizeof(Mediator))
-    if crew.mediator == NULL:
+    mediator = <Mediator *>calloc(1, sizeof(Mediator))
+    if mediator == NULL:
         return -ENOMEM
-    crew.mediator.table = crew.table
-    crew.mediator.ledger = crew.ledger
-    crew.mediator.uniform = crew.table.run.program.keep_capabilities == 0 and crew.table.run.one_user
+    mediator.table = crew.table
+    mediator.ledger = crew.ledger
+    mediator.uniform = crew.table.run.program.keep_capabilities == 0 and crew.table.run.one_user
     keep[0] = crew.table.run.listener
     keep[1] = crew.table.wake_fd
     keep[2] = crew.table.poller_fd
     keep[3] = crew.table.run.control_host
-    result = keep_few(keep, 4)
-    if result == 0:
-        crew.table.run.host_listener = crew.table.run.listener
-    return <int>result
+    result = keep_with_views(crew.table.views, keep, 4)
+    if result < 0:
+        free(mediator)
+        return <int>result
+    crew.table.run.host_listener = crew.table.run.listener
+    crew.mediator = mediator
+    return 0
 
 
 cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule) noexcept nogil:
@@ -58,8 +63,10 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
     cdef Mediator *mediator = crew.mediator
     cdef int opens = rule & 0xFF == ACT_OPEN
     cdef long result
-    if mediator == NULL:
-        return errno_action(EACCES)
+    if mediator == NULL:     # many runs make no such call, and none has to pay for it before the first
+        if start_mediating(crew) < 0:
+            return errno_action(EACCES)
+        mediator = crew.mediator
     crew.table.since_ns = now_ns()
     crew.table.tid = <pid_t>notification.pid
     result = open_quickly(mediator, notification) if opens else mediate(mediator, notification, rule)

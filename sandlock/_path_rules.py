@@ -13,14 +13,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._filter import Answer
+    from ._filter import Answer, Case
+    from .presets import Grant
 
-__all__ = ["ACTS", "CALLS", "METADATA", "adjust", "pack", "traps"]
+__all__ = ["ACTS", "CALLS", "DEVICES", "LOOKS", "METADATA", "adjust", "covers_all", "pack", "refused", "traps"]
 
 ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
     "remove-directory", "remove", "rename", "link", "make-link", "make-node", "look", "look-x", "may-access",
-    "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory",
+    "read-link", "look-at-system", "get-xattr", "list-xattr", "change-directory", "tell-directory", "get-flags",
+    "list-directory",
 )  # fmt: skip
 """What is done, in the order of the core's numbers (_path_calls.pxd: enum PathAct)."""
 
@@ -67,6 +69,25 @@ symlink         make-link path2=1 value=0
 symlinkat       make-link dir2=1 path2=2 value=0
 mknod           make-node path=0 value=1
 mknodat         make-node dir=0 path=1 value=2
+stat            look path=0 value=1
+lstat           look path=0 value=1 nofollow
+newfstatat      look dir=0 path=1 value=2 flags=3
+statx           look-x dir=0 path=1 flags=2 value=3
+access          may-access path=0 value=1
+faccessat       may-access dir=0 path=1 value=2
+faccessat2      may-access dir=0 path=1 value=2 flags=3
+readlink        read-link path=0 value=1 nofollow
+readlinkat      read-link dir=0 path=1 value=2 nofollow
+statfs          look-at-system path=0 value=1
+getxattr        get-xattr path=0 value=1
+lgetxattr       get-xattr path=0 value=1 nofollow
+getxattrat      get-xattr dir=0 path=1 value=3 flags=2
+listxattr       list-xattr path=0 value=1
+llistxattr      list-xattr path=0 value=1 nofollow
+listxattrat     list-xattr dir=0 path=1 value=3 flags=2
+file_getattr    get-flags dir=0 path=1 value=2 flags=4
+getdents        list-directory fd=0 value=1
+getdents64      list-directory fd=0 value=1
 """
 
 NONE = 15
@@ -95,8 +116,17 @@ METADATA = tuple(
 )
 """What Landlock has no right for: always carried out by the supervisor, inside the writable grants only."""
 
-_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in METADATA and act != "open"))
+LOOKS = tuple(
+    name
+    for name, (act, *_) in CALLS.items()
+    if act in ("look", "look-x", "may-access", "read-link", "look-at-system", "get-xattr", "list-xattr", "get-flags")
+)
+"""What only tells about files."""
+
+_NO_CHANGES = (*METADATA, *LOOKS, "getdents", "getdents64")
+_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in _NO_CHANGES and act != "open"))
 _OPENS = ("open", "openat", "openat2", "creat")
+_LISTS = ("getdents", "getdents64")
 
 PAST_THE_FILTER = {
     "io_uring_setup": "io_uring (extra_allow_syscalls) opens files past every filter",
@@ -107,35 +137,76 @@ PAST_THE_FILTER = {
 """Calls that open files, or give them, without an open that the filter sees; and how."""
 
 
+_S_IFMT, _S_IFCHR, _S_IFBLK = 0o170000, 0o020000, 0o060000
+_RENAME_WHITEOUT = 4
+_EPERM = _filter.errno(1)
+DEVICES: dict[str, tuple[Case, ...]] = {
+    "mknod": tuple(((_filter.masked(1, _S_IFMT, kind),), _EPERM) for kind in (_S_IFCHR, _S_IFBLK)),
+    "mknodat": tuple(((_filter.masked(2, _S_IFMT, kind),), _EPERM) for kind in (_S_IFCHR, _S_IFBLK)),
+    "renameat2": (((_filter.any_bit(4, _RENAME_WHITEOUT),), _EPERM),),
+}
+"""How device nodes are made: by nobody, whatever capabilities are kept."""
+
+
 def pack(name: str) -> int:
     """A call's line as a number: the value of its rule."""
     return _pack(list(CALLS[name]))
 
 
-def traps(denied: bool, metadata: bool, asked: Iterable[str]) -> list[tuple[str, str, str]]:
-    """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `asked`:
-    calls that have another rule already."""
+def covers_all(grants: Iterable[Grant]) -> bool:
+    """Whether a writable grant is about every file, so that there are none outside."""
+    return any(grant.kind == "write" and not grant.path.strip("/") for grant in grants)
+
+
+def refused(words: Iterable[str]) -> set[str]:
+    """The calls of extra_deny_syscalls: what is denied anyway needs no supervisor."""
+    known = (word for word in words if word in syscalls.TABLE or word in syscalls.GROUPS)
+    return {name for word in known for name in syscalls.expand(word)}
+
+
+def traps(
+    denied: bool, metadata: bool, asked: Iterable[str], looks: bool = False, views: str = ""
+) -> list[tuple[str, str, str]]:
+    """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `metadata`:
+    what is known of files is changed inside the writable grants only. `looks`: what only tells about files is carried
+    out, too. `views`: the option for which some files show something else. `asked`: calls that have another answer
+    already."""
     known = set(asked)
-    wanted = []
+    wanted: dict[str, str] = {}
+    if metadata:
+        reason = (
+            "fs-metadata: Landlock has no right for modes, owners, times, attributes and watches, so the supervisor "
+        )
+        wanted = dict.fromkeys(METADATA, reason + "sees to them, inside the grants")
+    if views:
+        reason = f"{views}: some files show something else than what they hold, so the supervisor opens them"
+        wanted |= dict.fromkeys(_OPENS, reason)
+    if views == "private_proc":
+        reason = "private_proc: other processes, and what tells about the machine, are not there"
+        wanted |= dict.fromkeys((*_LISTS, *LOOKS), reason)
     if denied:
         reason = "fs_denied: Landlock cannot take parts away from a grant, so the supervisor opens and changes files"
-        wanted += [(name, "path", reason) for name in (*_OPENS, *_CHANGES) if name not in known]
-    elif metadata:
-        reason = "Landlock has no right for modes, owners, times and attributes: the supervisor changes them, inside "
-        wanted += [(name, "path", reason + "the writable grants") for name in METADATA]
-    return wanted
+        wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
+    if looks:
+        wanted |= dict.fromkeys(LOOKS, "what may be looked at is decided, and told, by the supervisor")
+    return [(name, "path", reason) for name, reason in wanted.items() if name not in known]
 
 
-def adjust(answers: dict[str, Answer], denied: bool, allowed: set[str], asked: set[str]) -> None:
-    """Has the filter pass opens with O_PATH, which open nothing; and narrows ioctl to the commands that count. Raises
-    PolicyError where a call that the policy allows would open files unseen."""
-    if not denied:
+def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
+    """Has the filter refuse to make device nodes, and pass opens with O_PATH, which open nothing. Raises PolicyError
+    where a call that the policy allows would open files unseen. `option`: the one for which every open is the
+    supervisor's, also where ask_opens has no question about it."""
+    for name, cases in DEVICES.items():
+        answer = answers.get(name)
+        if answer in (_filter.ALLOW, _filter.NOTIFY):
+            answers[name] = cases, answer  # type: ignore[assignment]  # one of the two, which are numbers
+    if not option:
         return
     for name, how in PAST_THE_FILTER.items():
         if name in allowed:
-            raise PolicyError(f"fs_denied: {how}; drop one of the two", field="fs_denied")
+            raise PolicyError(f"{option}: {how}; drop one of the two", field=option)
     for name, argument in (("open", 1), ("openat", 2)):
-        if name in answers and name not in asked:
+        if name in answers:
             answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))

@@ -10,9 +10,10 @@ errors are those that the caller's own call would have got.
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
+from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, SYS_openat2, raw_syscall
-from sandlock._procfs cimport may_follow_magic
+from sandlock._procfs cimport Tree, is_of_tree, may_follow_magic
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
 from sandlock._tasks cimport parse_number, put_number, read_proc_file
 
@@ -236,6 +237,17 @@ cdef int own_directory(const Walk *walk, const char *name, char *into) noexcept 
     return 1
 
 
+cdef int is_strangers(const Walk *walk, const char *name) noexcept nogil:
+    """Whether this is the directory of a process that is not there for the tree."""
+    cdef const Tree *tree = walk.origin.tree
+    cdef Place here
+    if not tree.run.program.private_proc or not 48 <= name[0] <= 57:
+        return 0
+    if look_at_place(walk.current, &here) < 0 or not here.on_procfs or here.inode != PROCFS_ROOT:
+        return 0
+    return not is_of_tree(tree, <pid_t>parse_number(name))
+
+
 cdef int is_magic(long directory, const char *name) noexcept nogil:
     """Whether a link of /proc leads to a thing, and not to a name."""
     cdef long opened = pin(directory, name, 0, RESOLVE_NO_MAGICLINKS)
@@ -316,6 +328,8 @@ cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept n
     cdef int link_is_meant = last and not slash and walk.following & FOLLOW_NOT_LAST
     if last and slash and not dots and walk.following & FOLLOW_MAKES:
         return -EISDIR
+    if is_strangers(walk, name):
+        return -ENOENT
     if not link_is_meant and own_directory(walk, name, own):
         next = pin(walk.current, own, 0, RESOLVE_NO_SYMLINKS)
         if next >= 0:
@@ -438,7 +452,9 @@ cdef int take_pin(long descriptor, Place *place) noexcept nogil:
     return result
 
 
-cdef int follow_within(long base, const char *path, int following, uint64_t resolve, Place *place) noexcept nogil:
+cdef int follow_within(
+    const Origin *origin, long base, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil:
     """A path with limits that only the kernel can keep (RESOLVE_*): it is given the path as a whole, or all but the
     last name. Where that leads into /proc it cannot be said whose it would be. Returns 0 or -errno."""
     cdef char directory[MAX_PATH]
@@ -471,7 +487,7 @@ cdef int follow_within(long base, const char *path, int following, uint64_t reso
             # A link that leads nowhere: what it names is not made here.
             result = look_at_place(place.parent, place) if opened == -ENOENT else -EACCES
     if result == 0 and scoped and place.on_procfs:
-        result = -EACCES
+        result = -ENOENT if origin.tree.run.program.private_proc else -EACCES
     if result < 0:
         leave(place)
     return result
@@ -546,13 +562,13 @@ cdef int follow_from(
     if following & FOLLOW_CACHED:
         return -EAGAIN if resolve else follow_cached(base, path, following, place)
     if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS):
-        return follow_within(base, path, following, resolve, place)
+        return follow_within(origin, base, path, following, resolve, place)
     if not following & FOLLOW_TO_PARENT and not (following & FOLLOW_MAKES and path[length - 1] == 47):
         opened = pin(
             base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0,
             RESOLVE_NO_MAGICLINKS | (resolve & RESOLVE_CACHED)
         )
-        if opened == -EACCES or (opened == -EAGAIN and resolve & RESOLVE_CACHED):
+        if (opened == -EACCES and not origin.tree.run.program.private_proc) or (opened == -EAGAIN and resolve & RESOLVE_CACHED):
             return <int>opened
         if opened >= 0:
             if take_pin(opened, place) == 0 and not place.on_procfs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from os import fsencode
 
-from . import _arguments, _filter, _landlock, _open_rules, _path_rules, syscalls
+from . import _arguments, _filter, _landlock, _open_rules, _path_rules, _view_rules, syscalls
 from ._exec_rules import ExecRule, compile_exec_rules
 from ._handler_rules import handle_rules, handled_answers
 from ._landlock import BIND_TCP, CONNECT_TCP, PathRule, Ruleset
@@ -114,6 +114,9 @@ class Plan:
     """What each exec is decided by, those that win first."""
     exec_otherwise: str = "allow"
     """What becomes of an exec that no rule matches: "allow" (the files decide), "ask" or "deny"."""
+    hostname: bytes = b""
+    """The machine's name as uname(2) tells it; empty: the real one."""
+    private_proc: bool = False
     asks: bool = False
     """What no rule decides is asked about: every exec, and every other destination."""
     supervised: bool = False
@@ -126,7 +129,7 @@ class Plan:
     @property
     def vets(self) -> bool:
         """Whether the supervisor decides about execs or destinations, or handlers do."""
-        return any(rule.rule in ("vet_exec", "vet_socket", "handle", "path") for rule in self.rules)
+        return any(rule.rule in ("vet_exec", "vet_socket", "handle") for rule in self.rules)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -170,18 +173,19 @@ def plan(
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
-    own = _traps(widest, host.arch, network, vet, record)
+    grants = (expansion or policy.expand()).grants
+    metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
+    own = _traps(widest, host.arch, network, vet, record, metadata)
     rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
             f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
             missing=frozenset({"seccomp-user-notification"}),
         )
-    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules)
-    _require(host, judged, supervised, any(rule.rule == "listen" for rule in rules))
-    answers, risks = _answers(policy, host.arch, network, own, waived, bool(rules))
+    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules) or bool(_view_rules.option_of(policy))
+    _require(host, judged, supervised, any(rule.syscall in ("listen", "getdents64") for rule in rules))
+    answers, risks = _answers(policy, host.arch, network, own, waived, any(rule.rule != "path" for rule in rules))
     handled_answers(answers, handlers)
-    grants = (expansion or policy.expand()).grants
     guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
     if supervised:
         guest, outer = _supervised_rulesets(grants, connect, bind, possible_rules, vet, host.landlock_abi, waived)
@@ -192,13 +196,15 @@ def plan(
         guest_ruleset=guest,
         rules=rules,
         needs_listener=bool(rules),
-        enforced=_enforced(guest),
+        enforced=(*_enforced(guest), *(("fs-metadata",) if metadata else ())),
         waived=waived,
         launch=_launch(widest),
         net_rules=compile_rules(policy) if supervised else (),
         possible_rules=possible_rules,
         exec_rules=compile_exec_rules(policy, dict(programs)),
         exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
+        hostname=_view_rules.hostname_of(policy),
+        private_proc=_view_rules.is_private(policy),
         asks=vet,
         supervised=supervised,
         risks=risks,
@@ -234,9 +240,9 @@ def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
         )
     if (supervised or listen) and not host.pidfd_getfd:
         raise Unsupported(
-            "policy_fn, audit, network rules by address, and net_allow_bind by port need pidfd_getfd(2) (Linux 5.6), "
-            "which this kernel or container refuses: allow it in the container's seccomp profile, or grant TCP by port "
-            "only",
+            "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2), "
+            "of Linux 5.6, which this kernel or container refuses: allow it in the container's seccomp profile, or "
+            "grant TCP by port only",
             missing=frozenset({"pidfd-getfd"}),
         )
 
@@ -261,6 +267,13 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
     protections = _landlock.PROTECTIONS.items()
     lacking = {name: abi for name, (abi, _, _) in protections if host.landlock_abi < abi}
     missing = lacking.keys() - set(policy.allow_degraded) - set(policy.disable)
+    if not host.seccomp_user_notif and "fs-metadata" not in (*policy.allow_degraded, *policy.disable):
+        raise Unsupported(
+            "changes of modes, owners, times and attributes are carried out by a supervisor, which needs seccomp user "
+            "notification (Linux 5.0); this kernel or container lacks it, or this is a sandbox itself; go without by "
+            "naming it: allow_degraded=['fs-metadata']",
+            missing=frozenset({"fs-metadata"}),
+        )
     if missing:
         newest = max(lacking[name] for name in missing)
         names = sorted(missing)
@@ -269,6 +282,8 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
             f"{KERNELS[newest]} or later, or go without by naming them: allow_degraded={names}",
             missing=frozenset(missing),
         )
+    if not host.seccomp_user_notif:
+        lacking["fs-metadata"] = 0
     return frozenset(policy.disable) | (lacking.keys() & set(policy.allow_degraded))
 
 
@@ -372,7 +387,9 @@ def _numbers(arch: str) -> list[tuple[str, int]]:
 _FORKS = ("clone", "fork", "vfork")
 
 
-def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool) -> tuple[TrapRule, ...]:
+def _traps(
+    policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool, metadata: bool
+) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
     if policy.ask_forks:
@@ -386,7 +403,7 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
         option = "ask_forks" if policy.ask_forks else "max_processes"
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
-    wanted += _open_rules.traps(policy.ask_opens, vet)
+    wanted += _open_rules.traps(policy.ask_opens, vet) + _view_rules.traps(policy)
     vet = vet or record or policy.has_exec_rules() or bool(policy.fs_denied)
     if vet:
         reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
@@ -405,12 +422,13 @@ def _traps(policy: Policy, arch: str, network: _arguments.Network, vet: bool, re
     elif network.listen == _filter.NOTIFY:
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
-    wanted += _path_rules.traps(bool(policy.fs_denied), False, {name for name, _, _ in wanted})
+    answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
+    wanted += _path_rules.traps(bool(policy.fs_denied), metadata, answered, views=_view_rules.option_of(policy))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
-        TrapRule(
-            syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0
-        ) for nr, name, rule, reason in numbers if nr is not None
+        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)
+        for nr, name, rule, reason in numbers
+        if nr is not None
     )
 
 
@@ -420,12 +438,16 @@ def _answers(
     network: _arguments.Network,
     rules: tuple[TrapRule, ...],
     waived: frozenset[str],
-    listener: bool,
+    judged: bool,
 ) -> tuple[dict[str, Answer], tuple[str, ...]]:
     """What each syscall gets, and what the policy's own grants risk."""
     trapped = {rule.syscall for rule in rules}
     by_arguments = _arguments.answers(
-        network, listener=listener, count_forks="clone" in trapped, signal_scope="signal-scope" not in waived
+        network,
+        judged=judged,
+        count_forks="clone" in trapped,
+        signal_scope="signal-scope" not in waived,
+        inode_flags=_filter.NOTIFY if "ioctl" in trapped else _arguments.EPERM,
     )
     by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
     allowed, risks = _extra_allowed(policy.extra_allow_syscalls)
@@ -452,8 +474,7 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
-    asked = {rule.syscall for rule in rules if rule.rule in ("vet_open", "vet_write")}
-    _path_rules.adjust(answers, bool(policy.fs_denied), allowed, asked)
+    _path_rules.adjust(answers, "fs_denied" if policy.fs_denied else _view_rules.option_of(policy), allowed)
     return answers, risks
 
 

@@ -14,3 +14,4 @@ cdef class Program:
     cdef const char *_keep(self, bytes text) except NULL
     cdef _set_exec_rules(self, rules, otherwise)
     cdef _set_launch(self, launch)
+    cdef _set_hostname(self, bytes name)

@@ -11,7 +11,8 @@ from sandlock._programs cimport Prefix, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    RULE_OBSERVE_START, RULE_PATH, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE,
+    RULE_OBSERVE_START, RULE_PATH, RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK,
+    RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE,
     ExecRule, NetRule, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
@@ -43,6 +44,8 @@ RULE_KINDS = {
     "handle": RULE_HANDLE,
     "vet_write": RULE_VET_WRITE,
     "vet_open": RULE_VET_OPEN,
+    "tell_names": RULE_TELL_NAMES,
+    "tell_resources": RULE_TELL_RESOURCES,
     "path": RULE_PATH,
 }
 
@@ -115,6 +118,8 @@ cdef class Program:
         self._set_exec_rules(plan.exec_rules, plan.exec_otherwise)
         self.c.asks_network = plan.asks
         self.c.looks_up = plan.looks_up
+        self._set_hostname(plan.hostname)
+        self.c.private_proc = plan.private_proc
         self._set_launch(launch)
 
     cdef _set_ruleset(self, Ruleset *out, ruleset):
@@ -220,6 +225,11 @@ cdef class Program:
         result = decide_exec(&self.c, &slot, &rule)
         return DECISIONS[result], rule, exe[:length]
 
+    cdef _set_hostname(self, bytes name):
+        if len(name) >= <Py_ssize_t>sizeof(self.c.hostname):
+            raise ValueError("too long a name of the machine")
+        memcpy(self.c.hostname, <const char *>name, len(name))
+
     cdef _set_launch(self, launch):
         cdef int cpu
         self.c.keep_capabilities = launch.keep_capabilities
@@ -228,6 +238,8 @@ cdef class Program:
             self.c.personality = launch.personality
         self.c.no_huge_pages = launch.no_huge_pages
         self.c.map_ids = launch.uid is not None or launch.gid is not None
+        self.c.shown_user = -1 if launch.uid is None else launch.uid
+        self.c.shown_group = -1 if launch.gid is None else launch.gid
         self.c.max_processes = launch.max_processes or 0
         for cpu in launch.cpus:
             if not 0 <= cpu < 1024:

@@ -33,6 +33,8 @@ cdef enum RuleKind:
     RULE_VET_WRITE = 17      # opens that could write
     RULE_VET_OPEN = 18       # all opens
     RULE_PATH = 19           # a path call, carried out by the supervisor
+    RULE_TELL_NAMES = 20     # uname, with the policy's name of the machine
+    RULE_TELL_RESOURCES = 21  # sysinfo, without what others do
 
 cdef struct Rule:
     RuleKind kind
@@ -118,10 +120,14 @@ cdef struct Program:
     int rlimit_count
     ResourceLimit rlimits[MAX_RLIMITS]
     int map_ids              # a user namespace with one user and one group
+    int64_t shown_user       # that the program sees itself as there, -1 for the host's
+    int64_t shown_group
     int max_processes        # 0: not counted
     int record_execs
     int vets                 # calls are decided by rules or verdicts, and some wait
     int vets_exec            # each exec is decided, and attested
+    int private_proc         # /proc has no processes but the tree's
+    char hostname[65]        # what RULE_TELL_NAMES tells
     int asks_network         # what no rule of the network decides waits for a verdict
     int vets_network
     int mediates             # path calls are carried out by the supervisor
@@ -146,6 +152,8 @@ cdef struct Run:
     int control_init                 # the init's end, in the warden's table
     int control_init_copy            # the same in ours, until the launch is over
     int host_pidfd
+    uint64_t memory_total            # what RULE_TELL_RESOURCES tells, in bytes
+    uint64_t memory_free
     pid_t host_pid
     pid_t host_group                 # the host's process group
     int64_t deadline_ms              # -1: none

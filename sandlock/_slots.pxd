@@ -26,6 +26,7 @@ from sandlock._pins cimport Pins
 from sandlock._programs cimport MAX_LEVELS, FileIdentity
 from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
+from sandlock._view_table cimport ViewTable
 from sandlock._writers cimport Writers
 
 cdef extern from * nogil:
@@ -201,6 +202,7 @@ cdef struct Table:
     int audits_dropped
     int overdue             # questions that waited on beyond their deadline
     const NetRules *net_rules    # in force now
+    const ViewTable *views       # NULL where nothing is shown instead of what is there
     const PathTable *paths       # in force now, NULL where the supervisor carries out no path calls
     Approvals approvals
     uint64_t executed[EXECUTED]  # what the last attested exec of a process was, by its number; others share a place

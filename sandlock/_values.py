@@ -21,6 +21,8 @@ MAX_PORT_SPAN = 1024
 """Ports one rule may name: each is a Landlock rule of its own."""
 MAX_CPUS = 8192
 """CONFIG_NR_CPUS never exceeds this."""
+MAX_HOSTNAME = 64
+"""__NEW_UTS_LEN of linux/utsname.h."""
 MAX_ID = 2**32 - 2
 """The kernel keeps (uid_t)-1 for "no change"."""
 MAX_SECONDS = 10**9
@@ -257,6 +259,17 @@ def read_choice(field: str, value: object, choices: Iterable[str]) -> str:
     return name
 
 
+def read_hostname(field: str, value: object) -> str:
+    """A name for the machine, as sethostname(2) takes it, that can stand in a line of /etc/hosts."""
+    fix = 'write a name such as "sandbox"'
+    name = read_text(field, value, fix)
+    if len(os.fsencode(name)) > MAX_HOSTNAME:
+        refuse(field, value, f"is longer than {MAX_HOSTNAME} bytes", "shorten it; the kernel has no room for more")
+    if name in (".", "..") or not name.isprintable() or any(sign in name for sign in "/# "):
+        refuse(field, value, "is no name of a machine", f"{fix}, without spaces, '/' and '#'")
+    return name
+
+
 def read_capabilities(field: str, value: object) -> tuple[str, ...]:
     """Capability names, with or without CAP_, in any case; in the order of their numbers."""
     wanted = set()
@@ -434,6 +447,7 @@ READERS: dict[str, Callable[[str, object], object]] = {
     "seconds": read_seconds,
     "octal": read_octal,
     "names": read_names,
+    "hostname": read_hostname,
     "capabilities": read_capabilities,
     "variable-names": read_variable_names,
     "variables": read_variables,

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
         umask: int | str | None
         uid: int | None
         gid: int | None
+        hostname: str | None
+        private_proc: bool | None
         timeout: float | str | None
         max_output: int | str
         max_processes: int | None
@@ -73,8 +75,9 @@ PROTECTIONS = (
     "net-tcp",
     "signal-scope",
     "abstract-unix-socket-scope",
+    "fs-metadata",
 )
-"""Protections that newer Landlock versions brought, each of which may be waived by name."""
+"""Protections that not every kernel and container has, each of which may be waived by name."""
 
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
@@ -250,6 +253,14 @@ class Policy:
     gid: int | None = _option(
         None, "int", "--gid", key="program.gid", metavar="N", low=0, high=2**32 - 2,
         help="Group id that the program sees, by a user namespace where the host allows one.",
+    )
+    hostname: str | None = _option(
+        None, "hostname", "--hostname", key="program.hostname", metavar="NAME",
+        help="Name of the machine as the program sees it; also gives it an /etc/hosts of its own.",
+    )
+    private_proc: bool | None = _option(
+        None, "switch", "--private-proc", key="filesystem.private_proc", off=("--no-private-proc",),
+        help="Show of /proc and /sys only what is the sandbox's own, and nothing of the machine (default: off).",
     )
     timeout: float | None = _option(
         None, "seconds", "-t", "--timeout", key="limits.timeout", metavar="SECONDS",

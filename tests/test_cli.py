@@ -65,6 +65,7 @@ SAMPLES = {
     "size": ("2M", 2 << 20),
     "seconds": ("1.5", 1.5),
     "octal": ("027", 0o27),
+    "hostname": ("cage", "cage"),
 }
 
 

@@ -27,6 +27,7 @@ LENGTHS: dict[str, int] = {}
 PURE = (
     "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_handler_rules",
     "_landlock", "_lookups", "_names", "_net_rules", "_open_rules", "_plan", "_record", "_trap_rules", "_values",
+    "_view_rules", "_views",
     "errors", "events", "policy", "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
@@ -34,10 +35,12 @@ DOORS = {
     "_native": {"_execution"},
     "_program": {"_confinement", "_execution", "_permissions"},
     "_launch": {"_execution"},
-    "_sys": {"_host", "_probes"},
+    "_sys": {"_host", "_probes", "_view_files"},
     "_handlers": {"_handled"},
     "_handled": {"_execution"},
     "_execution": {"_capture", "_confinement", "sandbox"},
+    "_view_files": {"_confinement"},
+    "_view_table": {"_view_files"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
     "_answers": {"_async", "_loop_answers", "sandbox"},
@@ -84,6 +87,8 @@ NOBODY = (
     "_opening",
     "_openers",
     "_opens",
+    "_machine",
+    "_listing",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
@@ -103,7 +108,10 @@ SLOW = (
     "tempfile", "threading", "tomllib", "trio", "typer", "typing",
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
-HELPERS = ("_attest", "_handling", "_openers", "_opening", "_paths", "_poller", "_procfs", "_socket_calls", "_tasks")
+HELPERS = (
+    "_attest", "_handling", "_listing", "_openers", "_opening", "_paths", "_poller", "_procfs", "_socket_calls",
+    "_tasks",
+)  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 
 

@@ -1,0 +1,6 @@
+from typing import final
+
+@final
+class ViewSet:
+    def __init__(self, *, files: list[tuple[bytes, int, int, int]], places: list[tuple[bytes, bool]]) -> None: ...
+    def shows(self, path: bytes) -> bool: ...
