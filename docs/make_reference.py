@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import sandlock
 from sandlock import syscalls
-from sandlock._plan import GRANTABLE
+from sandlock._extra_rules import GRANTABLE
 from sandlock.policy import OPTIONS, Option
 from sandlock.presets import PRESETS
 

@@ -13,8 +13,8 @@ from libc.string cimport memset
 from posix.types cimport pid_t
 
 from sandlock._actions cimport (
-    ACTION_CONTINUE, ACTION_ERRNO, ACTION_HOLD, ACTION_INJECT, ACTION_KILL_TASK, ACTION_KILL_TREE, ACTION_VALUE, Action,
-    errno_action,
+    ACTION_CONTINUE, ACTION_ERRNO, ACTION_HOLD, ACTION_INJECT, ACTION_KILL_TASK, ACTION_KILL_TREE, ACTION_VALUE,
+    Action, errno_action,
 )
 from sandlock._domain cimport enter_domain
 from sandlock._exec cimport vet_exec
@@ -24,20 +24,20 @@ from sandlock._journal cimport LANE, enlist
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._machine cimport tell_names, tell_resources
 from sandlock._linux cimport (
-    AddDescriptor, Notification, NotificationSizes, POLLHUP, POLLIN, PollDescriptor, Response, SECCOMP_GET_NOTIF_SIZES,
-    SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
-    SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_futex, SYS_ioctl, SYS_seccomp,
-    SYS_shutdown, raw_syscall,
+    AddDescriptor, Notification, NotificationSizes, POLLHUP, POLLIN, PollDescriptor, Response,
+    SECCOMP_GET_NOTIF_SIZES, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
+    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close,
+    SYS_futex, SYS_ioctl, SYS_seccomp, SYS_shutdown, raw_syscall,
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
-from sandlock._path_lane cimport vet_path
+from sandlock._path_lane cimport start_mediating, vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
-    MAX_SYSCALLS, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK,
-    RULE_HANDLE, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH, RULE_TELL_NAMES,
-    RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, Rule,
-    Run, STAGE_STARTING,
+    MAX_SYSCALLS, Program, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HANDLE, RULE_HOLD,
+    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH,
+    RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
+    RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
 from sandlock._signals cimport add_restart
 from sandlock._socket_calls cimport HELD, vet_socket
@@ -301,6 +301,14 @@ cdef void supervise(Lane *lane) noexcept nogil:
         kill_tree(lane)
 
 
+cdef int must_mediate_first(const Lane *lane) noexcept nogil:
+    """Whether others will share the lane's descriptor table, or it holds something: it has to be its own before."""
+    cdef const Program *program = lane.run.program
+    return program.mediates and (
+        program.vets_exec or program.vets_network or program.record_execs or lane.handlers != NULL
+    )
+
+
 cdef void *lane_main(void *argument) noexcept nogil:
     """A supervisor thread: enters the run's outer domain, starts the launch, then serves the listener."""
     cdef Lane *lane = <Lane *>argument
@@ -311,6 +319,8 @@ cdef void *lane_main(void *argument) noexcept nogil:
     while run.stage == STAGE_STARTING:
         raw_syscall(SYS_futex, <long>&run.stage, FUTEX_WAIT, STAGE_STARTING, 0, 0, 0)
     if run.listener >= 0:
+        if must_mediate_first(lane) and start_mediating(&lane.crew) < 0:
+            kill_tree(lane)
         if run.program.record_execs:
             lane.observer = open_observer(run)
         if lane.table != NULL and lane.table.journal != NULL:

@@ -62,9 +62,9 @@ FIXES = {
         "EXDEV": "it leads out of a directory that the sandbox may write; grant its target",
     },
     "install the seccomp filter": {
-        "EBUSY": "a sandbox cannot hold a supervised run; drop max_processes, record_execs and port grants, and give it "
+        "EBUSY": "a sandbox cannot hold a supervised run: drop max_processes, record_execs and port grants, and "
         "disable=['fs-metadata']",
-        "EPERM": "a sandbox cannot hold a supervised run; drop max_processes, record_execs and port grants, and give it "
+        "EPERM": "a sandbox cannot hold a supervised run: drop max_processes, record_execs and port grants, and "
         "disable=['fs-metadata']",
     },
     "enter the Landlock domain": {"E2BIG": "16 Landlock domains are nested already (landlock(7))"},

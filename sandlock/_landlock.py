@@ -56,8 +56,8 @@ WAIVED = {
     "net-tcp": 'TCP ports are not told apart: without a "*" grant there are no internet sockets at all',
     "fs-ioctl-dev": "device files that may be opened take every ioctl",
     "abstract-unix-socket-scope": "abstract unix sockets of outside programs are held off by the filter only",
-    "fs-metadata": "modes, owners, times and attributes of the user's files outside the writable grants can be changed, "
-    "and changes in directories outside the grants watched",
+    "fs-metadata": "modes, owners, times and attributes of the user's files outside the writable grants can be "
+    "changed, and directories outside the grants watched",
     "signal-scope": "signals reach every process of the user, outside the sandbox too",
 }
 """What is different in a run without the protection, in words for people."""

@@ -301,7 +301,7 @@ cdef int guest_main(void *argument) noexcept nogil:
         return 127
     if install_filter(run) < 0:
         return 127
-    # Confined from here on; these calls pass the filter (_plan.NEEDED_BY_LAUNCH).
+    # Confined from here on; these calls pass the filter (_extra_rules.NEEDED_BY_LAUNCH).
     if wait_for_command(run) < 0 or enter_place(run) < 0 or arrange_stdio(run) < 0:
         return 127
     execute(run)

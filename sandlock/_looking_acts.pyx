@@ -3,15 +3,15 @@
 Rules: as in _path_acts. The answer is written to where the call wants it, in one piece; who cannot take it gets EFAULT.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy, memset, strcmp, strncmp
 from posix.types cimport pid_t
 
 from sandlock._linux cimport raw_syscall
 from sandlock._memory cimport write_memory
 from sandlock._path_calls cimport (
-    ACT_GET_FLAGS, ACT_GET_XATTR, ACT_LIST_XATTR, ACT_LOOK, ACT_LOOK_X, ACT_LOOK_AT_SYSTEM, ACT_MAY_ACCESS, ACT_READ_LINK,
-    Details, MAX_ATTRIBUTE,
+    ACT_GET_FLAGS, ACT_GET_XATTR, ACT_LIST_XATTR, ACT_LOOK, ACT_LOOK_X, ACT_LOOK_AT_SYSTEM, ACT_MAY_ACCESS,
+    ACT_READ_LINK, Details, MAX_ATTRIBUTE,
 )
 from sandlock._programs cimport format_own_descriptor
 from sandlock._tasks cimport put_number, thread_group_of
@@ -133,7 +133,8 @@ cdef long read_link(PathCall *call) noexcept nogil:
     length = own_link(call, details.room)
     if length == 0:
         length = raw_syscall(
-            SYS_readlinkat, call.first.place.descriptor, <long><const char *>b"", <long>details.room, MAX_ATTRIBUTE, 0, 0
+            SYS_readlinkat, call.first.place.descriptor, <long><const char *>b"", <long>details.room, MAX_ATTRIBUTE, 0,
+            0
         )
     if length < 0:
         return length

@@ -1,5 +1,5 @@
-"""One path call on a caller's behalf, from top to bottom: decode it, read its names, follow each to a pin, judge what is
-pinned, act on that.
+"""One path call on a caller's behalf, from top to bottom: decode it, read its names, follow each to a pin, judge what
+is pinned, act on that.
 
 In the fast lane this is done as far as the kernel knows the way and nothing waits for anybody (LATER if not); an opener
 then does the same from the start, and may block.
@@ -23,8 +23,8 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_WATCH,
-    Name, PathCall, decode_call, is_metadata, read_name, takes_no_path,
+    ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME,
+    ACT_SET_FLAGS, ACT_WATCH, Name, PathCall, decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
@@ -90,7 +90,10 @@ cdef int meet_caller(Mediator *mediator) noexcept nogil:
         if result < 0 or mediator.caller.umask < 0:
             return -ESRCH
         mediator.met = 1
-    if result < 0 or not is_no_less(&mediator.tree, &mediator.caller) or not has_our_root(&mediator.tree, mediator.call.tid):
+    if (
+        result < 0 or not is_no_less(&mediator.tree, &mediator.caller)
+        or not has_our_root(&mediator.tree, mediator.call.tid)
+    ):
         return deny(mediator, CAUSE_UNREADABLE, -1, b"")
     return 0
 
@@ -303,7 +306,7 @@ cdef long mediate(Mediator *mediator, const Notification *notification, int64_t 
     return result
 
 
-# Opens, as the fast lane does them ---------------------------------------------------------------------------------------
+# Opens, as the fast lane does them -----------------------------------------------------------------------------------
 
 cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexcept nogil:
     """Returns GIVEN, LATER or -errno."""

@@ -11,7 +11,7 @@ from sandlock._linux cimport SYS_close, SYS_ioctl, SYS_openat, raw_syscall
 from sandlock._path_calls cimport (
     ACT_CHMOD, ACT_CHOWN, ACT_REMOVE_XATTR, ACT_SET_FLAGS, ACT_SET_XATTR, ACT_TIMES, ACT_WATCH, Details,
 )
-from sandlock._programs cimport format_own_descriptor
+from sandlock._programs cimport format_own_descriptor, own_descriptor
 from sandlock._users cimport group_from, user_from
 
 cdef extern from "<errno.h>" nogil:
@@ -49,10 +49,13 @@ cdef enum:
     SIZE_OF_FLAGS = 24       # FILE_ATTR_SIZE_VER0
 
 
-cdef long change_mode(const PathCall *call, const char *path) noexcept nogil:
+cdef long change_mode(const PathCall *call) noexcept nogil:
+    cdef char path[64]
+    cdef long directory
     if call.first.place.mode & S_IFMT == S_IFLNK:
         return -EOPNOTSUPP
-    return raw_syscall(SYS_fchmodat, AT_FDCWD, <long>path, <long>call.values[0], 0, 0, 0)
+    directory = own_descriptor(path, call.first.place.own_table, call.first.place.descriptor)
+    return raw_syscall(SYS_fchmodat, directory, <long>path, <long>call.values[0], 0, 0, 0)
 
 
 cdef long change_owner(const PathCall *call, const Run *run) noexcept nogil:
@@ -96,11 +99,11 @@ cdef int may_read(const Place *place) noexcept nogil:
     """Whether Landlock lets us, as it lets the caller, read a file or a directory. Of /proc it lets us read more."""
     cdef unsigned int kind = place.mode & S_IFMT
     cdef char path[64]
-    cdef long opened
+    cdef long opened, directory
     if place.on_procfs or (kind != S_IFREG and kind != S_IFDIR):
         return 0
-    format_own_descriptor(path, place.descriptor)
-    opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0, 0, 0)
+    directory = own_descriptor(path, place.own_table, place.descriptor)
+    opened = raw_syscall(SYS_openat, directory, <long>path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0, 0, 0)
     if opened >= 0:
         raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
     return opened >= 0
@@ -111,7 +114,7 @@ cdef long change_metadata(PathCall *call, const Run *run) noexcept nogil:
     cdef char path[64]
     format_own_descriptor(path, call.first.place.descriptor)
     if call.act == ACT_CHMOD:
-        return change_mode(call, path)
+        return change_mode(call)
     if call.act == ACT_CHOWN:
         return change_owner(call, run)
     if call.act == ACT_TIMES:

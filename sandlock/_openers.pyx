@@ -20,13 +20,13 @@ from sandlock._attest cimport refuse
 from sandlock._destinations cimport OPERATION_PATH, is_of_paths
 from sandlock._journal cimport enlist
 from sandlock._linux cimport (
-    Duration, Notification, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid,
-    SYS_kill, SYS_umask, SYS_wait4, call0, duration_of, raw_clone, raw_syscall, set_prctl,
+    Duration, Notification, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid, SYS_kill, SYS_umask, SYS_wait4,
+    call0, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._mediate cimport DENIED, Mediator, mediate
 from sandlock._opening cimport (
-    access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare,
-    probe, remember_place, reopen, table_is_full,
+    access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare, probe,
+    remember_place, reopen, table_is_full,
 )
 from sandlock._path_table cimport denied_by
 from sandlock._paths cimport (
@@ -35,10 +35,10 @@ from sandlock._paths cimport (
 from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE,
-    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value, ask, exe_of, finish,
-    load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if, swap_word_if,
-    with_state,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE,
+    CAUSE_RULE, CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value,
+    ask, exe_of, finish, load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word,
+    swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport caught_signals
 from sandlock._view_table cimport is_there, is_view, keep_with_views, show_view

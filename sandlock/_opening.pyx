@@ -9,13 +9,13 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strcmp
 
 from sandlock._linux cimport (
-    AddDescriptor, Notification, Response, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_fcntl, SYS_ioctl,
-    SYS_openat, SYS_openat2, SYS_prlimit64, raw_syscall,
+    AddDescriptor, Notification, Response, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_SEND, SYS_close,
+    SYS_fcntl, SYS_ioctl, SYS_openat, SYS_openat2, SYS_prlimit64, raw_syscall,
 )
 from sandlock._memory cimport read_memory
 from sandlock._paths cimport (
-    ACCESS_READ, ACCESS_WRITE, ASK_ALL, ASK_WRITES, FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, Origin, follow_path, leave,
-    parent_of_place, protects,
+    ACCESS_READ, ACCESS_WRITE, ASK_ALL, ASK_WRITES, FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, Origin,
+    follow_path, leave, parent_of_place, protects,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, read_standing
 from sandlock._programs cimport own_descriptor
@@ -517,8 +517,8 @@ cdef void give(int listener, uint64_t id, long descriptor, uint64_t flags) noexc
 
 
 cdef void give_at_once(int listener, uint64_t id, long descriptor, uint64_t flags, int writes) noexcept nogil:
-    """The same with one wake-up less, where the program may go on before it is closed here: not with what it could write,
-    for to execute that would fail as long as it is open."""
+    """The same with one wake-up less, where the program may go on before it is closed here: not with what it could
+    write, for to execute that would fail as long as it is open."""
     cdef AddDescriptor add
     cdef long number = -EINTR
     if writes:

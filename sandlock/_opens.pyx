@@ -91,7 +91,9 @@ cdef int put_down(Crew *crew, Slot *slot) noexcept nogil:
     return 0
 
 
-cdef int refuse_full(Crew *crew, const Notification *notification, int operation, const char *path, long length) noexcept nogil:
+cdef int refuse_full(
+    Crew *crew, const Notification *notification, int operation, const char *path, long length
+) noexcept nogil:
     note_path(
         crew.table, operation, CAUSE_FULL, -1, EAGAIN, notification.data.nr,
         thread_group_of(<pid_t>notification.pid), path, length
@@ -132,7 +134,8 @@ cdef int vet_open(Crew *crew, const Notification *notification, int asks) noexce
         result = <int>length if length < 0 else 0
     if result == -EPERM:         # its memory is shut to us: another user, or not dumpable
         note_path(
-            table, OPERATION_OPEN, CAUSE_UNREADABLE, -1, EACCES, notification.data.nr, thread_group_of(table.tid), b"", 0
+            table, OPERATION_OPEN, CAUSE_UNREADABLE, -1, EACCES, notification.data.nr, thread_group_of(table.tid), b"",
+            0
         )
         return EACCES
     if result < 0:

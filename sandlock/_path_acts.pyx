@@ -14,7 +14,7 @@ from sandlock._path_calls cimport (
     ACT_SET_FLAGS, ACT_TRUNCATE, ACT_WATCH, is_metadata,
 )
 from sandlock._paths cimport MAX_LAST
-from sandlock._programs cimport format_own_descriptor
+from sandlock._programs cimport format_own_descriptor, own_descriptor
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -24,7 +24,6 @@ cdef extern from * nogil:
     #include <fcntl.h>
     #include <sys/syscall.h>
     """
-    const int AT_FDCWD
     const int AT_REMOVEDIR
     const int AT_SYMLINK_FOLLOW
     const long SYS_linkat
@@ -87,10 +86,11 @@ cdef long link_entry(PathCall *call) noexcept nogil:
     cdef char old[64]
     cdef char entry[ENTRY]
     cdef long directory = find_entry(&call.second, entry)
+    cdef long table
     if directory < 0:
         return directory
-    format_own_descriptor(old, call.first.place.descriptor)
-    return raw_syscall(SYS_linkat, AT_FDCWD, <long>old, directory, <long>entry, AT_SYMLINK_FOLLOW, 0)
+    table = own_descriptor(old, call.first.place.own_table, call.first.place.descriptor)
+    return raw_syscall(SYS_linkat, table, <long>old, directory, <long>entry, AT_SYMLINK_FOLLOW, 0)
 
 
 cdef long truncate_file(const PathCall *call) noexcept nogil:

@@ -71,7 +71,7 @@ cdef int makes_or_removes(int act) noexcept nogil:
 
 cdef int takes_no_path(int act) noexcept nogil:
     """Whether an empty path, and none, mean what the descriptor was opened for: one with O_PATH will not do."""
-    return ACT_SET_XATTR <= act <= ACT_SET_FLAGS or act == ACT_GET_XATTR or act == ACT_LIST_XATTR or act == ACT_GET_FLAGS
+    return ACT_SET_XATTR <= act <= ACT_SET_FLAGS or act in (ACT_GET_XATTR, ACT_LIST_XATTR, ACT_GET_FLAGS)
 
 
 cdef void point(const Notification *notification, int64_t rule, int directory, int path, Name *name) noexcept nogil:

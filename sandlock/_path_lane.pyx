@@ -15,6 +15,7 @@ from sandlock._opens cimport queue_path, vet_open
 from sandlock._path_calls cimport ACT_OPEN
 from sandlock._paths cimport ASK_NOTHING
 from sandlock._slots cimport note_path
+from sandlock._sockets cimport forget_caller
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._view_table cimport keep_with_views
 
@@ -39,6 +40,7 @@ cdef int start_mediating(Crew *crew) noexcept nogil:
     cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
     if result < 0:
         return <int>result
+    forget_caller(&crew.caller)      # a descriptor of the table that is left
     mediator = <Mediator *>calloc(1, sizeof(Mediator))
     if mediator == NULL:
         return -ENOMEM
@@ -63,7 +65,7 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
     cdef Mediator *mediator = crew.mediator
     cdef int opens = rule & 0xFF == ACT_OPEN
     cdef long result
-    if mediator == NULL:     # many runs make no such call, and none has to pay for it before the first
+    if mediator == NULL:     # most runs make no such call, and need not pay for it before the first
         if start_mediating(crew) < 0:
             return errno_action(EACCES)
         mediator = crew.mediator

@@ -199,7 +199,7 @@ def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
     for name, cases in DEVICES.items():
         answer = answers.get(name)
         if answer in (_filter.ALLOW, _filter.NOTIFY):
-            answers[name] = cases, answer  # type: ignore[assignment]  # one of the two, which are numbers
+            answers[name] = cases, answer
     if not option:
         return
     for name, how in PAST_THE_FILTER.items():

@@ -5,15 +5,15 @@ the paths is refused here, with its errno. Nothing is decided.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, raw_syscall
 from sandlock._memory cimport read_memory, read_string
 from sandlock._path_calls cimport (
-    ACT_GET_FLAGS, ACT_GET_XATTR, ACT_LIST_XATTR, ACT_LOOK_X, ACT_MAKE_LINK, ACT_MAKE_NODE, ACT_MAY_ACCESS, ACT_READ_LINK,
-    ACT_REMOVE_XATTR, ACT_RENAME, ACT_SET_FLAGS, ACT_SET_XATTR, ACT_TIMES, ACT_TRUNCATE, ACT_WATCH, Details,
-    MAX_ATTRIBUTE, MAX_ATTRIBUTE_NAME,
+    ACT_GET_FLAGS, ACT_GET_XATTR, ACT_LIST_XATTR, ACT_LOOK_X, ACT_MAKE_LINK, ACT_MAKE_NODE, ACT_MAY_ACCESS,
+    ACT_READ_LINK, ACT_REMOVE_XATTR, ACT_RENAME, ACT_SET_FLAGS, ACT_SET_XATTR, ACT_TIMES, ACT_TRUNCATE, ACT_WATCH,
+    Details, MAX_ATTRIBUTE, MAX_ATTRIBUTE_NAME,
 )
 from sandlock._programs cimport MAX_PATH
 from sandlock._sockets cimport duplicate
@@ -66,7 +66,7 @@ cdef enum:
     SIZE_OF_ARGS = 16        # XATTR_ARGS_SIZE_VER0
     SIZE_OF_FLAGS = 24       # FILE_ATTR_SIZE_VER0
     SIZE_OF_FSXATTR = 28
-    PAGE = 4096              # what structs that grow take at most; pages of other sizes take more, which is refused here
+    PAGE = 4096              # what structs that grow take at most; larger pages take more, which is refused here
     STATX_SYNC = 0x6000      # both of these flags, of which a call may have one
     RENAME_EXCHANGE = 2
     RENAME_ALL = 7
@@ -84,8 +84,8 @@ cdef struct AttributeArgs:
 # Structures that grow ------------------------------------------------------------------------------------------------
 
 cdef int read_growing(pid_t tid, uint64_t address, uint64_t size, void *into, uint64_t known) noexcept nogil:
-    """A struct of which a program may have a later version, if that is the same in all that is new: copy_struct_from_user
-    of the kernel. Returns 0 or -errno."""
+    """A struct of which a program may have a later version, if all that is new in it is 0: the kernel's
+    copy_struct_from_user. Returns 0 or -errno."""
     cdef char tail[PAGE]
     cdef long result
     cdef uint64_t i
@@ -190,7 +190,7 @@ cdef int read_attribute(PathCall *call) noexcept nogil:
     return result if result < 0 else 0
 
 
-# Flags of inodes, and watches -----------------------------------------------------------------------------------------
+# Flags of inodes, and watches ----------------------------------------------------------------------------------------
 
 cdef int take_descriptor(PathCall *call, Caller *caller, int listener, int number) noexcept nogil:
     """Duplicates one of the caller's. Returns 0 or -errno."""
@@ -222,8 +222,8 @@ cdef int read_watch(PathCall *call, Caller *caller, int listener) noexcept nogil
     result = take_descriptor(call, caller, listener, <int>call.args[0])
     if result < 0:
         return <int>result
-    # Before the path, the kernel looks at the mask, and whether that is an inotify descriptor. Here there is no path, so
-    # that is all it does.
+    # Before the path, the kernel looks at the mask, and whether that is an inotify descriptor. Here there is no path,
+    # so that is all it does.
     result = raw_syscall(SYS_inotify_add_watch, call.details.descriptor, 0, <long>mask, 0, 0, 0)
     return 0 if result == -EFAULT else <int>result if result < 0 else -EINVAL
 

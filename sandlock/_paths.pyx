@@ -519,7 +519,9 @@ cdef int follow_cached_to_parent(long base, const char *path, int following, Pla
     memcpy(place.last, path + cut, length - cut + 1)
     memcpy(directory, path, cut)
     directory[cut] = 0
-    opened = pin(base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED)
+    opened = pin(
+        base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
+    )
     if take_cached(opened, place) < 0:
         return -EAGAIN
     place.parent = place.descriptor

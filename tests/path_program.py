@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -128,17 +127,9 @@ STAT_AT = 16
 Ops = dict[str, Callable[[str], object]]
 
 
-def changes() -> Ops:
-    """By label: what is done in a directory that was furnished."""
+def modes() -> Ops:
+    """What a file may be used for, and whose it is."""
     ops: Ops = {}
-
-    def op(label: str) -> Callable[[Callable[[str], object]], None]:
-        def keep(function: Callable[[str], object]) -> None:
-            ops[label] = function
-
-        return keep
-
-    # modes
     ops["chmod"] = lambda p: call("chmod", f"{p}/file", 0o640)
     ops["chmod link"] = lambda p: call("chmod", f"{p}/link", 0o4711)
     ops["chmod dir/"] = lambda p: call("chmod", f"{p}/dir/", 0o1700)
@@ -167,7 +158,6 @@ def changes() -> Ops:
     ops["fchmodat2 nofollow link"] = lambda p: call("fchmodat2", CWD, f"{p}/link", 0o640, NOFOLLOW)
     ops["fchmodat2 empty"] = lambda p: call("fchmodat2", opened(f"{p}/file", os.O_PATH), "", 0o640, EMPTY)
     ops["fchmodat2 flags"] = lambda p: call("fchmodat2", CWD, f"{p}/file", 0o640, 4)
-    # owners
     ops["chown"] = lambda p: call("chown", f"{p}/link", UID, GID)
     ops["chown nobody"] = lambda p: call("chown", f"{p}/file", -1, -1)
     ops["chown other"] = lambda p: call("chown", f"{p}/file", UID + 1, GID)
@@ -178,7 +168,12 @@ def changes() -> Ops:
     ops["fchownat nofollow"] = lambda p: call("fchownat", CWD, f"{p}/dangling", UID, GID, NOFOLLOW)
     ops["fchownat dangling"] = lambda p: call("fchownat", CWD, f"{p}/dangling", UID, GID, 0)
     ops["fchownat empty"] = lambda p: call("fchownat", opened(f"{p}/file", os.O_PATH), "", UID, GID, EMPTY)
-    # times
+    return ops
+
+
+def moments() -> Ops:
+    """When it was used."""
+    ops: Ops = {}
     ops["utime"] = lambda p: call("utime", f"{p}/file", packed("qq", 1_000_000_000, 1_100_000_000))
     ops["utime now"] = lambda p: call("utime", f"{p}/file", 0)
     ops["utime bad address"] = lambda p: call("utime", f"{p}/file", 8)
@@ -200,7 +195,12 @@ def changes() -> Ops:
     ops["utimensat invalid"] = lambda p: call("utimensat", CWD, f"{p}/file", times(part=1_000_000_000), 0)
     ops["utimensat invalid missing"] = lambda p: call("utimensat", CWD, f"{p}/no", times(part=1_000_000_000), 0)
     ops["utimensat flags"] = lambda p: call("utimensat", CWD, f"{p}/file", times(), 4)
-    # attributes
+    return ops
+
+
+def attributes() -> Ops:
+    """What is attached to it."""
+    ops: Ops = {}
     ops["setxattr"] = lambda p: call("setxattr", f"{p}/link", "user.new", "some", 4, 0)
     ops["setxattr nothing"] = lambda p: call("setxattr", f"{p}/file", "user.new", 0, 0, 0)
     ops["setxattr create"] = lambda p: call("setxattr", f"{p}/file", "user.old", "some", 4, 1)
@@ -242,7 +242,12 @@ def changes() -> Ops:
     ops["lremovexattr"] = lambda p: call("lremovexattr", f"{p}/file", "user.old")
     ops["fremovexattr"] = lambda p: call("fremovexattr", opened(f"{p}/file"), "user.old")
     ops["removexattrat"] = lambda p: call("removexattrat", opened(p), "file", 0, "user.old")
-    # what an inode is marked as
+    return ops
+
+
+def marks() -> Ops:
+    """What an inode is marked as."""
+    ops: Ops = {}
     ops["ioctl flags"] = lambda p: call("ioctl", opened(f"{p}/file"), SETFLAGS, packed("i", 0x80))
     ops["ioctl flags bad"] = lambda p: call("ioctl", 999, SETFLAGS, packed("i", 0x80))
     ops["ioctl flags path"] = lambda p: call("ioctl", opened(f"{p}/file", os.O_PATH), SETFLAGS, packed("i", 0x80))
@@ -251,7 +256,12 @@ def changes() -> Ops:
     ops["ioctl extended"] = lambda p: call("ioctl", opened(f"{p}/file"), SETEXTENDED, packed("I24x", 0x40))
     ops["file_setattr"] = lambda p: call("file_setattr", opened(p), "file", packed("QIIII", 0x40, 0, 0, 0, 0), 24, 0)
     ops["file_setattr small"] = lambda p: call("file_setattr", opened(p), "file", packed("QI", 0x40, 0), 12, 0)
-    # names in directories
+    return ops
+
+
+def names() -> Ops:
+    """What is in a directory."""
+    ops: Ops = {}
     ops["truncate"] = lambda p: call("truncate", f"{p}/link", 5)
     ops["truncate longer"] = lambda p: call("truncate", f"{p}/file", 20)
     ops["truncate minus"] = lambda p: call("truncate", f"{p}/missing", -1)
@@ -267,6 +277,12 @@ def changes() -> Ops:
     ops["mkdir not utf-8"] = lambda p: call("mkdir", f"{p}/" + os.fsdecode(b"n\xff"), 0o777)
     ops["mkdirat"] = lambda p: call("mkdirat", opened(p), "new", 0o700)
     ops["mkdirat missing"] = lambda p: call("mkdirat", opened(p), "missing/new", 0o700)
+    return ops
+
+
+def removals() -> Ops:
+    """What is no longer in a directory."""
+    ops: Ops = {}
     ops["rmdir"] = lambda p: call("rmdir", f"{p}/dir")
     ops["rmdir slash"] = lambda p: call("rmdir", f"{p}/dir/")
     ops["rmdir file"] = lambda p: call("rmdir", f"{p}/file")
@@ -283,6 +299,12 @@ def changes() -> Ops:
     ops["unlinkat"] = lambda p: call("unlinkat", opened(p), "dangling", 0)
     ops["unlinkat dir"] = lambda p: call("unlinkat", opened(p), "dir", REMOVEDIR)
     ops["unlinkat flags"] = lambda p: call("unlinkat", opened(p), "dir", NOFOLLOW)
+    return ops
+
+
+def moves() -> Ops:
+    """What gets another name."""
+    ops: Ops = {}
     ops["rename"] = lambda p: call("rename", f"{p}/file", f"{p}/new")
     ops["rename over"] = lambda p: call("rename", f"{p}/link", f"{p}/file")
     ops["rename into"] = lambda p: call("rename", f"{p}/file", f"{p}/dir/file")
@@ -310,6 +332,12 @@ def changes() -> Ops:
     ops["linkat empty"] = lambda p: call("linkat", opened(f"{p}/file", os.O_PATH), "", CWD, f"{p}/new", EMPTY)
     ops["linkat into"] = lambda p: call("linkat", opened(p), "file", CWD, f"{p}/dir/new", 0)
     ops["linkat flags"] = lambda p: call("linkat", opened(p), "link", CWD, f"{p}/new", NOFOLLOW)
+    return ops
+
+
+def nodes() -> Ops:
+    """Links, FIFOs, sockets."""
+    ops: Ops = {}
     ops["symlink"] = lambda p: call("symlink", "some target", f"{p}/new")
     ops["symlink there"] = lambda p: call("symlink", "some target", f"{p}/dangling")
     ops["symlink nothing"] = lambda p: call("symlink", "", f"{p}/new")
@@ -324,17 +352,21 @@ def changes() -> Ops:
     ops["mknod dir"] = lambda p: call("mknod", f"{p}/new", stat.S_IFDIR | 0o666, 0)
     ops["mknod kind"] = lambda p: call("mknod", f"{p}/new", stat.S_IFLNK | 0o666, 0)
     ops["mknodat"] = lambda p: call("mknodat", opened(p), "new", stat.S_IFSOCK | 0o777, 0)
+    return ops
 
-    @op("inotify_add_watch")
-    def _(p: str) -> object:
+
+def watches() -> Ops:
+    """Whether what happens there is told."""
+    ops: Ops = {}
+
+    def in_directory(p: str) -> object:
         watcher = call("inotify_init1", os.O_NONBLOCK)
         assert isinstance(watcher, int)
         result = call("inotify_add_watch", watcher, p, 0x100)  # IN_CREATE
         open(f"{p}/seen", "w").close()
         return result, b"seen" in os.read(watcher, 999) if result == 1 else b""
 
-    @op("inotify_add_watch link")
-    def _(p: str) -> object:
+    def by_link(p: str) -> object:
         watcher = call("inotify_init1", os.O_NONBLOCK)
         assert isinstance(watcher, int)
         only_directory, not_follow = 0x01000000, 0x02000000
@@ -347,6 +379,8 @@ def changes() -> Ops:
             call("inotify_add_watch", watcher, f"{p}/dir", 0x104 | only_directory),
         ]
 
+    ops["inotify_add_watch"] = in_directory
+    ops["inotify_add_watch link"] = by_link
     ops["inotify_add_watch not one"] = lambda p: call("inotify_add_watch", os.pipe()[0], p, 0x100)
     ops["inotify_add_watch bad"] = lambda p: call("inotify_add_watch", 999, p, 0x100)
     ops["inotify_add_watch mask"] = lambda p: call("inotify_add_watch", call("inotify_init1", 0), p, 0)
@@ -399,6 +433,12 @@ def looks() -> Ops:
     ops["readlink self"] = lambda p: _own("self", str(os.getpid()))
     ops["readlink thread-self"] = lambda p: _own("thread-self", f"{os.getpid()}/task/{os.getpid()}")
     ops["readlink cwd"] = lambda p: (call("readlink", "/proc/self/cwd", into := room(999), 999), into.raw)
+    return ops
+
+
+def attribute_looks() -> Ops:
+    """And of those, what they say of file systems and attributes."""
+    ops: Ops = {}
     ops["statfs"] = lambda p: (call("statfs", f"{p}/link", into := room()), into.raw[:8])
     ops["statfs no"] = lambda p: call("statfs", f"{p}/no", room())
     ops["getxattr"] = lambda p: (call("getxattr", f"{p}/link", "user.old", into := room(8), 8), into.raw)
@@ -432,11 +472,20 @@ def place_of(label: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in label)
 
 
+CHANGES = (modes, moments, attributes, marks, names, removals, moves, nodes, watches)
+LOOKS = (looks, attribute_looks)
+
+
+def operations() -> Ops:
+    """All there are."""
+    return {label: op for some in (*CHANGES, *LOOKS) for label, op in some().items()}
+
+
 def main(place: str, numbers: str) -> None:
     NUMBERS.update((name, int(number)) for name, number in (word.split("=") for word in numbers.split()))
     os.umask(0o027)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    for label, function in (changes() | looks()).items():
+    for label, function in operations().items():
         own = os.path.join(place, place_of(label))
         if not os.path.exists(own):
             furnish(own)

@@ -25,9 +25,9 @@ LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
-    "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_filter", "_handler_rules",
-    "_landlock", "_lookups", "_names", "_net_rules", "_open_rules", "_plan", "_record", "_trap_rules", "_values",
-    "_view_rules", "_views",
+    "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_extra_rules", "_filter",
+    "_handler_rules", "_landlock", "_lookups", "_names", "_net_rules", "_open_rules", "_path_rules", "_plan",
+    "_record", "_trap_rules", "_values", "_view_rules", "_views",
     "errors", "events", "policy", "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
@@ -38,6 +38,8 @@ DOORS = {
     "_sys": {"_host", "_probes", "_view_files"},
     "_handlers": {"_handled"},
     "_handled": {"_execution"},
+    "_path_facts": {"_execution"},
+    "_path_table": {"_path_facts"},
     "_execution": {"_capture", "_confinement", "sandbox"},
     "_view_files": {"_confinement"},
     "_view_table": {"_view_files"},
@@ -89,6 +91,14 @@ NOBODY = (
     "_opens",
     "_machine",
     "_listing",
+    "_path_calls",
+    "_path_values",
+    "_path_acts",
+    "_metadata_acts",
+    "_looking_acts",
+    "_users",
+    "_mediate",
+    "_path_lane",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
@@ -109,8 +119,9 @@ SLOW = (
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
-    "_attest", "_handling", "_listing", "_openers", "_opening", "_paths", "_poller", "_procfs", "_socket_calls",
-    "_tasks",
+    "_attest", "_handling", "_listing", "_looking_acts", "_mediate", "_metadata_acts", "_openers", "_opening",
+    "_path_acts", "_path_calls", "_path_values", "_paths", "_poller", "_procfs", "_socket_calls", "_tasks",
+    "_users",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 

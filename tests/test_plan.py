@@ -11,7 +11,7 @@ import bpf
 import pytest
 from planned import ARCHES, ENOSYS, EPERM, TYPICAL, Box, a_host
 
-from sandlock import _plan, syscalls
+from sandlock import _extra_rules, syscalls
 from sandlock._landlock import GRANTS, PROTECTIONS, REFER, PathRule
 from sandlock._plan import Launch, plan
 from sandlock.errors import PolicyError, Unsupported
@@ -198,7 +198,7 @@ def test_denied_on_request() -> None:
     assert box("clone3") == ENOSYS, "already denied, in the way that libc can live with"
 
 
-@pytest.mark.parametrize("name", sorted(_plan.NEEDED_BY_LAUNCH))
+@pytest.mark.parametrize("name", sorted(_extra_rules.NEEDED_BY_LAUNCH))
 def test_what_the_launch_needs_cannot_be_denied(name: str) -> None:
     for word in (name, syscalls.TABLE[name].group):
         with pytest.raises(PolicyError, match="launch") as caught:
@@ -231,7 +231,7 @@ def test_a_name_of_the_other_architecture_is_no_error() -> None:
     assert "fork" not in dict(Box(arch="aarch64", extra_deny_syscalls="fork").plan.answers)
 
 
-@pytest.mark.parametrize("group", _plan.GRANTABLE)
+@pytest.mark.parametrize("group", _extra_rules.GRANTABLE)
 def test_allowed_on_request_and_at_a_price(group: str) -> None:
     box = Box(extra_allow_syscalls=group)
     for name in syscalls.expand(group):
@@ -244,7 +244,7 @@ def test_a_single_syscall_may_be_allowed() -> None:
     box = Box(extra_allow_syscalls=["shmget", "read"])
     assert box("shmget") == bpf.ALLOW
     assert box("msgget") == EPERM
-    assert box.plan.risks == ("shmget: " + _plan.GRANTABLE["sysv_ipc"],), "read was allowed anyway"
+    assert box.plan.risks == ("shmget: " + _extra_rules.GRANTABLE["sysv_ipc"],), "read was allowed anyway"
 
 
 OPENS_THE_SANDBOX = """
@@ -263,9 +263,9 @@ def test_what_would_open_the_sandbox_is_never_allowed(word: str) -> None:
 
 
 def test_the_lists_of_groups_are_groups() -> None:
-    assert set(_plan.GRANTABLE) <= set(syscalls.GROUPS)
-    assert all(syscalls.GROUPS[name].default != "allow" for name in _plan.GRANTABLE)
-    assert set(_plan.NEEDED_BY_LAUNCH) <= set(syscalls.TABLE)
+    assert set(_extra_rules.GRANTABLE) <= set(syscalls.GROUPS)
+    assert all(syscalls.GROUPS[name].default != "allow" for name in _extra_rules.GRANTABLE)
+    assert set(_extra_rules.NEEDED_BY_LAUNCH) <= set(syscalls.TABLE)
 
 
 def test_allowed_and_denied_at_once_is_an_error() -> None:
