@@ -185,13 +185,14 @@ def metadata(setting: Setting, effort: Efforts) -> list[Row]:
     commands = {
         "tar -x, 3,000 files": workloads.extract(place),
         "git checkout, 1,500 files": workloads.checkout(place),
+        "git init, add, commit, status, log": workloads.git(place),
     }
     for name, command in commands.items():
         with Hosts(setting) as hosts:
             sides = {side: hosts.run(side, command) for side in ("bare", "sandlock", "bare again")}
             if setting.before:
                 sides |= {side: hosts.run(side, command) for side in ("before", "before again")}
-            measured = interleave(sides, effort(setting, 60, 8 * len(sides)))
+            measured = interleave(sides, effort(setting, 100, 8 * len(sides)))
         rows.append(ratio_row(f"{name}, grants only", measured, None, MILLISECONDS, _names("sandlock")))
         if setting.before:
             names = _names("sandlock", base="before")
