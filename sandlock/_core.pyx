@@ -121,6 +121,23 @@ cdef inline Action continue_unsafely() noexcept nogil:
     return Action(kind=ACTION_CONTINUE, value=0)
 
 
+cdef Action act_by_rule(const Rule *rule) noexcept nogil:
+    """What a rule alone says, whatever the call is about."""
+    if rule.kind == RULE_ERRNO:
+        return errno_action(<int>rule.value)
+    if rule.kind == RULE_VALUE:
+        return Action(kind=ACTION_VALUE, value=rule.value)
+    if rule.kind == RULE_INJECT:
+        return Action(kind=ACTION_INJECT, value=rule.value)
+    if rule.kind == RULE_HOLD:
+        return Action(kind=ACTION_HOLD, value=0)
+    if rule.kind == RULE_KILL_TASK:
+        return Action(kind=ACTION_KILL_TASK, value=0)
+    if rule.kind == RULE_KILL_TREE:
+        return Action(kind=ACTION_KILL_TREE, value=0)
+    return errno_action(EPERM)
+
+
 cdef Action look_or_tell(Lane *lane, const Rule *rule, const Notification *notification) noexcept nogil:
     """The rules that decide nothing."""
     cdef int error
@@ -140,7 +157,7 @@ cdef Action look_or_tell(Lane *lane, const Rule *rule, const Notification *notif
             lane.run, notification
         )
         return Action(kind=ACTION_VALUE, value=0) if error == 0 else errno_action(error)
-    return errno_action(EPERM)
+    return act_by_rule(rule)
 
 
 cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogil:
@@ -152,10 +169,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if number < 0 or number >= MAX_SYSCALLS:
         return errno_action(EPERM)
     rule = &lane.run.program.rules[lane.run.program.rule_of[number]]
-    if rule.kind == RULE_ERRNO:
-        return errno_action(<int>rule.value)
-    if rule.kind == RULE_VALUE:
-        return Action(kind=ACTION_VALUE, value=rule.value)
     if rule.kind == RULE_COUNT_FORK:
         error = count_fork(&lane.ledger, lane.run.warden, <pid_t>notification.pid)
         # Decided from the live count only: no argument was read.
@@ -184,14 +197,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if rule.kind == RULE_VET_OPEN or rule.kind == RULE_VET_WRITE:
         error = vet_open(&lane.crew, notification, ASK_ALL if rule.kind == RULE_VET_OPEN else ASK_WRITES)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
-    if rule.kind == RULE_INJECT:
-        return Action(kind=ACTION_INJECT, value=rule.value)
-    if rule.kind == RULE_HOLD:
-        return Action(kind=ACTION_HOLD, value=0)
-    if rule.kind == RULE_KILL_TASK:
-        return Action(kind=ACTION_KILL_TASK, value=0)
-    if rule.kind == RULE_KILL_TREE:
-        return Action(kind=ACTION_KILL_TREE, value=0)
     return look_or_tell(lane, rule, notification)
 
 

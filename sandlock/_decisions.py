@@ -8,7 +8,7 @@ from __future__ import annotations
 from os import fsdecode
 
 from . import syscalls
-from ._denials import CAUSES, endpoint_target, exec_fixes, fixes
+from ._denials import CAUSES, FILES, denied_by, endpoint_target, exec_fixes, fixes, path_fixes
 from ._record import record
 from .events import OPERATIONS, address_text
 
@@ -30,12 +30,13 @@ DENIED = ("deny", "kill")
 NETWORK = ("connect", "send", "bind", "listen")
 ASKED = ("verdict", "no-opinion", "callback-error", "handler", "handler-error", "timeout", "nobody-listens")
 """The causes of decisions that a callback made, or ought to have made."""
-BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers", "open": "fd"}
+BINDINGS = {"exec": "attested", "fork": "registers", "handler": "registers", "open": "fd", "path": "fd"}
 
 
 @record
 class Decision:
-    """What was decided about one exec, open, connect, send, bind or listen; or what a handler denied."""
+    """What was decided about one exec, open, connect, send, bind or listen; or what a handler, or a rule about files,
+    denied."""
 
     seq: int
     """Its number among the decisions of its run, from 1. A gap is what was lost on the way."""
@@ -46,7 +47,7 @@ class Decision:
     run: str
     """The run's id, as in its Result."""
     kind: str
-    """"exec", "fork", "open", "connect", "send", "bind", "listen" or "handler"."""
+    """"exec", "fork", "open", "connect", "send", "bind", "listen", "handler" or "path" (another call about a file)."""
     target: str
     """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
     decision: str
@@ -82,6 +83,8 @@ class Decision:
     """Of a denial: the smallest grant that would allow it, as a keyword; "" where no rule can."""
     fix_flag: str = ""
     """The same as flags of `sandlock run`."""
+    syscall: str = ""
+    """Of a decision about a file: the system call."""
     dropped: int = 0
     """From `decisions()`: how many decisions before this one its reader missed, by being slow."""
 
@@ -93,6 +96,7 @@ def decision_of(
     epoch: float,
     plan: Plan,
     net_rules: tuple[NetRule, ...],
+    fs_denied: tuple[str, ...] = (),
     run: str,
     call_id: str,
     answered: tuple[Event | HandlerContext, Verdict] | None,
@@ -102,9 +106,10 @@ def decision_of(
     (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
     exe, cwd, argv, cut, endpoint = facts
     kind, name = OPERATIONS[operation], CAUSES[cause][0]
-    rules: tuple[ExecRule | NetRule, ...] = plan.exec_rules if kind == "exec" else net_rules
+    rules: tuple[ExecRule | NetRule, ...] = plan.exec_rules if kind == "exec" else () if kind in FILES else net_rules
     by = rules[rule] if 0 <= rule < len(rules) else None
-    text = "" if by is None else by.text
+    text = denied_by(fs_denied, rule) if kind in FILES else "" if by is None else by.text
+    call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""
     reason = getattr(by, "reason", "") or _reason(ACTS[act], cause, text)
     words = tuple(map(fsdecode, argv))
     if answered is not None and name == "verdict":
@@ -115,6 +120,8 @@ def decision_of(
     fix, flag = "", ""
     if kind == "exec" and (ACTS[act], name, cut) == ("deny", "no-rule", False):
         fix, flag = exec_fixes(target, words)
+    elif kind in FILES and (ACTS[act], name) == ("deny", "no-rule"):
+        reason, (fix, flag) = f"{call}: no grant allows it", path_fixes(target, call)
     elif endpoint[0] and kind in NETWORK and ACTS[act] in DENIED and not text and name != "audit":
         fix, flag = fixes(kind, target, endpoint[2])
     return Decision(
@@ -143,6 +150,7 @@ def decision_of(
         call_id=call_id,
         fix=fix,
         fix_flag=flag,
+        syscall=call,
     )
 
 
@@ -151,7 +159,7 @@ def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, 
         return fsdecode(exe)
     if kind in ("fork", "handler"):
         return syscalls.name(number, arch) or kind
-    if kind == "open":
+    if kind in FILES:
         return fsdecode(endpoint[3])
     return endpoint_target(arch, number, endpoint)
 

@@ -9,6 +9,7 @@ from os import fsdecode
 
 from . import syscalls
 from ._net_rules import UNIX, protocol_name
+from ._path_rules import METADATA
 from ._record import fields, record
 from .events import OPERATIONS, Exec, Fork, Open, Resolve, address_text, target_of
 
@@ -26,13 +27,17 @@ __all__ = [
     "audited_like",
     "audited_of",
     "denial_of",
+    "denied_by",
     "endpoint_target",
     "exec_fixes",
     "fixes",
     "logged_denial",
+    "path_fixes",
     "resolve_denial",
 ]
 
+FILES = ("open", "path")
+"""Kinds that are about a file."""
 DENIAL_TEXT = 480  # as the core keeps of it (_slots.pxd)
 
 
@@ -41,7 +46,8 @@ class Denial:
     """A call that was denied, and why."""
 
     kind: str
-    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "open", "resolve", "handler"."""
+    """What was asked for: "exec", "connect", "send", "bind", "listen", "fork", "open", "path" (another call about a
+    file), "resolve", "handler"."""
     target: str
     """The file; the destination as a rule names it; of a fork, and of what a handler answers, the system call; or the
     name that was looked up."""
@@ -76,6 +82,8 @@ class Denial:
     the other, and a process whose parent has ended has none above it."""
     host: str = ""
     """The name by which the tree looked the destination up last; "" if it did not."""
+    syscall: str = ""
+    """Of what was denied without a question about a file: the system call."""
 
 
 @record
@@ -221,6 +229,17 @@ def fixes(kind: str, target: str, port: int, host: str = "") -> tuple[str, str]:
     return f"net_allow_bind={target!r}", f"--net-allow-bind {quote(target)}"
 
 
+def path_fixes(path: str, syscall: str) -> tuple[str, str]:
+    """The smallest grant that allows to change what is known of a file, or to watch it; "" where none does."""
+    from shlex import quote
+
+    if syscall not in METADATA or not path.startswith("/") or path.startswith("/proc/") or not path.isprintable():
+        return "", ""
+    if syscall == "inotify_add_watch":
+        return f"fs_readable={path!r}", f"--fs-read {quote(path)}"
+    return f"fs_writable={path!r}", f"--fs-write {quote(path)}"
+
+
 def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
     """The rule that allows this exec alone, as a keyword and as a flag; "" where a word would mean more in a rule."""
     from shlex import join, quote
@@ -229,6 +248,11 @@ def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
     if any(not word.isprintable() or "*" in word or "#" in word for word in words):
         return "", ""
     return f"exec_allow={join(words)!r}", f"--exec-allow {quote(join(words))}"
+
+
+def denied_by(fs_denied: tuple[str, ...], rule: int) -> str:
+    """The rule of this number, in words: part of what was granted is denied."""
+    return f"fs_denied: {fs_denied[rule]}" if 0 <= rule < len(fs_denied) else ""
 
 
 def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
@@ -244,6 +268,7 @@ def logged_denial(
     arch: str,
     net_rules: tuple[NetRule, ...],
     exec_rules: tuple[ExecRule, ...],
+    fs_denied: tuple[str, ...],
     operation: int,
     cause: int,
     rule: int,
@@ -263,9 +288,9 @@ def logged_denial(
     name, meaning = CAUSES[cause]
     kind = OPERATIONS[operation]
     argv: list[bytes] = []
-    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else net_rules
+    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else () if kind in FILES else net_rules
     decided = rules[rule] if 0 <= rule < len(rules) else None
-    fix, by = ("", ""), "" if decided is None else decided.text
+    fix, by, call = ("", ""), "" if decided is None else decided.text, ""
     own, host = getattr(decided, "reason", ""), ""
     if kind == "exec":
         target, *argv = text.split(b"\0")
@@ -274,8 +299,13 @@ def logged_denial(
         shown = fsdecode(target)
         if name == "no-rule" and len(text) < DENIAL_TEXT:
             fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
-    elif kind in ("fork", "handler", "open"):
-        shown = fsdecode(text) if kind == "open" else syscalls.name(number, arch) or kind
+    elif kind in FILES:
+        shown, call = fsdecode(text), syscalls.name(number, arch) or ""
+        by = denied_by(fs_denied, rule)
+        if name == "no-rule":
+            meaning, fix = f"{call}: no grant allows it", path_fixes(shown, call)
+    elif kind in ("fork", "handler"):
+        shown = syscalls.name(number, arch) or kind
     else:
         shown = endpoint_target(arch, number, endpoint)
         if lookups is not None and kind in ("connect", "send"):
@@ -299,4 +329,5 @@ def logged_denial(
         time=time,
         latency=latency,
         chain=tuple(map(fsdecode, chain)),
+        syscall=call,
     )

@@ -378,7 +378,7 @@ class Execution:
     def _logged(self, found: list[tuple[Any, ...]]) -> list[Denial]:
         """What the core wrote down itself."""
         plan = self.plan
-        known = (plan.arch, self.net_rules, plan.exec_rules)
+        known = (plan.arch, self.net_rules, plan.exec_rules, self.policy.fs_denied)
         lookups = self._lookups
         logged = []
         for operation, cause, rule, error, number, pid, count, since, at, *facts in found:

@@ -1,8 +1,8 @@
 """Listings of directories, without what is not there for the tree: processes of others, and what /proc and /sys tell
 of the machine.
 
-It is read from a duplicate of the caller's descriptor, with which it shares the place that it has come to; so nothing is
-decided about a descriptor that the caller could exchange meanwhile.
+It is read from a duplicate of the caller's descriptor, with which it shares the place that it has come to; so nothing
+is decided about a descriptor that the caller could exchange meanwhile.
 """
 
 from libc.stdint cimport uint16_t

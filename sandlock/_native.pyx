@@ -22,7 +22,7 @@ from sandlock._linux cimport (
 from sandlock._observe cimport dropped_records, free_observer, take_records
 from sandlock._path_table cimport PathRules
 from sandlock._pins cimport MAX_HOSTS, Pins, add_pin, asker_of
-from sandlock._program cimport NetRuleSet, Program
+from sandlock._program cimport NetRuleSet, Program, pointers
 from sandlock._run cimport STAGE_LAUNCHED, STEP_THREAD
 from sandlock._run cimport Run as RunStruct
 from sandlock._approvals cimport add_approval, revoke_approvals
@@ -124,15 +124,10 @@ cdef int above_stdio(int fd) except -1:
     return <int>moved
 
 
-cdef const char **pointers(list strings) except NULL:
-    """A NULL-terminated array of the strings, which must stay alive."""
-    cdef Py_ssize_t i
-    cdef const char **array = <const char **>calloc(len(strings) + 1, sizeof(char *))
-    if array == NULL:
-        raise MemoryError
-    for i in range(len(strings)):
-        array[i] = <const char *><bytes>strings[i]
-    return array
+cdef void close_once(int *descriptor) noexcept nogil:
+    if descriptor[0] >= 0:
+        raw_syscall(SYS_close, descriptor[0], 0, 0, 0, 0, 0)
+        descriptor[0] = -1
 
 
 cdef class Run:
@@ -417,19 +412,13 @@ cdef class Run:
 
     def let_go(self) -> None:
         """Closes what was held for the launch: the init's end of the control socket, the pidfd."""
-        if self.c.control_init_copy >= 0:
-            raw_syscall(SYS_close, self.c.control_init_copy, 0, 0, 0, 0, 0)
-            self.c.control_init_copy = -1
-        if self.c.host_pidfd >= 0:
-            raw_syscall(SYS_close, self.c.host_pidfd, 0, 0, 0, 0, 0)
-            self.c.host_pidfd = -1
+        close_once(&self.c.control_init_copy)
+        close_once(&self.c.host_pidfd)
         self.leave_listener()
 
     cdef void leave_listener(self) noexcept nogil:
         """The fast lane has a copy in a descriptor table of its own."""
-        if self.c.host_listener >= 0:
-            raw_syscall(SYS_close, self.c.host_listener, 0, 0, 0, 0, 0)
-            self.c.host_listener = -1
+        close_once(&self.c.host_listener)
 
     def start(self) -> None:
         """Starts the launch. Never raises for what the launch meets: that comes as a FAILED message."""
@@ -523,15 +512,10 @@ cdef class Run:
         """Finishes and gives the control socket back."""
         self.let_go()
         self.finish()
-        if self.lane.table != NULL and self.lane.table.wake_fd >= 0 and not self.abandoned:
-            raw_syscall(SYS_close, self.lane.table.wake_fd, 0, 0, 0, 0, 0)
-            self.lane.table.wake_fd = -1
-        if self.lane.table != NULL and self.lane.table.poller_fd >= 0 and not self.abandoned:
-            raw_syscall(SYS_close, self.lane.table.poller_fd, 0, 0, 0, 0, 0)
-            self.lane.table.poller_fd = -1
-        if self.c.control_host >= 0:
-            raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
-            self.c.control_host = -1
+        if self.lane.table != NULL and not self.abandoned:
+            close_once(&self.lane.table.wake_fd)
+            close_once(&self.lane.table.poller_fd)
+        close_once(&self.c.control_host)
 
     @property
     def control_fd(self) -> int:
@@ -557,9 +541,7 @@ cdef class Run:
                 result = raw_syscall(SYS_wait4, self.c.warden, 0, WALL, 0, 0, 0)
             if result != -EINTR:
                 break
-        if self.init_pidfd >= 0:
-            raw_syscall(SYS_close, self.init_pidfd, 0, 0, 0, 0, 0)
-            self.init_pidfd = -1
+        close_once(&self.init_pidfd)
 
     def execs(self) -> list:
         """The recorded execs of a finished run, see `_observe.take_records`."""
@@ -605,8 +587,7 @@ cdef class Run:
                 pass
             self.wait_native()
         self.let_go()
-        if self.c.control_host >= 0:
-            raw_syscall(SYS_close, self.c.control_host, 0, 0, 0, 0, 0)
+        close_once(&self.c.control_host)
         free_observer(self.lane.observer)
         free_table(self.lane.table)
         free(<void *>self.c.executables)

@@ -472,7 +472,8 @@ cdef long open_judged(
     if not call.where.exists:
         return make(call, place) if place.descriptor < 0 else -EEXIST
     if kind_of(place) == S_IFCHR and place.major == TTYAUX and place.minor == TTY:
-        opened = reopen(place.own_table, place.descriptor, call.flags | O_NONBLOCK, call.mode)     # ours, if any: only to be refused it
+        # Ours, if any: only to be refused it.
+        opened = reopen(place.own_table, place.descriptor, call.flags | O_NONBLOCK, call.mode)
         if opened >= 0:
             raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         elif opened != -ENXIO:

@@ -1,8 +1,20 @@
+from typing import final
+
+@final
 class PathRules:
+    def __new__(
+        cls,
+        denied: list[tuple[bytes, int]],
+        *,
+        identities: list[tuple[int, int, int]],
+        grants: list[tuple[bytes, int]],
+        narrow: bool,
+        hides: bool,
+    ) -> PathRules: ...
     def __init__(
         self,
-        *,
         denied: list[tuple[bytes, int]],
+        *,
         identities: list[tuple[int, int, int]],
         grants: list[tuple[bytes, int]],
         narrow: bool,

@@ -62,7 +62,7 @@ cdef class PathRules:
         memset(&self.c, 0, sizeof(self.c))
         self._alive = []
 
-    def __init__(self, *, denied, identities, grants, bint narrow, bint hides):
+    def __init__(self, denied, *, identities, grants, bint narrow, bint hides):
         cdef Py_ssize_t i
         self.c.denied = <PathPrefix *>calloc(len(denied) + 1, sizeof(PathPrefix))
         self.c.identities = <PathIdentity *>calloc(len(identities) + 1, sizeof(PathIdentity))

@@ -570,7 +570,9 @@ cdef int follow_from(
             base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0,
             RESOLVE_NO_MAGICLINKS | (resolve & RESOLVE_CACHED)
         )
-        if (opened == -EACCES and not origin.tree.run.program.private_proc) or (opened == -EAGAIN and resolve & RESOLVE_CACHED):
+        if opened == -EAGAIN and resolve & RESOLVE_CACHED:
+            return <int>opened
+        if opened == -EACCES and not origin.tree.run.program.private_proc:
             return <int>opened
         if opened >= 0:
             if take_pin(opened, place) == 0 and not place.on_procfs:

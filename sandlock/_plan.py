@@ -144,7 +144,7 @@ def plan(
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
     grants = (expansion or policy.expand()).grants
     metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
-    own = _traps(widest, host.arch, network, vet, record, metadata)
+    own = _traps(widest, host.arch, network, vet, record, metadata, handlers)
     rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
@@ -357,7 +357,13 @@ _FORKS = ("clone", "fork", "vfork")
 
 
 def _traps(
-    policy: Policy, arch: str, network: _arguments.Network, vet: bool, record: bool, metadata: bool
+    policy: Policy,
+    arch: str,
+    network: _arguments.Network,
+    vet: bool,
+    record: bool,
+    metadata: bool,
+    handlers: tuple[str, ...],
 ) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
@@ -392,6 +398,7 @@ def _traps(
         reason = "net_allow_bind: listen without bind takes any port, so the port is looked at first"
         wanted.append(("listen", "listen", reason))
     answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
+    answered |= {"ioctl"} & set(handlers)  # its commands that set flags of inodes are nobody's then
     wanted += _path_rules.traps(bool(policy.fs_denied), metadata, answered, views=_view_rules.option_of(policy))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(

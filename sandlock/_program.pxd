@@ -15,3 +15,5 @@ cdef class Program:
     cdef _set_exec_rules(self, rules, otherwise)
     cdef _set_launch(self, launch)
     cdef _set_hostname(self, bytes name)
+
+cdef const char **pointers(list strings) except NULL

@@ -49,6 +49,17 @@ RULE_KINDS = {
 }
 
 
+cdef const char **pointers(list strings) except NULL:
+    """A NULL-terminated array of the strings, which must stay alive."""
+    cdef Py_ssize_t i
+    cdef const char **array = <const char **>calloc(len(strings) + 1, sizeof(char *))
+    if array == NULL:
+        raise MemoryError
+    for i in range(len(strings)):
+        array[i] = <const char *><bytes>strings[i]
+    return array
+
+
 cdef class NetRuleSet:
     """Network rules in C, never changed. `hosts`: all names, by number from 1; `base`: the number of the first rule."""
 

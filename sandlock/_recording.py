@@ -211,6 +211,7 @@ class Recorder:
                 epoch=execution.epoch,
                 plan=execution.plan,
                 net_rules=execution.net_rules,
+                fs_denied=execution.policy.fs_denied,
                 run=execution.run_id,
                 call_id=execution.call_id,
                 answered=answered,

@@ -185,7 +185,7 @@ cdef int same_denial(const Denial *one, const Denial *other) noexcept nogil:
     return (
         one.operation == other.operation and one.act == other.act and one.cause == other.cause
         and one.rule == other.rule and one.protocol == other.protocol and one.port == other.port
-        and one.width == other.width
+        and one.width == other.width and (one.number == other.number or not is_of_paths(one.operation))
         and one.error == other.error and one.abstract == other.abstract and one.length == other.length
         and memcmp(one.bytes, other.bytes, sizeof(one.bytes)) == 0 and memcmp(one.text, other.text, one.length) == 0
     )

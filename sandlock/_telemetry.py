@@ -162,7 +162,7 @@ def _target(decision: Decision, argv: bool) -> dict[str, Any]:
         if argv:
             attributes["process.command_args"] = list(map(_clean, decision.argv))
         return attributes
-    if decision.kind == "open":
+    if decision.kind in ("open", "path"):
         attributes["file.path"] = _clean(decision.target)
         return attributes
     attributes["server.address"] = _clean(decision.ip or decision.target)

@@ -167,7 +167,9 @@ class Result:
             "execs": None if self.execs is None else [each.to_dict() for each in self.execs],
             "dropped_execs": self.dropped_execs,
             "denials": [
-                _call_dict(each) | {"rule": each.rule, "errno": each.errno, "fix": each.fix, "fix_flag": each.fix_flag}
+                _call_dict(each)
+                | {"rule": each.rule, "errno": each.errno, "fix": each.fix, "fix_flag": each.fix_flag}
+                | {"syscall": each.syscall}
                 for each in self.denials
             ],
             "dropped_denials": self.dropped_denials,
@@ -229,7 +231,8 @@ def _call_text(call: Denial | Audited) -> str:
     times = f", {call.count} times" if call.count > 1 else ""
     name = f" ({call.host})" if call.host not in ("", call.target) else ""
     reason = f": {printable(call.reason)}" if call.reason else ""
-    return f"{call.kind} {printable(call.target)}{name}{words}{times}{reason}"
+    kind = getattr(call, "syscall", "") or call.kind
+    return f"{kind} {printable(call.target)}{name}{words}{times}{reason}"
 
 
 def _call_dict(call: Denial | Audited) -> dict[str, object]:

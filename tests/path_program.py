@@ -69,7 +69,8 @@ def facts(place: str) -> str:
         path = os.path.join(place, name)
         seen = os.lstat(path)
         # Of times those that were set to what is long past: the others tell when this ran.
-        old = [int(time) for time in (seen.st_atime, seen.st_mtime) if time < 1_500_000_000]
+        both = (seen.st_mtime,) if stat.S_ISDIR(seen.st_mode) else (seen.st_atime, seen.st_mtime)
+        old = [int(time) for time in both if time < 1_500_000_000]
         words = [name, oct(seen.st_mode), seen.st_uid, seen.st_gid, seen.st_nlink, old]
         if stat.S_ISREG(seen.st_mode):
             words.append(seen.st_size)
@@ -363,8 +364,8 @@ def watches() -> Ops:
         watcher = call("inotify_init1", os.O_NONBLOCK)
         assert isinstance(watcher, int)
         result = call("inotify_add_watch", watcher, p, 0x100)  # IN_CREATE
-        open(f"{p}/seen", "w").close()
-        return result, b"seen" in os.read(watcher, 999) if result == 1 else b""
+        opened(f"{p}/seen", os.O_CREAT | os.O_WRONLY)
+        return result, b"seen" in os.read(watcher, 999) if os.path.exists(f"{p}/seen") and result == 1 else b""
 
     def by_link(p: str) -> object:
         watcher = call("inotify_init1", os.O_NONBLOCK)
@@ -493,7 +494,10 @@ def main(place: str, numbers: str) -> None:
             said = repr(function(own))
         except Missing:
             continue
-        print(f"{label}: {said} | {facts(own)}" if os.access(own, os.R_OK) else f"{label}: {said}")
+        try:
+            print(f"{label}: {said} | {facts(own)}")
+        except PermissionError:
+            print(f"{label}: {said}")
 
 
 if __name__ == "__main__":

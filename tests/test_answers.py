@@ -17,6 +17,7 @@ from test_filter import interesting, meaning
 
 from sandlock import syscalls
 from sandlock._landlock import BIND_TCP, CONNECT_TCP, PROTECTIONS
+from sandlock._path_rules import DEVICES, METADATA
 
 if TYPE_CHECKING:
     from sandlock._filter import Answer
@@ -81,10 +82,13 @@ def test_every_syscall_has_an_answer_and_no_other_has(arch: str) -> None:
 
 @pytest.mark.parametrize("arch", ARCHES)
 def test_untouched_syscalls_are_answered_from_the_kernels_bitmap(arch: str) -> None:
-    box = Box(arch=arch)
+    box = Box(arch=arch, disable="fs-metadata")
+    metadata = Box(arch=arch)
     for call in syscalls.TABLE.values():
         if call.number(arch) is not None:
-            assert box.always_allows(call.name) == (call.default == "allow" or call.name == "kill"), call.name
+            untouched = (call.default == "allow" and call.name not in DEVICES) or call.name == "kill"
+            assert box.always_allows(call.name) == untouched, call.name
+            assert metadata.always_allows(call.name) == (untouched and call.name not in METADATA), call.name
 
 
 @pytest.mark.parametrize(("arch", "foreign"), [("x86_64", "i386"), ("x86_64", "aarch64"), ("aarch64", "arm")])
@@ -106,7 +110,7 @@ NEVER = {
     "finit_module delete_module acct quotactl quotactl_fd clock_settime settimeofday adjtimex clock_adjtime",
     "kernel": "perf_event_open bpf userfaultfd keyctl add_key request_key syslog",
     "others": "ptrace process_vm_readv process_vm_writev process_madvise pidfd_getfd kcmp setns",
-    "files": "open_by_handle_at name_to_handle_at fanotify_init fanotify_mark file_setattr",
+    "files": "open_by_handle_at name_to_handle_at fanotify_init fanotify_mark",
     "ipc": "shmget shmat shmctl shmdt semget semop semctl semtimedop msgget msgsnd msgrcv msgctl mq_open "
     "mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr",
     "rest": "vhangup lsm_set_self_attr",
@@ -199,11 +203,31 @@ def test_ordinary_terminal_work_goes_on() -> None:
         assert box("ioctl", 0, getattr(termios, name), 0) == bpf.ALLOW
 
 
+@pytest.mark.parametrize("command", [0x40086602, 0x401C5820, 0x40087602, 0x40086604])
+def test_inode_flags_are_the_supervisors_or_nobodys(command: int) -> None:
+    assert Box()("ioctl", 3, command) == bpf.NOTIFY
+    assert Box(disable="fs-metadata")("ioctl", 3, command) == EPERM
+
+
 @pytest.mark.parametrize(
-    "command", [0x40086602, 0x401C5820, 0x40806685, 0x800C6613, 0x5000940E, 0x5000940F, 0xD000943E]
+    "command", [0x40046602, 0x40047602, 0x40047211, 0x40806685, 0x800C6613, 0x5000940E, 0x5000940F, 0xD000943E]
 )
-def test_no_inode_flags_and_no_subvolumes_through_read_only_descriptors(command: int) -> None:
+def test_no_verity_and_no_subvolumes_through_read_only_descriptors(command: int) -> None:
     assert Box()("ioctl", 3, command) == EPERM
+
+
+CHARACTER, BLOCK, FIFO, WHITEOUT = 0o020000, 0o060000, 0o010000, 4
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_nobody_makes_device_nodes(arch: str) -> None:
+    for box in (Box(arch=arch), Box(arch=arch, keep_capabilities="mknod", fs_writable="/", disable="fs-metadata")):
+        for kind in (CHARACTER, BLOCK, CHARACTER | 0o777 | 1 << 40):
+            assert box("mknodat", 3, 0x1000, kind, 0) == EPERM
+            assert arch != "x86_64" or box("mknod", 0x1000, kind, 0) == EPERM
+        assert box("mknodat", 3, 0x1000, FIFO | 0o600, 0) == bpf.ALLOW
+        assert box("renameat2", 3, 0x1000, 3, 0x1000, WHITEOUT) == EPERM
+        assert box("renameat2", 3, 0x1000, 3, 0x1000, 1) == bpf.ALLOW
 
 
 @pytest.mark.parametrize("command", [0x80086601, 0x801C581F, 0x40049409, 0x4020940D, 0xC0189436, 0xC020660B])
@@ -357,7 +381,7 @@ def test_without_a_grant_no_address_is_used() -> None:
     for name in ("connect", "bind", "listen"):
         assert box(name, 3, 0x1000, 16) == EACCES
     assert (box.plan.guest_ruleset.handled_net, box.plan.guest_ruleset.ports) == (BIND_TCP | CONNECT_TCP, ())
-    assert not box.plan.needs_listener
+    assert {rule.rule for rule in box.plan.rules} == {"path"}
 
 
 @pytest.mark.parametrize("fields", [{}, {"net_allow": ":443"}, {"net_allow_bind": "*"}, {"disable": ["net-tcp"]}])
@@ -394,7 +418,7 @@ def test_ports_to_bind() -> None:
     assert box("bind", 3, 0x1000, 16) == bpf.ALLOW
     assert box("listen", 3, 1) == bpf.NOTIFY
     assert box.plan.guest_ruleset.ports == ((443, BIND_TCP | CONNECT_TCP), (8080, BIND_TCP), (8081, BIND_TCP))
-    assert [(rule.syscall, rule.rule) for rule in box.plan.rules] == [("listen", "listen")]
+    assert [rule.syscall for rule in box.plan.rules if rule.rule != "path"] == ["listen"]
     assert box.plan.needs_listener
     assert Box(net_allow_bind=80)("connect", 3, 0x1000, 16) == EACCES
 
@@ -408,7 +432,7 @@ def test_unrestricted_is_spelled_with_a_star() -> None:
     box = Box(net_allow_bind="*")
     assert box.plan.guest_ruleset.handled_net == CONNECT_TCP
     assert box("bind", 3, 0x1000, 16) == box("listen", 3, 1) == bpf.ALLOW
-    assert not box.plan.needs_listener, "nothing is left to look at"
+    assert {rule.rule for rule in box.plan.rules} == {"path"}, "nothing of the network is left to look at"
     assert box("connect", 3, 0x1000, 16) == EACCES
     both = Box(net_allow=["*", ":443"], net_allow_bind=["*", 80])
     assert (both.plan.guest_ruleset.handled_net, both.plan.guest_ruleset.ports) == (0, ())
@@ -429,7 +453,7 @@ def test_without_the_tcp_barrier_only_a_star_opens_anything(abi: int) -> None:
         assert box("socket", INET, STREAM, 0) == box("socket", INET6, STREAM, 6) == EACCES
         assert box("connect", 3, 1, 16) == box("bind", 3, 1, 16) == box("listen", 3, 1) == EACCES
         assert (box.plan.guest_ruleset.handled_net, box.plan.guest_ruleset.ports) == (0, ())
-        assert not box.plan.needs_listener
+        assert {rule.rule for rule in box.plan.rules} == {"path"}
     connect = Box(abi, net_allow="*", **waive)
     assert connect("socket", INET, STREAM, 0) == connect("connect", 3, 1, 16) == bpf.ALLOW
     assert connect("bind", 3, 1, 16) == connect("listen", 3, 1) == EACCES

@@ -73,7 +73,7 @@ def test_the_plan_says_what_happens_otherwise() -> None:
     ):
         assert plan(Policy(**fields), a_host()).exec_otherwise == otherwise
         assert plan(Policy(**fields), a_host(), vet=True).exec_otherwise == "ask"
-    assert not plan(Policy(fs_readable="/usr"), a_host()).needs_listener
+    assert {rule.rule for rule in plan(Policy(fs_readable="/usr"), a_host()).rules} == {"path"}
 
 
 # ---- what runs

@@ -117,7 +117,7 @@ def test_every_other_call_can_have_a_handler() -> None:
     assert len(names) > 200
     for start in range(0, len(names), 100):
         rules = plan(Policy(), a_host(), handlers=tuple(names[start : start + 100])).rules
-        assert [rule.syscall for rule in rules] == names[start : start + 100]
+        assert [rule.syscall for rule in rules if rule.rule == "handle"] == names[start : start + 100]
     assert set(REFUSED) <= set(syscalls.TABLE)
 
 

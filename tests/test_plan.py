@@ -11,11 +11,11 @@ import bpf
 import pytest
 from planned import ARCHES, ENOSYS, EPERM, TYPICAL, Box, a_host
 
-from sandlock import _extra_rules, syscalls
-from sandlock._landlock import GRANTS, PROTECTIONS, REFER, PathRule
+from sandlock import _extra_rules, _landlock, _path_rules, syscalls
+from sandlock._landlock import GRANTS, REFER, PathRule
 from sandlock._plan import Launch, plan
 from sandlock.errors import PolicyError, Unsupported
-from sandlock.policy import Policy
+from sandlock.policy import PROTECTIONS, Policy
 
 CLONE_THREAD = 0x3D0F00  # what pthread_create asks for
 FORK = 0x1200011
@@ -26,7 +26,7 @@ FORK = 0x1200011
 
 @pytest.mark.parametrize("abi", range(1, 8))
 def test_strict_by_default(abi: int) -> None:
-    lacking = {name for name, (since, _, _) in PROTECTIONS.items() if since > abi}
+    lacking = {name for name, (since, _, _) in _landlock.PROTECTIONS.items() if since > abi}
     if not lacking:
         assert plan(Policy(), a_host(abi)).waived == frozenset()
         return
@@ -46,7 +46,7 @@ def test_strict_by_default(abi: int) -> None:
 
 
 def test_what_may_degrade_is_used_where_it_is_there() -> None:
-    full = plan(Policy(allow_degraded=tuple(PROTECTIONS)), a_host())
+    full = plan(Policy(allow_degraded=PROTECTIONS), a_host())
     assert full.waived == frozenset()
     assert full.guest_ruleset == plan(Policy(), a_host()).guest_ruleset
 
@@ -75,17 +75,30 @@ def test_what_is_disabled_is_never_used(name: str) -> None:
 )
 def test_what_no_policy_can_do_without(facts: dict[str, Any], missing: str, word: str) -> None:
     with pytest.raises(Unsupported, match=word) as caught:
-        plan(Policy(allow_degraded=tuple(PROTECTIONS), disable=tuple(PROTECTIONS)), a_host(**facts))
+        plan(Policy(allow_degraded=PROTECTIONS, disable=PROTECTIONS), a_host(**facts))
     assert caught.value.missing == {missing}
 
 
 @pytest.mark.parametrize("fields", [{"max_processes": 3}, {"record_execs": True}, {"net_allow_bind": 80}])
 def test_a_supervisor_needs_user_notification(fields: dict[str, Any]) -> None:
     with pytest.raises(Unsupported) as caught:
-        plan(Policy(**fields), a_host(seccomp_user_notif=False))
+        plan(Policy(**fields, allow_degraded="fs-metadata"), a_host(seccomp_user_notif=False))
     assert caught.value.missing == {"seccomp-user-notification"}
     assert next(iter(fields)) in str(caught.value)
-    assert plan(Policy(), a_host(seccomp_user_notif=False)).rules == ()
+    without = plan(Policy(allow_degraded="fs-metadata"), a_host(seccomp_user_notif=False))
+    assert (without.rules, without.needs_listener, without.waived) == ((), False, {"fs-metadata"})
+
+
+def test_metadata_needs_a_supervisor_or_a_waiver() -> None:
+    with pytest.raises(Unsupported, match="allow_degraded") as caught:
+        plan(Policy(fs_readable="/usr"), a_host(seccomp_user_notif=False))
+    assert caught.value.missing == {"fs-metadata"}
+    there = plan(Policy(allow_degraded="fs-metadata"), a_host())
+    assert (there.needs_listener, there.waived) == (True, frozenset())
+    for policy in (Policy(disable="fs-metadata"), Policy(fs_writable="/")):
+        done = plan(policy, a_host())
+        assert (done.rules, done.needs_listener, "fs-metadata" in done.enforced) == ((), False, False)
+    assert "fs-metadata" in plan(Policy(fs_writable="/home"), a_host()).enforced
 
 
 # --- Landlock rulesets -------------------------------------------------------------------------------------
@@ -122,12 +135,13 @@ def test_an_expansion_that_the_caller_has_is_used() -> None:
 
 
 def test_without_a_supervisor_the_outer_domain_only_holds_signals_in() -> None:
-    outer = plan(Policy(fs_readable="/usr"), a_host()).supervisor_ruleset
+    outer = plan(Policy(fs_readable="/usr", disable="fs-metadata"), a_host()).supervisor_ruleset
     assert outer is not None
     # A domain that does not handle and grant REFER denies it: linking would fail with EXDEV everywhere.
     assert (outer.handled_fs, outer.handled_net, outer.scoped) == (REFER, 0, 3)
     assert outer.paths == (PathRule(b"/", REFER, False),)
-    assert plan(Policy(disable=["signal-scope", "abstract-unix-socket-scope"]), a_host()).supervisor_ruleset is None
+    unscoped = Policy(disable=["signal-scope", "abstract-unix-socket-scope", "fs-metadata"])
+    assert plan(unscoped, a_host()).supervisor_ruleset is None
 
 
 def test_a_supervisor_is_as_confined_as_its_guest_but_for_proc() -> None:
@@ -152,14 +166,16 @@ def test_no_grant_is_no_rule() -> None:
 # --- traps -------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_trapped_unless_the_policy_needs_it() -> None:
-    box = Box(presets="system", net_allow=":443", timeout=5, max_open_files=100, cpu_cores=0)
+def test_nothing_but_metadata_is_trapped_unless_the_policy_needs_it() -> None:
+    fields: dict[str, Any] = {"presets": "system", "net_allow": ":443", "max_open_files": 100, "cpu_cores": 0}
+    assert {rule.syscall for rule in Box(**fields).plan.rules} == set(_path_rules.METADATA)
+    box = Box(**fields, disable="fs-metadata")
     assert box.plan.rules == ()
     assert not any(one.k == bpf.NOTIFY for one in box.code if one.code == bpf.RET_K)
 
 
 def test_counted_forks() -> None:
-    box = Box(max_processes=10)
+    box = Box(max_processes=10, disable="fs-metadata")
     counted = dict.fromkeys(("clone", "fork", "vfork"), "count_fork")
     assert {rule.syscall: rule.rule for rule in box.plan.rules} == counted | {"rt_sigaction": "add_restart"}
     assert box("rt_sigaction", signal.SIGCHLD, 1) == bpf.NOTIFY
@@ -167,11 +183,12 @@ def test_counted_forks() -> None:
     assert box("fork") == box("vfork") == box("clone", FORK) == box("clone", 17) == box("clone", 0x4111) == bpf.NOTIFY
     assert box("clone", CLONE_THREAD) == bpf.ALLOW
     assert box("clone3", 0x1000, 88) == ENOSYS
-    assert [rule.syscall for rule in Box(arch="aarch64", max_processes=10).plan.rules] == ["clone", "rt_sigaction"]
+    other = Box(arch="aarch64", max_processes=10, disable="fs-metadata")
+    assert [rule.syscall for rule in other.plan.rules] == ["clone", "rt_sigaction"]
 
 
 def test_recorded_execs() -> None:
-    box = Box(record_execs=True)
+    box = Box(record_execs=True, disable="fs-metadata")
     assert {rule.syscall: rule.rule for rule in box.plan.rules} == {
         "execve": "observe_exec",
         "execveat": "observe_exec",
@@ -185,7 +202,8 @@ def test_traps_have_numbers_and_reasons_that_name_the_option(arch: str) -> None:
     done = Box(arch=arch, **TYPICAL[1]).plan
     for rule in done.rules:
         assert syscalls.name(rule.nr, arch) == rule.syscall
-        assert any(option in rule.reason for option in ("max_processes", "record_execs", "net_allow_bind"))
+        options = ("max_processes", "record_execs", "net_allow_bind", "fs-metadata")
+        assert any(option in rule.reason for option in options)
     assert done.needs_listener
 
 
@@ -354,11 +372,13 @@ def test_the_plan_in_words() -> None:
 
 
 def test_the_plan_in_words_without_anything_special() -> None:
-    text = plan(Policy(no_coredump=False, net_allow="*", disable=["signal-scope"]), a_host()).describe()
-    for part in ("Waived:\n  signal-scope: signals reach", "TCP connect: not decided by Landlock",
+    waived = ["signal-scope", "fs-metadata"]
+    text = plan(Policy(no_coredump=False, net_allow="*", disable=waived), a_host()).describe()
+    for part in ("\n  signal-scope: signals reach", "TCP connect: not decided by Landlock",
                  "signals: not held in", "Answered by the supervisor:\n  nothing",
                  "capabilities: none"):  # fmt: skip
         assert part in text, part
-    bare = plan(Policy(disable=["signal-scope", "abstract-unix-socket-scope"], extra_deny_syscalls="socket"), a_host())
+    waived.append("abstract-unix-socket-scope")
+    bare = plan(Policy(disable=waived, extra_deny_syscalls="socket"), a_host())
     assert "init:\n  none" in bare.describe()
     assert "EPERM: extra_deny_syscalls:\n    socket" in bare.describe()

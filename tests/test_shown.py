@@ -526,7 +526,8 @@ def test_what_is_known_of_a_view_is_what_is_opened(tmp_path: Path) -> None:
         "    if os.path.exists(path):\n"
         "        with open(path) as file: facts, size = os.fstat(file.fileno()), len(file.read())\n"
         "        for look in (os.stat(path), os.lstat(path) if '/net/' not in path else os.stat(path)):\n"
-        "            same = [getattr(look, name) == getattr(facts, name) for name in ('st_ino', 'st_dev', 'st_mode', 'st_size')]\n"
+        "            names = ('st_ino', 'st_dev', 'st_mode', 'st_size')\n"
+        "            same = [getattr(look, name) == getattr(facts, name) for name in names]\n"
         "            found += [*same, look.st_size == size, os.access(path, os.R_OK), not os.access(path, os.W_OK)]\n"
         "print(json.dumps([len(found) > 20, all(found), os.path.getsize('/etc/passwd')]))"
     )

@@ -118,7 +118,7 @@ def test_every_entry_is_classified_and_says_why() -> None:
 
 def test_the_calls_decided_by_arguments_are_those_of_the_table() -> None:
     network = _arguments.Network(sockets=True, connect=True, any_connect=False, bind=True, listen=_filter.ALLOW)
-    decided = _arguments.answers(network, listener=False, count_forks=False, signal_scope=True)
+    decided = _arguments.answers(network, judged=False, count_forks=False, signal_scope=True)
     assert set(decided) == {name for name, call in TABLE.items() if call.default == "filter"}
 
 
