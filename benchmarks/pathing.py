@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ON_BEHALF = 1.3
 ORDINARY = 1.02
 CALLS = ("open + close", "stat", "readlink")
+CALLS_EACH = "1000"
+"""So few that a burst fits into one turn of the scheduler, where something else runs, too."""
+
 US = Number("us")
 
 
@@ -107,7 +110,7 @@ def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[R
     os.symlink(target, link)
     rows = []
     for name in CALLS:
-        argv = (guest, name.split()[0], "5000", link if name == "readlink" else target)
+        argv = (guest, name.split()[0], CALLS_EACH, link if name == "readlink" else target)
         command = Command(argv=argv, number=True)
 
         def minimal(mode: str, command: Command = command) -> Command:
@@ -123,7 +126,7 @@ def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[R
             }
             for each in found:
                 _add(sides, hosts, each, dataclasses.replace(command, argv=(*argv, each.proof)))
-            measured = interleave(sides, effort(setting, 120, 6 * len(sides)), every=_rare(sides))
+            measured = interleave(sides, effort(setting, 200, 6 * len(sides)), every=_rare(sides))
         for side, text in (("continue", "continued"), ("behalf", "on behalf")):
             row = f"{name}, {text} by the minimal C supervisor"
             rows.append(ratio_row(row, measured, None, US, _names(side)))
