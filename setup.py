@@ -53,6 +53,7 @@ MODULES = (
     "_socket_calls",
     "_commands",
     "_exec",
+    "_exec_paths",
     "_core",
     "_program",
     "_native",

@@ -15,6 +15,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, strlen
 from posix.types cimport pid_t
 
+from sandlock._exec_paths cimport judge_loaded, judge_program, judges_programs
 from sandlock._journal cimport pass_gate
 from sandlock._linux cimport (
     Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_ptrace, SYS_wait4,
@@ -24,7 +25,7 @@ from sandlock._memory cimport read_memory
 from sandlock._programs cimport identify, identify_path, open_named, same_file
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, FileIdentity,
-    answer, argv_of, finish, note_executed, note_slot, permit_slot, record_slot, was_written,
+    answer, argv_of, finish, load_paths, note_executed, note_slot, permit_slot, record_slot, was_written,
 )
 from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
 
@@ -287,7 +288,7 @@ cdef void kill_loaded(Table *table, Slot *slot, pid_t pid, int cause) noexcept n
 cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
     """Waits until the caller has executed, failed to, or ended; siblings that die for the exec are reaped, or it
     would wait for ever (ptrace(2), execve under ptrace)."""
-    cdef int status = 0, i
+    cdef int status = 0, cause, i
     cdef long tid
     while True:
         tid = raw_syscall(SYS_wait4, -1, <long>&status, WALL | WNOTHREAD, 0, 0, 0)
@@ -300,8 +301,13 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
             frozen.count = 0
             note_executed(table, slot)
             # Now that it is loaded nobody can open it for writing: who did before has closed it, and was seen.
+            cause = CAUSE_NONE
             if was_written(table, slot) or not loaded_as_approved(slot, <pid_t>tid):
-                kill_loaded(table, slot, <pid_t>tid, CAUSE_ATTEST)
+                cause = CAUSE_ATTEST
+            elif judges_programs(load_paths(&table.paths)):
+                cause = judge_loaded(load_paths(&table.paths), <pid_t>tid, &slot.rule)
+            if cause != CAUSE_NONE:
+                kill_loaded(table, slot, <pid_t>tid, cause)
             elif not permit_slot(table, slot):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
             else:
@@ -329,7 +335,7 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
     """Carries out an approved exec and gives the slot back. Returns 0; or 1 when this task must end, for it holds
     threads that it cannot let go."""
     cdef Frozen frozen
-    cdef int result
+    cdef int cause, result
     if table.journal != NULL and not pass_gate(table.journal):
         refuse(table, slot, CAUSE_AUDIT, EACCES)
         return 0
@@ -339,6 +345,11 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
     if slot.waited and (was_written(table, slot) or not is_unchanged(slot)):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
+    if slot.waited and judges_programs(load_paths(&table.paths)):
+        cause = judge_program(load_paths(&table.paths), slot, &slot.rule)      # while somebody thought, it may have changed
+        if cause != CAUSE_NONE:
+            refuse(table, slot, cause, EACCES)
+            return release(&frozen) > 0
     result = seize_caller(slot)
     if result < 0:
         refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)     # gone, or not allowed

@@ -10,10 +10,10 @@ from . import _program, _view_rules
 from ._command import prepare
 from ._execution import Execution
 from ._host import probe
-from ._permissions import Permissions, read_ceiling
+from ._permissions import Permissions, changes_paths, read_ceiling
 from ._plan import plan as make_plan
 from ._records import read_call_id
-from ._settle import refuse_memory, settle
+from ._settle import real_paths, refuse_memory, settle
 from .errors import MORE_FILES, ConfinementError, PolicyError, SandlockError
 from .events import Deny, ExecDecision, read_on_timeout
 from .handlers import NativeHandler, read_handlers
@@ -53,16 +53,25 @@ class Confinement:
                 "(--preset system), or single paths with fs_readable (-r)",
                 field="fs_readable",
             )
-        expansion = policy.expand()
-        expansion = expansion.__class__(settle(expansion.grants), expansion.env)
+        widest = read_ceiling(policy, ceiling)
+        narrow = changes_paths(ceiling)
+        expansion = (widest or policy).expand()
+        named = expansion.grants
+        expansion = expansion.__class__(settle(named), expansion.env)
         self.policy = policy
         self.preset_env = expansion.env
         programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
-        widest = read_ceiling(policy, ceiling)
-        self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers))
+        self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers), narrow)
         self.plan, self._program = compiled(*self._sources, record)
-        self.permissions = Permissions(policy, widest, self.plan)
         self.grants = expansion.grants
+        self.permissions = Permissions(
+            policy,
+            widest,
+            self.plan,
+            widest=real_paths(self.grants) if self.plan.mediated else self.grants,
+            named=named,
+            narrow=narrow,
+        )
         if self.plan.vets:
             refuse_memory(self.grants)
         self._views = None
@@ -136,7 +145,6 @@ class Confinement:
                 new_session=new_session,
                 questions=questions,
                 permissions=self.permissions,
-                grants=self.grants,
                 resolver=resolver,
                 handlers=self.handlers,
                 call_id=read_call_id(call_id),
@@ -210,14 +218,15 @@ def compiled(
     ceiling: Policy | None = None,
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
+    narrow: bool = False,
     record: bool = False,
 ) -> tuple[Plan, _program.Program]:
     """The plan and its native form. Both are values, and making them takes longer than a launch: they are kept."""
-    key = (policy, host, expansion, vet, ceiling, programs, handlers, record)
+    key = (policy, host, expansion, vet, ceiling, programs, handlers, narrow, record)
     made = _kept.get(key)
     if made is None:
         more = {"vet": vet, "ceiling": ceiling, "record": record, "programs": programs, "handlers": handlers}
-        plan = make_plan(policy, host, expansion=expansion, **more)  # type: ignore[arg-type]
+        plan = make_plan(policy, host, expansion=expansion, narrow=narrow, **more)  # type: ignore[arg-type]
         made = (plan, _program.Program(plan, wait_killable=host.wait_killable))
         if len(_kept) >= 64:
             _kept.clear()

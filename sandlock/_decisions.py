@@ -8,7 +8,7 @@ from __future__ import annotations
 from os import fsdecode
 
 from . import syscalls
-from ._denials import CAUSES, FILES, denied_by, endpoint_target, exec_fixes, fixes, path_fixes
+from ._denials import CAUSES, FILES, denied_path, endpoint_target, exec_fixes, fixes, path_fixes
 from ._record import record
 from .events import OPERATIONS, address_text
 
@@ -96,19 +96,19 @@ def decision_of(
     epoch: float,
     plan: Plan,
     net_rules: tuple[NetRule, ...],
-    fs_denied: tuple[str, ...] = (),
+    paths: tuple[str, ...] = (),
     run: str,
     call_id: str,
     answered: tuple[Event | HandlerContext, Verdict] | None,
 ) -> Decision:
-    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `answered`: the
-    question and its verdict, if the callback decided."""
+    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `paths`: those
+    that are denied; `answered`: the question and its verdict, if the callback decided."""
     (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
     exe, cwd, argv, cut, endpoint = facts
     kind, name = OPERATIONS[operation], CAUSES[cause][0]
     rules: tuple[ExecRule | NetRule, ...] = plan.exec_rules if kind == "exec" else () if kind in FILES else net_rules
     by = rules[rule] if 0 <= rule < len(rules) else None
-    text = denied_by(fs_denied, rule) if kind in FILES else "" if by is None else by.text
+    text = denied_path(kind, rule, paths) if by is None else by.text
     call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""
     reason = getattr(by, "reason", "") or _reason(ACTS[act], cause, text)
     words = tuple(map(fsdecode, argv))

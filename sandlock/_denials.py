@@ -184,6 +184,15 @@ def audited_like(denial: Denial) -> Audited:
     return Audited(**{each.name: getattr(denial, each.name) for each in fields(Audited)})
 
 
+PATH_RULES = 1 << 20  # _path_table.pxd
+
+
+def denied_path(kind: str, rule: int, paths: tuple[str, ...]) -> str:
+    """The denied path that a rule's number stands for, in words; "" for none."""
+    number = rule if kind in FILES else rule - PATH_RULES
+    return f"fs_denied: {paths[number]}" if 0 <= number < len(paths) else ""
+
+
 def _about(event: Event) -> tuple[str, str, tuple[str, ...], str]:
     """Kind, target, words and host name of an event."""
     kind = type(event).__name__.lower()
@@ -250,11 +259,6 @@ def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
     return f"exec_allow={join(words)!r}", f"--exec-allow {quote(join(words))}"
 
 
-def denied_by(fs_denied: tuple[str, ...], rule: int) -> str:
-    """The rule of this number, in words: part of what was granted is denied."""
-    return f"fs_denied: {fs_denied[rule]}" if 0 <= rule < len(fs_denied) else ""
-
-
 def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
     """Where a socket call leads, as a rule names it; of an unknown protocol by the name of the call."""
     protocol, address, port, path, abstract = endpoint
@@ -268,7 +272,6 @@ def logged_denial(
     arch: str,
     net_rules: tuple[NetRule, ...],
     exec_rules: tuple[ExecRule, ...],
-    fs_denied: tuple[str, ...],
     operation: int,
     cause: int,
     rule: int,
@@ -283,14 +286,16 @@ def logged_denial(
     chain: list[bytes],
     *,
     lookups: Lookups | None = None,
+    paths: tuple[str, ...] = (),
 ) -> Denial:
-    """A denial that the core wrote down; its rule is a number of those."""
+    """A denial that the core wrote down; its rule is a number of those, or of denied `paths`."""
     name, meaning = CAUSES[cause]
     kind = OPERATIONS[operation]
     argv: list[bytes] = []
     rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else () if kind in FILES else net_rules
     decided = rules[rule] if 0 <= rule < len(rules) else None
-    fix, by, call = ("", ""), "" if decided is None else decided.text, ""
+    by = denied_path(kind, rule, paths) if decided is None else decided.text
+    fix, call = ("", ""), ""
     own, host = getattr(decided, "reason", ""), ""
     if kind == "exec":
         target, *argv = text.split(b"\0")
@@ -301,7 +306,6 @@ def logged_denial(
             fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
     elif kind in FILES:
         shown, call = fsdecode(text), syscalls.name(number, arch) or ""
-        by = denied_by(fs_denied, rule)
         if name == "no-rule":
             meaning, fix = f"{call}: no grant allows it", path_fixes(shown, call)
     elif kind in ("fork", "handler"):

@@ -12,14 +12,16 @@ from posix.types cimport pid_t
 from sandlock._approvals cimport approves_exec
 from sandlock._commands cimport decide_exec
 from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_ASK, OPERATION_EXEC
+from sandlock._exec_paths cimport judge_loader, judge_program, judges_programs
 from sandlock._linux cimport SYS_close, SYS_execveat, raw_syscall
 from sandlock._memory cimport read_string, read_strings
+from sandlock._path_table cimport PathTable
 from sandlock._programs cimport (
     FileIdentity, MAX_PATH, Prefix, identify, may_write, open_named, real_path, resolve_program, same_file,
 )
 from sandlock._slots cimport (
-    ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, MAX_ALL_FACTS,
-    MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, note_denial, note_slot, offer,
+    ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, MAX_ALL_FACTS,
+    MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths, note_denial, note_slot, offer,
     scratch_of, still_waits, take_slot,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
@@ -150,8 +152,10 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
 
 
 cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
-    """Reads path and argv, finds the file, copies all into the slot. Returns 0, or the -errno for the caller."""
+    """Reads path and argv, finds the file, copies all into the slot. Returns 0, or the -errno for the caller; the slot's
+    cause says whether the files are denied."""
     cdef Facts facts
+    cdef const PathTable *paths = load_paths(&table.paths)
     cdef int result
     facts.path_length = read_string(slot.tid, slot.path_address, facts.path, MAX_PATH)
     if facts.path_length < 0:
@@ -159,6 +163,7 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     slot.tgid = thread_group_of(slot.tid)
     if slot.tgid == 0:
         return -ESRCH
+    facts.prefix.wants_loader = judges_programs(paths)
     result = resolve_program(
         slot.tid, slot.tgid, slot.directory, facts.path, slot.flags, &slot.named, &slot.loaded, &facts.prefix,
         facts.exe, &facts.exe_length
@@ -171,7 +176,13 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     facts.cwd_length = facts.cwd[0] = 0
     if load_int(&table.listens) or table.journal != NULL:      # who else would want to know it
         facts.cwd_length = read_cwd(slot.tid, facts.cwd)
-    return keep_facts(table, slot, &facts)
+    result = keep_facts(table, slot, &facts)
+    slot.cause = CAUSE_NONE
+    if result == 0 and facts.prefix.wants_loader:
+        slot.cause = judge_program(paths, slot, &slot.rule)
+        if slot.cause == CAUSE_NONE:
+            slot.cause = judge_loader(paths, &facts.prefix, &slot.rule)
+    return result
 
 
 cdef int watch(
@@ -240,6 +251,10 @@ cdef int vet_exec(Table *table, Crew *crew, const Notification *notification) no
     if result < 0:
         give_back(slot)
         return -result
+    if slot.cause != CAUSE_NONE:
+        note_slot(table, slot, slot.cause, EACCES)
+        give_back(slot)
+        return EACCES
     decision = decide_exec(table.run.program, slot, &slot.rule)
     slot.cause = CAUSE_RULE if slot.rule >= 0 else CAUSE_NO_RULE
     if decision == DECIDED_ASK and approves_exec(

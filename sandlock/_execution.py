@@ -15,7 +15,6 @@ from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
-from ._path_facts import path_rules
 from .errors import MORE_FILES, ConfinementError, InternalError, SandlockError
 from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, open_event, read_verdict
 from .handlers import HandlerContext
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
-    from .presets import Grant
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
@@ -103,7 +101,6 @@ class Execution:
         new_session: bool,
         questions: QuestionLimits | None = None,
         permissions: Permissions,
-        grants: tuple[Grant, ...] = (),
         resolver: Resolver | None = None,
         handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
@@ -142,8 +139,6 @@ class Execution:
         limit = None if timeout is None else max(0, int(timeout * 1000))
         try:
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
-            if any(rule.rule == "path" for rule in plan.rules):
-                self.run.set_paths(path_rules(policy.fs_denied, grants))
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -363,6 +358,11 @@ class Execution:
         return self._permissions.net_rules
 
     @property
+    def denied_paths(self) -> tuple[str, ...]:
+        """All paths that ever were denied, by number."""
+        return self._permissions.denied_paths
+
+    @property
     def denials(self) -> tuple[Denial, ...]:
         """What was denied so far: by verdict, then without one."""
         lookups = self._lookups
@@ -378,13 +378,13 @@ class Execution:
     def _logged(self, found: list[tuple[Any, ...]]) -> list[Denial]:
         """What the core wrote down itself."""
         plan = self.plan
-        known = (plan.arch, self.net_rules, plan.exec_rules, self.policy.fs_denied)
+        known = (plan.arch, self.net_rules, plan.exec_rules)
         lookups = self._lookups
         logged = []
         for operation, cause, rule, error, number, pid, count, since, at, *facts in found:
             called = (operation, cause, rule, error, number, pid, count)
             times = (self.epoch + at / 1e9, (at - since) / 1e9)
-            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups))
+            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups, paths=self.denied_paths))
         return logged
 
     @property

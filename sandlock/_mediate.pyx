@@ -23,17 +23,20 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME,
-    ACT_SET_FLAGS, ACT_WATCH, Name, PathCall, decode_call, is_metadata, read_name, takes_no_path,
+    ACT_LINK, ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_LINK, ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE,
+    ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TRUNCATE, ACT_WATCH, Name, PathCall, acts_in_directory,
+    decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
-from sandlock._path_table cimport WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered
+from sandlock._path_table cimport (
+    WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered, judge_open, lets_change,
+)
 from sandlock._paths cimport (
     ACCESS_WRITE, FOLLOW_CACHED, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
 from sandlock._programs cimport open_descriptor_of
-from sandlock._slots cimport CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
+from sandlock._slots cimport CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
 from sandlock._tasks cimport (
     format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
 )
@@ -142,10 +145,17 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     if not is_there(mediator.table.views, &mediator.tree, name.path):
         return -ENOENT
     rule = denied_by(paths, &name.place, name.path)
-    if rule < 0 and call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY):
+    if rule < 0 and (
+        call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_MAKE_LINK)
+        or (call.act == ACT_LINK and name == &call.second)
+    ):
         rule = holds_denied(paths, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
+    if ACT_TRUNCATE <= call.act <= ACT_MAKE_NODE and not lets_change(
+        paths, &name.place, name.path, acts_in_directory(call.act)
+    ):
+        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if is_metadata(call.act) and not may_change(mediator, name):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
@@ -342,7 +352,7 @@ cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept 
     """Judges what an open found, and opens it. Returns GIVEN, LATER, DENIED or -errno."""
     cdef Name *name = &mediator.call.first
     cdef long length
-    cdef int rule, result = check_place(&mediator.tree, call, place)
+    cdef int rule = -1, cause, result = check_place(&mediator.tree, call, place)
     if result < 0:
         return LATER             # there is more to say of a failure than of a success
     if place.descriptor >= 0 and not waits_for_nobody(place):
@@ -353,9 +363,10 @@ cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept 
     name.path[length] = 0
     if not is_there(mediator.table.views, &mediator.tree, name.path):
         return -ENOENT
-    rule = denied_by(mediator.paths, place, name.path)
-    if rule >= 0:
-        return deny(mediator, CAUSE_RULE, rule, name.path)
+    call.where.exists = place.descriptor >= 0
+    cause = judge_open(mediator.paths, call, place, name.path, &rule)
+    if cause != CAUSE_NONE:
+        return deny(mediator, cause, rule, name.path)
     if access_of(call) & ACCESS_WRITE and is_view(mediator.table.views, place, name.path):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     result = remember_place(call, place)

@@ -265,7 +265,7 @@ cdef class Run:
         store_rules(&self.lane.table.net_rules, &rules.c)
 
     def set_paths(self, PathRules rules) -> None:
-        """This is what holds of paths from now on. For a run that carries out path calls, before it starts."""
+        """This is what holds of paths from now on. For a run that carries out path calls."""
         if self.lane.table == NULL:
             raise RuntimeError("this run carries out no path calls")
         self._alive.append(rules)      # a call that is being decided may still look at the last ones

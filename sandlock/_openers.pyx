@@ -28,7 +28,7 @@ from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare, probe,
     remember_place, reopen, table_is_full,
 )
-from sandlock._path_table cimport denied_by
+from sandlock._path_table cimport judge_open
 from sandlock._paths cimport (
     ACCESS_READ, ACCESS_WRITE, FOLLOW_TO_PARENT, MAX_LAST, OpenCall, Place, leave, path_of_place,
 )
@@ -36,9 +36,9 @@ from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE,
-    CAUSE_RULE, CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value,
-    ask, exe_of, finish, load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word,
-    swap_int_if, swap_word_if, with_state,
+    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value, ask, exe_of,
+    finish, load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if,
+    swap_word_if, with_state,
 )
 from sandlock._tasks cimport caught_signals
 from sandlock._view_table cimport is_there, is_view, keep_with_views, show_view
@@ -287,7 +287,7 @@ cdef int is_still_the_trees(const Opener *opener, const Slot *slot, const Place 
 cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Looks at what an open is about, for the first time."""
     cdef OpenCall *call = &slot.opened
-    cdef int result = find(&opener.tree, slot.tid, slot.tgid, call, slot.data, 0, place)
+    cdef int cause, result = find(&opener.tree, slot.tid, slot.tgid, call, slot.data, 0, place)
     cdef long length
     if result == 0:
         result = check_place(&opener.tree, call, place)
@@ -310,9 +310,9 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if may_be_given(opener, slot, place, slot.data + slot.path_length) < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
-    slot.rule = denied_by(load_paths(&opener.table.paths), place, slot.data + slot.path_length)
-    if slot.rule >= 0:
-        refuse(opener.table, slot, CAUSE_RULE, EACCES)
+    cause = judge_open(load_paths(&opener.table.paths), call, place, slot.data + slot.path_length, &slot.rule)
+    if cause != CAUSE_NONE:
+        refuse(opener.table, slot, cause, EACCES)
         return
     if access_of(call) & ACCESS_WRITE and is_view(opener.table.views, place, slot.data + slot.path_length):
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
@@ -320,16 +320,31 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     decide_open(opener, slot, caller, place)
 
 
+cdef int judge_now(const Opener *opener, Slot *slot, const Place *place) noexcept nogil:
+    """What was denied, or no longer granted, while somebody thought, is denied. Returns an enum Cause."""
+    cdef char path[MAX_PATH + MAX_LAST]
+    cdef int cause, before = slot.rule, rule = -1
+    if path_of_place(place, path, MAX_PATH + MAX_LAST) < 0:
+        return CAUSE_UNREADABLE
+    cause = judge_open(load_paths(&opener.table.paths), &slot.opened, place, path, &rule)
+    slot.rule = before if cause == CAUSE_NONE else rule
+    return cause
+
+
 cdef void carry_out(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """A verdict allows it: if the name still means what was judged."""
     cdef int how = 0 if slot.opened.where.exists else FOLLOW_TO_PARENT
-    cdef int result = find(&opener.tree, slot.tid, slot.tgid, &slot.opened, slot.data, how, place)
+    cdef int cause, result = find(&opener.tree, slot.tid, slot.tgid, &slot.opened, slot.data, how, place)
     if not still_waits(opener.table, slot):
         finish(opener.table, slot)
     elif result < 0 or not is_same(&slot.opened, place) or not is_still_the_trees(opener, slot, place):
         refuse(opener.table, slot, CAUSE_CHANGED, EACCES)
     else:
-        act(opener, slot, caller, place)
+        cause = judge_now(opener, slot, place)
+        if cause == CAUSE_NONE:
+            act(opener, slot, caller, place)
+        else:
+            refuse(opener.table, slot, cause, EACCES)
 
 
 cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:

@@ -85,6 +85,7 @@ cdef struct PathCall:
     Details details
 
 cdef int is_metadata(int act) noexcept nogil
+cdef int acts_in_directory(int act) noexcept nogil
 cdef int takes_no_path(int act) noexcept nogil
 cdef int decode_call(const Notification *notification, int64_t rule, PathCall *call) noexcept nogil
 cdef int read_name(pid_t tid, Name *name) noexcept nogil

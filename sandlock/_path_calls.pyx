@@ -69,6 +69,11 @@ cdef int makes_or_removes(int act) noexcept nogil:
     return ACT_MAKE_DIRECTORY <= act <= ACT_RENAME or act == ACT_MAKE_LINK or act == ACT_MAKE_NODE
 
 
+cdef int acts_in_directory(int act) noexcept nogil:
+    """Whether a call changes the directory that a name is in, rather than what it leads to."""
+    return makes_or_removes(act) or act == ACT_LINK
+
+
 cdef int takes_no_path(int act) noexcept nogil:
     """Whether an empty path, and none, mean what the descriptor was opened for: one with O_PATH will not do."""
     return ACT_SET_XATTR <= act <= ACT_SET_FLAGS or act in (ACT_GET_XATTR, ACT_LIST_XATTR, ACT_GET_FLAGS)

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ._filter import Answer, Case
+    from .policy import Policy
     from .presets import Grant
 
-__all__ = ["ACTS", "CALLS", "DEVICES", "LOOKS", "METADATA", "adjust", "covers_all", "pack", "refused", "traps"]
+__all__ = ["ACTS", "CALLS", "DEVICES", "LOOKS", "METADATA", "adjust", "covers_all", "option_of", "pack", "refused", "traps"]
 
 ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
@@ -148,6 +149,21 @@ DEVICES: dict[str, tuple[Case, ...]] = {
 """How device nodes are made: by nobody, whatever capabilities are kept."""
 
 
+_REASONS = {
+    "fs_denied": "Landlock cannot take parts away from a grant",
+    "ceiling": "Landlock cannot give a grant later, nor take it back",
+    "hide_ungranted": "what is not granted must not show, by no call",
+}
+
+
+def option_of(policy: Policy, narrow: bool) -> str:
+    """The option for which the supervisor opens and changes all files; "" for none. `narrow`: grants of paths may change
+    while programs run."""
+    if policy.fs_denied:
+        return "fs_denied"
+    return "ceiling" if narrow else "hide_ungranted" if policy.hide_ungranted else ""
+
+
 def pack(name: str) -> int:
     """A call's line as a number: the value of its rule."""
     return _pack(list(CALLS[name]))
@@ -165,9 +181,10 @@ def refused(words: Iterable[str]) -> set[str]:
 
 
 def traps(
-    denied: bool, metadata: bool, asked: Iterable[str], looks: bool = False, views: str = ""
+    mediated: str, metadata: bool, asked: Iterable[str], looks: bool = False, views: str = ""
 ) -> list[tuple[str, str, str]]:
-    """(system call, rule, reason) of what the supervisor carries out. `denied`: parts of grants are denied. `metadata`:
+    """(system call, rule, reason) of what the supervisor carries out. `mediated`: the option for
+    which it opens and changes files. `metadata`:
     what is known of files is changed inside the writable grants only. `looks`: what only tells about files is carried
     out, too. `views`: the option for which some files show something else. `asked`: calls that have another answer
     already."""
@@ -184,8 +201,8 @@ def traps(
     if views == "private_proc":
         reason = "private_proc: other processes, and what tells about the machine, are not there"
         wanted |= dict.fromkeys((*_LISTS, *LOOKS), reason)
-    if denied:
-        reason = "fs_denied: Landlock cannot take parts away from a grant, so the supervisor opens and changes files"
+    if mediated:
+        reason = f"{mediated}: {_REASONS[mediated]}, so the supervisor opens and changes files"
         wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
     if looks:
         wanted |= dict.fromkeys(LOOKS, "what may be looked at is decided, and told, by the supervisor")

@@ -2,7 +2,11 @@
 
 from libc.stdint cimport uint64_t
 
-from sandlock._paths cimport Place
+from sandlock._paths cimport OpenCall, Place
+from sandlock._programs cimport FileIdentity
+
+cdef enum:
+    PATH_RULES = 1 << 20     # with this added, the number of a denied path stands among those of other rules
 
 # What a grant is good for, and what a call wants of an object.
 cdef enum Want:
@@ -26,16 +30,24 @@ cdef struct PathTable:
     int denied_count
     PathPrefix *denied
     int identity_count       # of denied files and trees, and of those files in denied trees that have other names
-    PathIdentity *identities
+    PathIdentity *identities     # by inode, then by device
     int grant_count
     PathPrefix *grants
+    int shown_count          # names of what is granted, also those that are links
+    PathPrefix *shown
     int narrow               # what is opened has to be covered by a grant here, too, not only by Landlock's
-    int hides                # so has what is looked at
+    int hides                # what no grant covers, and what is denied, is not there
 
 cdef int is_beneath(const char *path, const PathPrefix *prefix) noexcept nogil
 cdef int denied_by(const PathTable *table, const Place *place, const char *path) noexcept nogil
+cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path) noexcept nogil
 cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil
+cdef int is_hidden(const PathTable *table, const Place *place, const char *path) noexcept nogil
 cdef int is_covered(const PathTable *table, const char *path, int wanted) noexcept nogil
+cdef int judge_open(
+    const PathTable *table, const OpenCall *call, const Place *place, const char *path, int *rule
+) noexcept nogil
+cdef int lets_change(const PathTable *table, const Place *place, const char *path, int in_directory) noexcept nogil
 
 cdef class PathRules:
     cdef PathTable c

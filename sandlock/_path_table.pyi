@@ -8,6 +8,7 @@ class PathRules:
         *,
         identities: list[tuple[int, int, int]],
         grants: list[tuple[bytes, int]],
+        shown: list[bytes],
         narrow: bool,
         hides: bool,
     ) -> PathRules: ...
@@ -17,6 +18,7 @@ class PathRules:
         *,
         identities: list[tuple[int, int, int]],
         grants: list[tuple[bytes, int]],
+        shown: list[bytes],
         narrow: bool,
         hides: bool,
     ) -> None: ...

@@ -9,9 +9,12 @@ from __future__ import annotations
 from _thread import RLock
 
 from ._net_rules import NetRule, compile_rules
+from ._path_facts import ACCESS, covered, path_rules, shown_names
 from ._program import NetRuleSet
 from .errors import PolicyError
-from .policy import Policy
+from ._settle import real_paths
+from .policy import PATHS, Policy
+from .presets import Grant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +22,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._native import Run
+    from ._path_facts import Identity
+    from ._path_table import PathRules
     from ._plan import Plan
 
-__all__ = ["Permissions", "read_ceiling"]
+__all__ = ["Permissions", "changes_paths", "read_ceiling"]
 
-CHANGEABLE = ("net_allow", "net_allow_bind", "max_processes")
+LISTS = ("net_allow", "net_allow_bind", *PATHS)
+CHANGEABLE = (*LISTS, "max_processes")
 """What can be widened and narrowed while a program runs."""
-DENIALS = ("net_deny", "net_deny_bind")
+DENIALS = ("net_deny", "net_deny_bind", "fs_denied")
+FILES = (*PATHS, "fs_denied")
 MAX_APPROVALS = 4096  # as in _approvals.pxd
 
 
@@ -44,17 +51,31 @@ def read_ceiling(policy: Policy, ceiling: Mapping[str, object] | None) -> Policy
         raise PolicyError(
             f"ceiling: max_processes={processes} is below the policy's own {policy.max_processes}", field="ceiling"
         )
-    return policy.but(
-        net_allow=(*policy.net_allow, *wide.net_allow),
-        net_allow_bind=(*policy.net_allow_bind, *wide.net_allow_bind),
-        max_processes=processes,
-    )
+    lists: dict[str, Any] = {name: _joined(getattr(policy, name), getattr(wide, name)) for name in LISTS}
+    return policy.but(**lists, max_processes=processes)
+
+
+def changes_paths(ceiling: Mapping[str, object] | None) -> bool:
+    """Whether a ceiling says that grants of paths may change."""
+    return ceiling is not None and any(name in ceiling for name in PATHS)
 
 
 class Permissions:
     """Of one sandbox. May be used from any thread."""
 
-    def __init__(self, policy: Policy, ceiling: Policy | None, plan: Plan) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        ceiling: Policy | None,
+        plan: Plan,
+        *,
+        widest: tuple[Grant, ...] = (),
+        named: tuple[Grant, ...] = (),
+        narrow: bool = False,
+    ) -> None:
+        """`widest`: all that the ceiling grants, on real paths, as the kernel has it: what policy and ceiling name, then
+        what presets do, which stays. `named`: the same as it was written. `narrow`: the policy grants less than that, or
+        will."""
         self._lock = RLock()
         self._runs: list[Run] = []
         self._approvals: dict[bytes, None] = {}
@@ -64,6 +85,14 @@ class Permissions:
         self._rules: NetRuleSet | None = None
         self.net_rules: tuple[NetRule, ...] = plan.net_rules
         """All that ever were in force, by number."""
+        own = sum(len(getattr(self._ceiling, name)) for name in PATHS)
+        self._widest, self._preset, self._narrow = widest, widest[own:], narrow
+        self._real = {grant.path: found.path for grant, found in zip(named[:own], widest[:own], strict=True)}
+        self._shown = shown_names(named, widest) if policy.hide_ungranted else []
+        self._known: dict[bytes, list[Identity]] = {}
+        self._paths: PathRules | None = None
+        self.denied_paths: tuple[str, ...] = policy.fs_denied
+        """All that ever were denied, by number."""
 
     @property
     def policy(self) -> Policy:
@@ -83,6 +112,8 @@ class Permissions:
             self._runs.append(run)
             for approval in self._approvals:
                 run.approve(approval)
+            if self._paths is None or self._now.fs_denied:  # what is denied may be there by now
+                self._paths = self._path_rules(self._now, self._narrow)
             self._put_in_force(run)
 
     def detach(self, run: Run) -> None:
@@ -105,13 +136,12 @@ class Permissions:
             wanted = Policy.of(**self._read("grant", fields, CHANGEABLE))  # type: ignore[arg-type]
             processes = wanted.max_processes
             self._check_processes("grant", processes, self._ceiling.max_processes)
-            _check_within("grant", wanted, self._ceiling, "the ceiling that the sandbox was made with")
+            limit = "the ceiling that the sandbox was made with"
+            _check_within("grant", wanted, self._ceiling, limit)
+            self._check_paths("grant", wanted, self._widest, limit)
+            lists: dict[str, Any] = {name: _joined(getattr(self._now, name), getattr(wanted, name)) for name in LISTS}
             self._change(
-                self._now.but(
-                    net_allow=tuple(dict.fromkeys((*self._now.net_allow, *wanted.net_allow))),
-                    net_allow_bind=tuple(dict.fromkeys((*self._now.net_allow_bind, *wanted.net_allow_bind))),
-                    max_processes=self._now.max_processes if processes is None else processes,
-                )
+                self._now.but(**lists, max_processes=self._now.max_processes if processes is None else processes)
             )
 
     def restrict(self, **fields: object) -> None:
@@ -122,9 +152,10 @@ class Permissions:
             limit = self._now.max_processes or self._ceiling.max_processes
             self._check_processes("restrict", wanted.max_processes, limit)
             _check_within("restrict", wanted, self._now, "what is granted now")
+            self._check_paths("restrict", wanted, self._grants(self._now), "what is granted now")
             changes: dict[str, Any] = {name: getattr(wanted, name) for name in CHANGEABLE if name in fields}
-            changes |= {name: (*getattr(self._now, name), *getattr(wanted, name)) for name in DENIALS}
-            self._change(self._now.but(**changes))
+            changes |= {name: _joined(getattr(self._now, name), getattr(wanted, name)) for name in DENIALS}
+            self._change(self._now.but(**changes), narrow=any(name in fields for name in PATHS))
             self._approvals.clear()
             for run in self._runs:
                 run.revoke()
@@ -135,6 +166,14 @@ class Permissions:
                 raise PolicyError(
                     f"{verb}: {name!r} cannot be changed while programs run; {', '.join(known)} can", field=name
                 )
+            if name in FILES:
+                if not self._plan.mediated:
+                    raise PolicyError(
+                        f"{verb}: this sandbox's files are decided by the kernel, for good; make it with a ceiling that "
+                        "names fs_readable or another grant of paths, or with fs_denied",
+                        field=name,
+                    )
+                continue
             decided = self._plan.supervised and all(run.supervised for run in self._runs)
             if name != "max_processes" and not decided:
                 raise PolicyError(
@@ -155,7 +194,9 @@ class Permissions:
         if limit is not None and wanted > limit:
             raise PolicyError(f"{verb}: max_processes={wanted} is above {limit}", field="max_processes")
 
-    def _change(self, policy: Policy) -> None:
+    def _change(self, policy: Policy, *, narrow: bool = False) -> None:
+        narrow = narrow or self._narrow
+        paths = self._path_rules(policy, narrow) if self._plan.mediated else None
         if self._plan.supervised:
             rules = compile_rules(policy)
             for rule in rules:
@@ -165,6 +206,8 @@ class Permissions:
                     )
             self._rules = NetRuleSet(rules, self._plan.hosts, len(self.net_rules))
             self.net_rules = (*self.net_rules, *rules)
+        if paths is not None:
+            self._paths, self._narrow, self.denied_paths = paths, narrow, policy.fs_denied
         self._now = policy
         for run in self._runs:
             self._put_in_force(run)
@@ -174,6 +217,43 @@ class Permissions:
             run.set_net_rules(self._rules)
         if self._now.max_processes is not None:
             run.set_max_processes(self._now.max_processes)
+        if self._paths is not None and self._plan.judges_paths:
+            run.set_paths(self._paths)
+
+    def _path_rules(self, policy: Policy, narrow: bool) -> PathRules:
+        return path_rules(
+            policy.fs_denied,
+            self._grants(policy) if narrow else self._widest,
+            self._shown,
+            narrow=narrow,
+            hides=policy.hide_ungranted,
+            known=self._known,
+        )
+
+    def _grants(self, policy: Policy) -> tuple[Grant, ...]:
+        own = (Grant(self._real_of(path), kind) for name, kind in PATHS.items() for path in getattr(policy, name))
+        return (*own, *self._preset)
+
+    def _real_of(self, path: str) -> str:
+        """Where a path led when it was granted first. Links that the program may have made are not followed. Raises
+        PolicyError."""
+        if path not in self._real:
+            roots = tuple(grant for grant in self._widest if grant.kind == "write")
+            self._real[path] = real_paths((*roots, Grant(path, "read")))[-1].path
+            self._shown += shown_names((Grant(path, "read"),), (Grant(self._real[path], "read"),))
+        return self._real[path]
+
+    def _check_paths(self, verb: str, wanted: Policy, limit: tuple[Grant, ...], name: str) -> None:
+        """Raises PolicyError if a path is not part of what the limit has."""
+        for field_name, kind in PATHS.items():
+            for path in getattr(wanted, field_name):
+                if ACCESS[kind] & ~covered(limit, self._real_of(path)):
+                    raise PolicyError(f"{verb}: {field_name}={path!r} is not within {name}", field=field_name)
+
+
+def _joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Each once, and those that were there before keep their places."""
+    return tuple(dict.fromkeys((*one, *other)))
 
 
 def _check_within(verb: str, wanted: Policy, limit: Policy, name: str) -> None:

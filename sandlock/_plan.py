@@ -86,6 +86,8 @@ class Plan:
     hostname: bytes = b""
     """The machine's name as uname(2) tells it; empty: the real one."""
     private_proc: bool = False
+    mediated: str = ""
+    """The option for which the supervisor opens and changes all files for the program; "" if it does not."""
     asks: bool = False
     """What no rule decides is asked about: every exec, and every other destination."""
     supervised: bool = False
@@ -99,6 +101,11 @@ class Plan:
     def vets(self) -> bool:
         """Whether the supervisor decides about execs or destinations, or handlers do."""
         return any(rule.rule in ("vet_exec", "vet_socket", "handle") for rule in self.rules)
+
+    @property
+    def judges_paths(self) -> bool:
+        """Whether the supervisor decides about paths at all."""
+        return any(rule.rule in ("path", "vet_open", "vet_write") for rule in self.rules)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -127,24 +134,29 @@ def plan(
     record: bool = False,
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
+    narrow: bool = False,
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `narrow`: grants of
+    paths may change while programs run; then `expansion` is all that may ever be granted.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
     """
     waived = _waived(policy, host)
+    # With denied paths also bind, which makes a socket wherever Landlock lets it.
     supervised = vet or record or ceiling is not None or not landlock_suffices(policy)
+    mediated = _path_rules.option_of(policy, narrow)
+    supervised = supervised or bool(mediated and (policy.net_allow or policy.net_allow_bind))
     widest = ceiling or policy
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
     grants = (expansion or policy.expand()).grants
     metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
-    own = _traps(widest, host.arch, network, vet, record, metadata, handlers)
+    own = _traps(widest, host.arch, network, vet, record, metadata, mediated, handlers)
     rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
@@ -153,7 +165,8 @@ def plan(
         )
     judged = any(rule.rule in ("vet_exec", "handle") for rule in rules) or bool(_view_rules.option_of(policy))
     _require(host, judged, supervised, any(rule.syscall in ("listen", "getdents64") for rule in rules))
-    answers, risks = _answers(policy, host.arch, network, own, waived, any(rule.rule != "path" for rule in rules))
+    others = any(rule.rule != "path" for rule in rules)
+    answers, risks = _answers(policy, host.arch, network, own, waived, others, mediated)
     handled_answers(answers, handlers)
     guest = outer = _guest_ruleset(grants, connect, bind, host.landlock_abi, waived)
     if supervised:
@@ -174,6 +187,7 @@ def plan(
         exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
         hostname=_view_rules.hostname_of(policy),
         private_proc=_view_rules.is_private(policy),
+        mediated=mediated,
         asks=vet,
         supervised=supervised,
         risks=risks,
@@ -363,6 +377,7 @@ def _traps(
     vet: bool,
     record: bool,
     metadata: bool,
+    mediated: str,
     handlers: tuple[str, ...],
 ) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
@@ -379,7 +394,7 @@ def _traps(
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
     wanted += _open_rules.traps(policy.ask_opens, vet) + _view_rules.traps(policy)
-    vet = vet or record or policy.has_exec_rules() or bool(policy.fs_denied)
+    vet = vet or record or policy.has_exec_rules() or bool(mediated)
     if vet:
         reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
@@ -399,7 +414,9 @@ def _traps(
         wanted.append(("listen", "listen", reason))
     answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
     answered |= {"ioctl"} & set(handlers)  # its commands that set flags of inodes are nobody's then
-    wanted += _path_rules.traps(bool(policy.fs_denied), metadata, answered, views=_view_rules.option_of(policy))
+    wanted += _path_rules.traps(
+        mediated, metadata, answered, looks=policy.hide_ungranted, views=_view_rules.option_of(policy)
+    )
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)
@@ -415,6 +432,7 @@ def _answers(
     rules: tuple[TrapRule, ...],
     waived: frozenset[str],
     judged: bool,
+    mediated: str,
 ) -> tuple[dict[str, Answer], tuple[str, ...]]:
     """What each syscall gets, and what the policy's own grants risk."""
     trapped = {rule.syscall for rule in rules}
@@ -450,7 +468,7 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
-    _path_rules.adjust(answers, "fs_denied" if policy.fs_denied else _view_rules.option_of(policy), allowed)
+    _path_rules.adjust(answers, mediated or _view_rules.option_of(policy), allowed)
     return answers, risks
 
 

@@ -21,7 +21,7 @@ from sandlock._messages cimport break_pipe, read_outgoing, send_some, write_coun
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, LOOK_MS, READY, Slot, Table,
-    WORKING, answer_value, finish, load_int, load_rules, load_word, move, note_slot, permit_slot, state_of,
+    WORKING, answer_value, finish, load_int, load_paths, load_rules, load_word, move, note_slot, permit_slot, state_of,
     still_waits,
 )
 from sandlock._sockets cimport (
@@ -29,7 +29,7 @@ from sandlock._sockets cimport (
     start_connect,
 )
 from sandlock._tasks cimport caught_signals, keep_two, kill_task, now_ms
-from sandlock._unix_sockets cimport bind_path, connect_path, pin
+from sandlock._unix_sockets cimport bind_path, connect_path, denied_socket, pin
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -151,6 +151,9 @@ cdef void keep(Poller *poller, Slot *slot, int descriptor) noexcept nogil:
 
 cdef int is_denied_now(const Table *table, Slot *slot) noexcept nogil:
     """Whether a rule has come, while somebody thought, that denies what was asked about."""
+    slot.rule = denied_socket(load_paths(&table.paths), &slot.call)
+    if slot.rule >= 0:
+        return 1
     return decide(
         load_rules(&table.net_rules), table.pins, table.run.program.asks_network, &slot.call.endpoint, &slot.rule
     ) == DECIDED_DENY and slot.rule >= 0

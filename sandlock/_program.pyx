@@ -215,6 +215,7 @@ cdef class Program:
         cdef bytes words = b"".join([word + b"\0" for word in argv])
         cdef bytes facts
         memset(&slot, 0, sizeof(slot))
+        prefix.wants_loader = 0
         result = resolve_program(
             <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0), <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0), AT_FDCWD,
             path, 0, &slot.named, &slot.loaded, &prefix, exe, &length,

@@ -26,6 +26,10 @@ cdef struct Prefix:
     int rests[MAX_LEVELS]    # how many of the words, counted from the last one, begin with each
     int files_length
     char files[MAX_FILES]    # which file each is, without links, with its NUL
+    int wants_loader         # set by who asks
+    int has_loader           # the program names one, and there it is
+    FileIdentity loader_file
+    char loader[MAX_PATH]    # its path, without links
 
 cdef const char *last_part(const char *path) noexcept nogil
 cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil

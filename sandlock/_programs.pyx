@@ -5,10 +5,10 @@ read. What is found here is a prediction; that it came true is attested after th
 """
 
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy, memset, strlen, strncmp
+from libc.string cimport memcmp, memcpy, memset, strlen, strncmp
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, SYS_read, raw_syscall
+from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, raw_syscall
 from sandlock._tasks cimport format_proc_path, put_number
 
 cdef extern from "<errno.h>" nogil:
@@ -32,6 +32,7 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from * nogil:
     """
+    #include <elf.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
     #include <unistd.h>
@@ -52,6 +53,15 @@ cdef extern from * nogil:
     const unsigned int S_IFMT
     const unsigned int S_IFREG
     const unsigned int S_IFLNK
+    const unsigned int PT_INTERP
+    ctypedef struct ElfHeader "Elf64_Ehdr":
+        uint64_t e_phoff
+        unsigned short e_phentsize
+        unsigned short e_phnum
+    ctypedef struct ProgramHeader "Elf64_Phdr":
+        unsigned int p_type
+        uint64_t p_offset
+        uint64_t p_filesz
     ctypedef struct Moment "struct timespec":
         long tv_sec
         long tv_nsec
@@ -64,6 +74,7 @@ cdef extern from * nogil:
         Moment st_ctim
 
 cdef enum:
+    MAX_HEADERS = 64
     HEADER = 256             # BINPRM_BUF_SIZE: as much of a #! line as the kernel reads
     ACCESS_WRITE_FILE = 2    # LANDLOCK_ACCESS_FS_WRITE_FILE
 
@@ -279,21 +290,25 @@ cdef int is_blank(char byte) noexcept nogil:
     return byte == 32 or byte == 9
 
 
-cdef long read_header(long descriptor, char *into) noexcept nogil:
-    """The first bytes of a file that we have, maybe as O_PATH, zeros behind them. Returns how many, or -errno."""
+cdef long pread_any(long descriptor, void *into, long size, long offset) noexcept nogil:
+    """pread(2) of a file that we have, maybe as O_PATH."""
     cdef char path[64]
-    cdef long opened, length
-    memset(into, 0, HEADER)
-    length = raw_syscall(SYS_pread64, descriptor, <long>into, HEADER, 0, 0, 0)
+    cdef long opened, length = raw_syscall(SYS_pread64, descriptor, <long>into, size, offset, 0, 0)
     if length != -EBADF:
         return length
     format_own_descriptor(path, descriptor)
     opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0, 0, 0)
     if opened < 0:
         return opened
-    length = raw_syscall(SYS_read, opened, <long>into, HEADER, 0, 0, 0)
+    length = raw_syscall(SYS_pread64, opened, <long>into, size, offset, 0, 0)
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
     return length
+
+
+cdef long read_header(long descriptor, char *into) noexcept nogil:
+    """The first bytes of a file that we have, maybe as O_PATH, zeros behind them. Returns how many, or -errno."""
+    memset(into, 0, HEADER)
+    return pread_any(descriptor, into, HEADER, 0)
 
 
 cdef int parse_interpreter(char *header, char **interpreter, char **argument) noexcept nogil:
@@ -382,6 +397,41 @@ cdef int name_for_interpreter(int directory, const char *path, char *out) noexce
     return 0
 
 
+cdef int named_loader(long descriptor, const char *header, char *into) noexcept nogil:
+    """The loader that an ELF program (of 64 bits) names in its PT_INTERP, in MAX_PATH bytes. Returns whether it does;
+    a program with more headers than usual is not looked at."""
+    cdef ProgramHeader headers[MAX_HEADERS]
+    cdef const ElfHeader *elf = <const ElfHeader *>header
+    cdef long length
+    cdef int i
+    if memcmp(header, <const char *>b"\x7fELF\x02", 5) != 0 or elf.e_phentsize != sizeof(ProgramHeader):
+        return 0
+    length = elf.e_phnum * sizeof(ProgramHeader)
+    if elf.e_phnum > MAX_HEADERS or pread_any(descriptor, headers, length, <long>elf.e_phoff) != length:
+        return 0
+    for i in range(elf.e_phnum):
+        if headers[i].p_type != PT_INTERP or not 2 <= headers[i].p_filesz <= MAX_PATH:
+            continue
+        length = <long>headers[i].p_filesz
+        if pread_any(descriptor, into, length, <long>headers[i].p_offset) != length or into[length - 1] != 0:
+            return 0
+        return into[0] != 0
+    return 0
+
+
+cdef void note_loader(pid_t tid, pid_t tgid, long descriptor, const char *header, Prefix *prefix) noexcept nogil:
+    """Writes down which file the loader is. What cannot be told here is seen when it is loaded."""
+    cdef char name[MAX_PATH]
+    cdef long opened
+    if not prefix.wants_loader or not named_loader(descriptor, header, name):
+        return
+    opened = open_named(tid, tgid, AT_FDCWD, name, 0)
+    if opened < 0:
+        return
+    prefix.has_loader = identify(opened, &prefix.loader_file) >= 0 and real_path(opened, prefix.loader) >= 0
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+
+
 cdef int follow_interpreters(
     pid_t tid, pid_t tgid, const char *name, long descriptor, FileIdentity *loaded, Prefix *prefix
 ) noexcept nogil:
@@ -393,6 +443,7 @@ cdef int follow_interpreters(
     cdef int level, result = 0
     for level in range(MAX_LEVELS + 1):
         if read_header(opened, header) < 2 or header[0] != 35 or header[1] != 33:    # "#!"
+            note_loader(tid, tgid, opened, header, prefix)
             break
         if level == MAX_LEVELS:
             result = -ELOOP
@@ -436,7 +487,7 @@ cdef int resolve_program(
     cdef char name[MAX_PREFIX]
     cdef int result
     cdef long opened = open_program(tid, tgid, directory, path, flags)
-    prefix.count = prefix.length = prefix.levels = prefix.files_length = 0
+    prefix.count = prefix.length = prefix.levels = prefix.files_length = prefix.has_loader = 0
     if opened < 0:
         return <int>opened
     result = identify(opened, named)

@@ -54,6 +54,14 @@ def settle(grants: Iterable[Grant]) -> tuple[Grant, ...]:
     return tuple(settled)
 
 
+def real_paths(grants: Iterable[Grant]) -> tuple[Grant, ...]:
+    """The same for grants of which none may be for writing: then every link is the host's, and is followed."""
+    grants = tuple(grants)
+    if any(grant.kind == "write" for grant in grants):
+        return settle(grants)
+    return tuple(Grant(_real(grant.path, []), grant.kind, grant.optional) for grant in grants)
+
+
 def _refuse_the_machine(grant: Grant) -> None:
     """Root without capabilities still owns sysctls, core_pattern, module parameters and disks: writing there is a way
     out. Raises PolicyError."""

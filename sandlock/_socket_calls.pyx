@@ -23,14 +23,14 @@ from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, READY, Slot,
-    Table, ask, give_back, load_int, load_rules, note_call, permit_call, scratch_of, still_waits, store_word,
+    Table, ask, give_back, load_int, load_paths, load_rules, note_call, permit_call, scratch_of, still_waits, store_word,
     take_slot, with_state,
 )
 from sandlock._sockets cimport (
     SocketCall, bind_anywhere, bound_port, cookie_of, duplicate, listen_here, look_at, may_wait, start_connect,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
-from sandlock._unix_sockets cimport find_socket
+from sandlock._unix_sockets cimport denied_socket, find_socket
 from sandlock._wakeups cimport wake_poller
 from sandlock._workers cimport start_poller, start_worker
 
@@ -303,7 +303,10 @@ cdef int64_t look_up(Crew *crew, const Notification *notification, SocketCall *c
 
 cdef int64_t judge(Crew *crew, const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
     """Decides where a call may lead, and makes it or has it made. Returns its result, HELD, or -errno."""
-    cdef int rule = -1, cause, decision
+    cdef int rule = denied_socket(load_paths(&crew.table.paths), call), cause, decision
+    if rule >= 0:
+        note_refusal(crew, notification, call, CAUSE_RULE, rule, -EACCES)
+        return -EACCES
     decision = decide(
         load_rules(&crew.table.net_rules), crew.table.pins, crew.table.run.program.asks_network, &call.endpoint, &rule
     )

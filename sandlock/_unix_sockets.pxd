@@ -2,8 +2,10 @@
 
 from posix.types cimport pid_t
 
+from sandlock._path_table cimport PathTable
 from sandlock._sockets cimport SocketCall
 
+cdef int denied_socket(const PathTable *paths, const SocketCall *call) noexcept nogil
 cdef int find_socket(pid_t tid, pid_t tgid, SocketCall *call) noexcept nogil
 cdef long connect_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil
 cdef long pin(pid_t tid, pid_t tgid, const SocketCall *call, SocketCall *pinned) noexcept nogil

@@ -10,6 +10,7 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
+from sandlock._path_table cimport PATH_RULES, denied_file
 from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, last_part, open_named, real_path
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
@@ -99,6 +100,18 @@ cdef int find_socket(pid_t tid, pid_t tgid, SocketCall *call) noexcept nogil:
     memcpy(call.endpoint.path, path, length)
     call.endpoint.path_length = <int>length
     return 0
+
+
+cdef int denied_socket(const PathTable *paths, const SocketCall *call) noexcept nogil:
+    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; -1 for
+    none."""
+    cdef char path[MAX_SOCKET_PATH + 1]
+    cdef int rule = -1
+    if paths != NULL and call.endpoint.path_length > 0 and not call.endpoint.abstract:
+        memcpy(path, call.endpoint.path, call.endpoint.path_length)
+        path[call.endpoint.path_length] = 0
+        rule = denied_file(paths, &call.file, path)
+    return rule if rule < 0 else PATH_RULES + rule
 
 
 cdef long open_judged(pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:

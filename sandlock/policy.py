@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         fs_writable: Paths
         fs_devices: Paths
         fs_denied: Paths
+        hide_ungranted: bool
         net_allow: Names
         net_deny: Names
         net_allow_bind: int | str | Iterable[int | str]
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
         disable: Names
 
 
-__all__ = ["CLEAN_ENV", "OPTIONS", "PROTECTIONS", "Option", "Policy", "option_of"]
+__all__ = ["CLEAN_ENV", "OPTIONS", "PATHS", "PROTECTIONS", "Option", "Policy", "option_of"]
 
 PROTECTIONS = (
     "fs-refer",
@@ -78,6 +79,9 @@ PROTECTIONS = (
     "fs-metadata",
 )
 """Protections that not every kernel and container has, each of which may be waived by name."""
+
+PATHS = {"fs_readable": "read", "fs_data": "data", "fs_writable": "write", "fs_devices": "device"}
+"""The fields that grant paths, and the kind of each (presets.KINDS)."""
 
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
@@ -196,6 +200,10 @@ class Policy:
     fs_denied: tuple[str, ...] = _option(
         (), "paths", "--fs-deny", key="filesystem.deny", metavar="PATH",
         help="Deny PATH and everything below it, whatever else is granted, now or later.",
+    )
+    hide_ungranted: bool = _option(
+        False, "switch", "--hide-ungranted", key="filesystem.hide_ungranted", off=("--show-ungranted",),
+        help="Have what no grant covers not be there: looking at it says that there is no such file.",
     )
     net_allow: tuple[str, ...] = _option(
         (), "net-rules", "--net-allow", key="network.allow", metavar="RULE",
@@ -368,13 +376,8 @@ class Policy:
         """
         grants = [
             _presets.Grant(path, kind)
-            for kind, paths in (
-                ("read", self.fs_readable),
-                ("data", self.fs_data),
-                ("write", self.fs_writable),
-                ("device", self.fs_devices),
-            )
-            for path in paths
+            for name, kind in PATHS.items()
+            for path in getattr(self, name)
         ]
         if not self.presets:
             return _presets.Expansion(tuple(grants))

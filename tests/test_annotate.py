@@ -17,7 +17,7 @@ import pytest
 
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sandlock")
 NATIVE = (
-    "_approvals", "_attest", "_commands", "_core", "_destinations", "_domain", "_exec", "_exits", "_forks", "_handlers",
+    "_approvals", "_attest", "_commands", "_core", "_destinations", "_domain", "_exec", "_exec_paths", "_exits", "_forks", "_handlers",
     "_handling", "_images", "_journal", "_launch", "_listing", "_looking_acts", "_machine", "_mediate", "_memory",
     "_messages", "_metadata_acts", "_observe", "_openers", "_opening", "_opens", "_path_acts", "_path_calls",
     "_path_lane", "_path_table", "_path_values", "_paths", "_pins", "_poller", "_procfs", "_programs", "_signals",

@@ -93,6 +93,7 @@ NOBODY = (
     "_listing",
     "_path_calls",
     "_path_values",
+    "_exec_paths",
     "_path_acts",
     "_metadata_acts",
     "_looking_acts",
@@ -120,7 +121,7 @@ SLOW = (
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
     "_attest", "_handling", "_listing", "_looking_acts", "_mediate", "_metadata_acts", "_openers", "_opening",
-    "_path_acts", "_path_calls", "_path_values", "_paths", "_poller", "_procfs", "_socket_calls", "_tasks",
+    "_exec_paths", "_path_acts", "_path_calls", "_path_values", "_paths", "_poller", "_procfs", "_socket_calls", "_tasks",
     "_users",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")

@@ -504,7 +504,8 @@ def test_a_running_sandbox_is_widened_and_narrowed() -> None:
         ("grant", {"net_allow": ["*"]}, "not within the ceiling"),
         ("grant", {"net_allow_bind": ["80"]}, "not within the ceiling"),
         ("grant", {"max_processes": 11}, "above 10"),
-        ("grant", {"fs_readable": ["/"]}, "cannot be changed while programs run"),
+        ("grant", {"timeout": 5}, "cannot be changed while programs run"),
+        ("grant", {"fs_denied": ["/"]}, "cannot be changed while programs run"),
         ("restrict", {"net_allow": ["127.0.0.1:2"]}, "not within what is granted now"),
         ("restrict", {"max_processes": 6}, "above 5"),
     ],
@@ -525,7 +526,9 @@ def test_what_the_kernel_decides_is_decided_for_good() -> None:
     with pytest.raises(PolicyError, match="does not count processes"):
         box.grant(max_processes=5)
     with pytest.raises(PolicyError, match="cannot be changed later"):
-        Sandbox(presets=["system"], ceiling={"fs_writable": ["/tmp"]})
+        Sandbox(presets=["system"], ceiling={"timeout": 5})
+    with pytest.raises(PolicyError, match="decided by the kernel"):
+        box.restrict(fs_denied=["/etc"])
 
 
 def test_processes_are_granted_while_a_program_runs() -> None:
