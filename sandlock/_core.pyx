@@ -39,7 +39,9 @@ from sandlock._run cimport (
     RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
     RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
+from sandlock._redirect cimport is_redirected
 from sandlock._signals cimport add_restart
+from sandlock._slots cimport MAX_OPENERS, MAX_WORKERS, Table, load_int
 from sandlock._socket_calls cimport HELD, vet_socket
 from sandlock._sockets cimport forget_caller, listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
@@ -138,6 +140,16 @@ cdef Action act_by_rule(const Rule *rule) noexcept nogil:
     return errno_action(EPERM)
 
 
+cdef int is_ours(Table *table, const Notification *notification) noexcept nogil:
+    """Whether a helper that lives has the caller make this call. What a dead one wanted counts no more: its task is
+    dead, too, and the number may be another's."""
+    cdef int i
+    for i in range(MAX_WORKERS + 1 + MAX_OPENERS):
+        if is_redirected(&table.redirects[i], notification) and load_int(&table.seats[i].lives) != 0:
+            return 1
+    return 0
+
+
 cdef Action look_or_tell(Lane *lane, const Rule *rule, const Notification *notification) noexcept nogil:
     """The rules that decide nothing."""
     cdef int error
@@ -168,6 +180,8 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     cdef int64_t result
     if number < 0 or number >= MAX_SYSCALLS:
         return errno_action(EPERM)
+    if lane.table != NULL and is_ours(lane.table, notification):
+        return continue_unsafely()    # a helper has set the registers, and what they point to is attested
     rule = &lane.run.program.rules[lane.run.program.rule_of[number]]
     if rule.kind == RULE_COUNT_FORK:
         error = count_fork(&lane.ledger, lane.run.warden, <pid_t>notification.pid)
@@ -324,6 +338,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
     while run.stage == STAGE_STARTING:
         raw_syscall(SYS_futex, <long>&run.stage, FUTEX_WAIT, STAGE_STARTING, 0, 0, 0)
     if run.listener >= 0:
+        lane.crew.stays_in_hosts_table = lane.handlers != NULL
         if must_mediate_first(lane) and start_mediating(&lane.crew) < 0:
             kill_tree(lane)
         if run.program.record_execs:

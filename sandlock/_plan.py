@@ -135,12 +135,14 @@ def plan(
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
     narrow: bool = False,
+    lists: bool = False,
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `narrow`: grants of
-    paths may change while programs run; then `expansion` is all that may ever be granted.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
+    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted.
+    `lists`: see `_path_rules.traps`.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
@@ -156,7 +158,7 @@ def plan(
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
     grants = (expansion or policy.expand()).grants
     metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
-    own = _traps(widest, host.arch, network, vet, record, metadata, mediated, handlers)
+    own = _traps(widest, host.arch, network, vet, record, metadata, mediated, handlers, lists)
     rules = (*own, *handle_rules(handlers, host.arch, own))
     if rules and not host.seccomp_user_notif:
         raise Unsupported(
@@ -379,6 +381,7 @@ def _traps(
     metadata: bool,
     mediated: str,
     handlers: tuple[str, ...],
+    lists: bool,
 ) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
@@ -396,7 +399,7 @@ def _traps(
     wanted += _open_rules.traps(policy.ask_opens, vet) + _view_rules.traps(policy)
     vet = vet or record or policy.has_exec_rules() or bool(mediated)
     if vet:
-        reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
+        reason = "policy_fn, exec rules, fs_denied, chroot and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"
@@ -414,9 +417,8 @@ def _traps(
         wanted.append(("listen", "listen", reason))
     answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
     answered |= {"ioctl"} & set(handlers)  # its commands that set flags of inodes are nobody's then
-    wanted += _path_rules.traps(
-        mediated, metadata, answered, looks=policy.hide_ungranted, views=_view_rules.option_of(policy)
-    )
+    views = _view_rules.option_of(policy)
+    wanted += _path_rules.traps(mediated, metadata, answered, looks=policy.hide_ungranted, views=views, lists=lists)
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)
@@ -487,10 +489,11 @@ def _guest_ruleset(
     paths: dict[bytes, PathRule] = {}
     for grant in grants:
         path = fsencode(grant.path)
-        rule = PathRule(path, _landlock.GRANTS[grant.kind] & handled_fs, grant.optional)
+        root = None if grant.root is None else fsencode(grant.root)
+        rule = PathRule(path, _landlock.GRANTS[grant.kind] & handled_fs, grant.optional, root)
         known = paths.get(path)
         if known is not None:  # one rule for each path; it must exist if one of its grants says so
-            rule = PathRule(path, known.access | rule.access, known.optional and rule.optional)
+            rule = PathRule(path, known.access | rule.access, known.optional and rule.optional, root)
         paths[path] = rule
     ports: dict[int, int] = {}
     for granted, right in ((connect, CONNECT_TCP), (bind, BIND_TCP)):
@@ -514,7 +517,8 @@ def _within_writable(rules: Iterable[PathRule]) -> tuple[PathRule, ...]:
     roots = sorted((rule.path.rstrip(b"/") for rule in rules if rule.access & _landlock.MAKE_SYM), key=len)
     return tuple(
         replace(rule, root=root)
-        if (root := next((root for root in roots if rule.path.startswith(root + b"/")), None)) is not None
+        if rule.root is None
+        and (root := next((root for root in roots if rule.path.startswith(root + b"/")), None)) is not None
         and rule.path.strip(b"/") != root.strip(b"/")
         else rule
         for rule in rules

@@ -149,7 +149,7 @@ cdef class Program:
         for i, rule in enumerate(ruleset.paths):
             path = rule.path
             if rule.root is not None:
-                path = rule.path[len(rule.root):].strip(b"/")
+                path = rule.path[len(rule.root):].strip(b"/") or b"."
                 out.paths[i].root = self._keep(rule.root or b"/")
             out.paths[i].path = self._keep(path)
             out.paths[i].access = rule.access

@@ -10,6 +10,7 @@ cdef enum:
     MAX_SYSCALLS = 1024
     MAX_RULES = 256
     MAX_RLIMITS = 20
+    MAX_MOUNTS = 64          # _virtual_paths.MAX_MOUNTS
 
 # What the core does with a trapped syscall. Facts for these rules come from registers and descriptors only.
 cdef enum RuleKind:
@@ -99,6 +100,27 @@ cdef struct ExecRule:
     int word_count
     const char *words        # each with its NUL
 
+# A directory or file of the host that the program sees at another place. Paths are without links, and have no '/' at
+# their end: "" is a root directory.
+cdef struct VirtualMount:
+    const char *seen_at
+    size_t seen_length
+    const char *real
+    size_t real_length
+    int read_only
+    int owner                # the mount that its place is in; -1: it is the root
+    const char *above        # the directory of its place, from the owner's
+    const char *place        # the real path of what it hides there
+    size_t place_length
+    const char *name         # the last one in `place`
+    int absent               # there is nothing in its place
+    int descriptor           # O_PATH
+
+# The program's root directory, and what is mounted in it: those with the longest `seen_at` first, the root last.
+cdef struct VirtualRoot:
+    int count
+    VirtualMount mounts[MAX_MOUNTS]
+
 cdef struct ResourceLimit:
     int resource
     uint64_t soft
@@ -145,6 +167,8 @@ cdef struct Run:
     const char *const *argv
     const char *const *envp
     const char *cwd                  # NULL: inherited
+    int directory                    # a descriptor of it instead, in a virtual root, else -1
+    const VirtualRoot *virtual_root  # NULL: the program sees the host's
     int stdio[3]
     int new_session
     int controlling_terminal         # descriptor of a pty slave, or -1

@@ -24,6 +24,7 @@ from sandlock._path_table cimport PathTable
 from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
 from sandlock._programs cimport MAX_LEVELS, FileIdentity
+from sandlock._redirect cimport Redirect
 from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
 from sandlock._view_table cimport ViewTable
@@ -207,6 +208,7 @@ cdef struct Table:
     Approvals approvals
     uint64_t executed[EXECUTED]  # what the last attested exec of a process was, by its number; others share a place
     Seat seats[MAX_WORKERS + 1 + MAX_OPENERS]    # behind the workers the poller, then the openers
+    Redirect redirects[MAX_WORKERS + 1 + MAX_OPENERS]    # what these have a caller do, see _redirect
     Slot slots[MAX_SLOTS]
     Denial denials[MAX_DENIALS]
 

@@ -70,6 +70,7 @@ NOBODY = (
     "_attest",
     "_exec",
     "_programs",
+    "_redirect",
     "_slots",
     "_workers",
     "_writers",
@@ -121,8 +122,8 @@ SLOW = (
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
     "_attest", "_handling", "_listing", "_looking_acts", "_mediate", "_metadata_acts", "_openers", "_opening",
-    "_exec_paths", "_path_acts", "_path_calls", "_path_values", "_paths", "_poller", "_procfs", "_socket_calls", "_tasks",
-    "_users",
+    "_exec_paths", "_path_acts", "_path_calls", "_path_values", "_paths", "_places", "_poller", "_procfs", "_redirect",
+    "_socket_calls", "_tasks", "_users", "_virtual_acts", "_virtual_listing", "_virtual_root",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 
