@@ -142,13 +142,13 @@ def notification(setting: Setting) -> list[Row]:
     ]
 
 
-def _compiled(setting: Setting, name: str) -> str:
+def _compiled(setting: Setting, name: str, *flags: str) -> str:
     """Compile one of our C programs into the scratch directory; its path."""
     target = os.path.join(setting.scratch, name)
     if not os.path.exists(target):
         source = os.path.join(HERE, f"{name}.c")
         try:
-            subprocess.run(["gcc", "-O2", "-o", target, source], check=True, capture_output=True)
+            subprocess.run(["gcc", "-O2", *flags, "-o", target, source], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SideFailedError(f"cannot compile {name}.c: {error}") from error
     return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import workloads
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from hosts import Setting
     from measuring import Effort, Measure
 
-    Compile = Callable[[Setting, str], str]
+    Compile = Callable[..., str]
     Efforts = Callable[..., Effort]
 
 ON_BEHALF = 1.3
@@ -71,26 +72,25 @@ def configurations(setting: Setting, place: str) -> list[Configuration]:
 def _chroot(setting: Setting, place: str) -> dict[str, Any]:
     """The root of --rootfs, with its own programs; else one with nothing but mounts, and the host's programs.
 
-    `scratch` can be written in both, and the Python of the benchmarks is found in both.
+    `place` can be written in both, and the Python of the benchmarks is found in both.
     """
-    scratch = setting.scratch
+    given: dict[str, Any] = {"fs_writable": (place,), "fs_mount": {place: place}}
     if setting.rootfs:
         elsewhere = [path for path in system_readable() if path not in SYSTEM]
-        return {"chroot": setting.rootfs, "fs_mount": {scratch: scratch, **{path: f"{path}:ro" for path in elsewhere}}}
-    root = os.path.join(place, "root")
+        given["fs_mount"] |= {path: f"{path}:ro" for path in elsewhere}
+        return given | {"chroot": setting.rootfs}
+    root = f"{place}-root"
     os.mkdir(root)
-    with open(os.path.join(root, "inside"), "w") as file:
-        file.write("inside\n")
-    mounts = {}
-    for path in (*system_readable(), scratch):
+    given["fs_mount"]["/inside"] = os.path.join(place, "secret") + ":ro"
+    for path in (*system_readable(), place):
         virtual = root + path
         if os.path.islink(path):
             os.symlink(os.readlink(path), virtual)
             continue
-        os.makedirs(virtual)
-        if path not in ("/proc", "/dev"):
-            mounts[path] = path if path == scratch else f"{path}:ro"
-    return {"chroot": root, "fs_mount": mounts}
+        os.makedirs(virtual, exist_ok=True)
+        if path not in ("/proc", "/dev", place):
+            given["fs_mount"][path] = f"{path}:ro"
+    return given | {"chroot": root}
 
 
 def _place(setting: Setting, name: str) -> str:
@@ -103,7 +103,8 @@ def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[R
     """One call again and again, against the least supervisor that makes it on behalf."""
     place = _place(setting, "paths")
     found = configurations(dataclasses.replace(setting, rootfs=None), place)
-    guest, supervisor = compiled(setting, "guest_paths"), compiled(setting, "path_supervisor")
+    guest, supervisor = os.path.join(place, "guest"), compiled(setting, "path_supervisor")
+    shutil.copy(compiled(setting, "guest_paths", "-static"), guest)
     target, link = os.path.join(place, "target"), os.path.join(place, "link")
     with open(target, "w") as file:
         file.write("text\n")

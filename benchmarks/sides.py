@@ -178,14 +178,13 @@ class Original:
             fields |= {"env": command.env, "clean_env": True}
         if command.cwd:
             fields["cwd"] = command.cwd
-        return self.module.Sandbox(
-            fs_readable=list(command.readable),
-            fs_writable=[*command.writable, *command.devices],
-            net_allow=[f"127.0.0.1:{port}" for port in command.ports],
-            net_allow_bind=list(command.ports),
-            **fields,
-            **self.options(command),
-        )
+        fields |= {
+            "fs_readable": list(command.readable),
+            "fs_writable": [*command.writable, *command.devices],
+            "net_allow": [f"127.0.0.1:{port}" for port in command.ports],
+            "net_allow_bind": list(command.ports),
+        }
+        return self.module.Sandbox(**fields | self.options(command))
 
     def options(self, command: Command) -> dict[str, Any]:
         """Those of ours that the original has too. It has its own way to say which mounts are read-only."""
