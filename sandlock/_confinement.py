@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ._recording import Recording
     from ._resolver import Resolver
     from ._stdio import Stdio, Stream
+    from ._virtual_paths import VirtualRoot
     from .policy import Fields
     from .presets import Expansion
-    from ._virtual_paths import VirtualRoot
 
 
 class Confinement:

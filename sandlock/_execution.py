@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from ._resolver import Resolver
     from ._stdio import Stdio
     from ._view_files import ViewFiles
+    from ._virtual_paths import VirtualRoot
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
-    from ._virtual_paths import VirtualRoot
 
 REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
@@ -427,7 +427,8 @@ class Execution:
             else:
                 self.run.close()
             self._close_root()
-            self._close_views()
+            if not self.survivors:  # the supervisor stays for these, and its descriptors may be ours
+                self._close_views()
             self.duration = self.duration or monotonic() - self.started
 
     def _close_views(self) -> None:

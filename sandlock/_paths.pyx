@@ -10,11 +10,10 @@ errors are those that the caller's own call would have got.
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
-from posix.types cimport pid_t
 
 from sandlock._linux cimport raw_syscall
 from sandlock._places cimport close_pin, pin, take_pin
-from sandlock._procfs cimport Tree, is_of_tree, may_follow_magic
+from sandlock._procfs cimport Tree, is_of_tree, is_strangers, may_follow_magic
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
 from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport parse_number, put_number
@@ -154,17 +153,6 @@ cdef int own_directory(const Walk *walk, const char *name, char *into) noexcept 
     return 1
 
 
-cdef int is_strangers(const Walk *walk, const char *name) noexcept nogil:
-    """Whether this is the directory of a process that is not there for the tree."""
-    cdef const Tree *tree = walk.origin.tree
-    cdef Place here
-    if not tree.run.program.private_proc or not 48 <= name[0] <= 57:
-        return 0
-    if look_at_place(walk.current, &here) < 0 or not here.on_procfs or here.inode != PROCFS_ROOT:
-        return 0
-    return not is_of_tree(tree, <pid_t>parse_number(name))
-
-
 cdef int is_magic(long directory, const char *name) noexcept nogil:
     """Whether a link of /proc leads to a thing, and not to a name."""
     cdef long opened = pin(directory, name, 0, RESOLVE_NO_MAGICLINKS)
@@ -257,7 +245,7 @@ cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept n
     cdef int link_is_meant = last and not slash and walk.following & FOLLOW_NOT_LAST
     if last and slash and not dots and walk.following & FOLLOW_MAKES:
         return -EISDIR
-    if is_strangers(walk, name):
+    if is_strangers(walk.origin.tree, walk.current, name):
         return -ENOENT
     if not link_is_meant and own_directory(walk, name, own):
         next = pin(walk.current, own, 0, RESOLVE_NO_SYMLINKS)

@@ -12,8 +12,8 @@ from os import fsdecode, fsencode
 from ._net_rules import NetRule, compile_rules
 from ._path_facts import ACCESS, covered, path_rules, shown_names
 from ._program import NetRuleSet
-from .errors import PolicyError
 from ._settle import real_paths
+from .errors import PolicyError
 from .policy import PATHS, Policy
 from .presets import Grant
 

@@ -160,13 +160,7 @@ def plan(
     metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
     own = _traps(widest, host.arch, network, vet, record, metadata, mediated, handlers, lists)
     rules = (*own, *handle_rules(handlers, host.arch, own))
-    if rules and not host.seccomp_user_notif:
-        raise Unsupported(
-            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
-            missing=frozenset({"seccomp-user-notification"}),
-        )
-    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules) or bool(_view_rules.option_of(policy))
-    _require(host, judged, supervised, any(rule.syscall in ("listen", "getdents64") for rule in rules))
+    _require(host, rules, supervised, bool(mediated or _view_rules.option_of(policy)))
     others = any(rule.rule != "path" for rule in rules)
     answers, risks = _answers(policy, host.arch, network, own, waived, others, mediated)
     handled_answers(answers, handlers)
@@ -215,15 +209,22 @@ def _supervised_rulesets(
     return _guest_ruleset(grants, none, none, abi, waived), outer
 
 
-def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
+def _require(host: Host, rules: tuple[TrapRule, ...], supervised: bool, views: bool) -> None:
     """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
-    if (judged or supervised) and not host.wait_killable:
+    if rules and not host.seccomp_user_notif:
         raise Unsupported(
-            "policy_fn, handlers, audit, exec rules and network rules by address: a call can only be judged while its "
-            "program waits uninterrupted (Linux 5.19)",
+            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
+            missing=frozenset({"seccomp-user-notification"}),
+        )
+    judged = supervised or views or any(rule.rule in ("vet_exec", "handle") for rule in rules)
+    if judged and not host.wait_killable:
+        raise Unsupported(
+            "policy_fn, handlers, audit, exec rules, hostname, private_proc and network rules by address: a call can "
+            "only be judged while its program waits uninterrupted (Linux 5.19)",
             missing=frozenset({"seccomp-wait-killable"}),
         )
-    if (supervised or listen) and not host.pidfd_getfd:
+    takes = any(rule.rule == "listen" or rule.syscall == "getdents64" for rule in rules)
+    if (supervised or takes) and not host.pidfd_getfd:
         raise Unsupported(
             "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2), "
             "of Linux 5.6, which this kernel or container refuses: allow it in the container's seccomp profile, or "

@@ -258,7 +258,7 @@ cdef class ViewSet:
         memset(&self.c, 0, sizeof(self.c))
         self._alive = []
 
-    def __init__(self, *, files, places):
+    def __init__(self, files, places):
         cdef Py_ssize_t i
         self.c.views = <View *>calloc(len(files) + 1, sizeof(View))
         self.c.places = <ViewPlace *>calloc(len(places) + 1, sizeof(ViewPlace))
