@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ON_BEHALF = 1.3
 ORDINARY = 1.02
 CALLS = ("open + close", "stat", "readlink")
-CALLS_EACH = "1000"
+CALLS_EACH = "200"
 """So few that a burst fits into one turn of the scheduler, where something else runs, too."""
 
 US = Number("us")
