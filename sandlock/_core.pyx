@@ -8,7 +8,6 @@ Rules:
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memset
 from posix.types cimport pid_t
 
@@ -31,7 +30,7 @@ from sandlock._linux cimport (
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
-from sandlock._path_lane cimport start_mediating, vet_path
+from sandlock._path_lane cimport start_mediating, stop_mediating, vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, Program, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HANDLE, RULE_HOLD,
@@ -351,8 +350,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
         if lane.table != NULL:
             stop_workers(&lane.crew)
             close_writers(&lane.table.writers)
-            free(lane.crew.mediator)
-            lane.crew.mediator = NULL
+            stop_mediating(&lane.crew)
         forget_caller(&lane.crew.caller)
         stop_observer(lane.observer)
         raw_syscall(SYS_close, run.listener, 0, 0, 0, 0, 0)

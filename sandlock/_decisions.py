@@ -116,14 +116,11 @@ def decision_of(
         event, verdict = answered
         name, reason = verdict.cause or name, verdict.reason or "the callback allowed it"
         words, cut = getattr(event, "argv", ()), False
+    if call and name == "no-rule":
+        reason = f"{call}: no grant allows it"
     target = _target(plan.arch, kind, number, exe, endpoint)
-    fix, flag = "", ""
-    if kind == "exec" and (ACTS[act], name, cut) == ("deny", "no-rule", False):
-        fix, flag = exec_fixes(target, words)
-    elif kind in FILES and (ACTS[act], name) == ("deny", "no-rule"):
-        reason, (fix, flag) = f"{call}: no grant allows it", path_fixes(target, call)
-    elif endpoint[0] and kind in NETWORK and ACTS[act] in DENIED and not text and name != "audit":
-        fix, flag = fixes(kind, target, endpoint[2])
+    fixable = ACTS[act] in DENIED and not text and not cut
+    fix, flag = _fix_of(kind, name, target, words, call, endpoint) if fixable else ("", "")
     return Decision(
         seq=seq,
         time=epoch + decided / 1e9,
@@ -152,6 +149,21 @@ def decision_of(
         fix_flag=flag,
         syscall=call,
     )
+
+
+def _fix_of(
+    kind: str,
+    cause: str,
+    target: str,
+    words: tuple[str, ...],
+    call: str,
+    endpoint: tuple[int, bytes, int, bytes, bool],
+) -> tuple[str, str]:
+    if kind in NETWORK:
+        return fixes(kind, target, endpoint[2]) if endpoint[0] and cause != "audit" else ("", "")
+    if cause != "no-rule":
+        return "", ""
+    return exec_fixes(target, words) if kind == "exec" else path_fixes(target, call) if kind in FILES else ("", "")
 
 
 def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:

@@ -268,6 +268,12 @@ def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, byt
     return target_of(known, address_text(address), port, fsdecode(path), abstract)
 
 
+def _looked_up(lookups: Lookups, address: bytes) -> tuple[str, str]:
+    """By which name the tree found an address, and of which it found none."""
+    names = sorted(lookups.without_address)[:3]
+    return lookups.host_of(address), f"; no address was found of {', '.join(names)}" if names else ""
+
+
 def logged_denial(
     arch: str,
     net_rules: tuple[NetRule, ...],
@@ -289,21 +295,16 @@ def logged_denial(
     paths: tuple[str, ...] = (),
 ) -> Denial:
     """A denial that the core wrote down; its rule is a number of those, or of denied `paths`."""
-    name, meaning = CAUSES[cause]
-    kind = OPERATIONS[operation]
-    argv: list[bytes] = []
+    (name, meaning), kind = CAUSES[cause], OPERATIONS[operation]
     rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else () if kind in FILES else net_rules
     decided = rules[rule] if 0 <= rule < len(rules) else None
-    by = denied_path(kind, rule, paths) if decided is None else decided.text
-    fix, call = ("", ""), ""
-    own, host = getattr(decided, "reason", ""), ""
+    by, own = denied_path(kind, rule, paths) if decided is None else decided.text, getattr(decided, "reason", "")
+    argv: list[bytes] = []
+    fix, host, call = ("", ""), "", ""
     if kind == "exec":
-        target, *argv = text.split(b"\0")
-        if argv and not argv[-1]:
-            argv.pop()
+        target, *argv = text.removesuffix(b"\0").split(b"\0")
         shown = fsdecode(target)
-        if name == "no-rule" and len(text) < DENIAL_TEXT:
-            fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
+        fix = exec_fixes(shown, tuple(map(fsdecode, argv))) if name == "no-rule" and len(text) < DENIAL_TEXT else fix
     elif kind in FILES:
         shown, call = fsdecode(text), syscalls.name(number, arch) or ""
         if name == "no-rule":
@@ -313,9 +314,8 @@ def logged_denial(
     else:
         shown = endpoint_target(arch, number, endpoint)
         if lookups is not None and kind in ("connect", "send"):
-            host = lookups.host_of(endpoint[1])
-            if name == "no-rule" and lookups.without_address:
-                meaning += f"; no address was found of {', '.join(sorted(lookups.without_address)[:3])}"
+            host, more = _looked_up(lookups, endpoint[1])
+            meaning += more if name == "no-rule" else ""
         fix = fixes(kind, shown, endpoint[2], host) if endpoint[0] and not by else ("", "")
     return Denial(
         kind=kind,

@@ -98,9 +98,10 @@ TOPICS = {
     "signal-scope": Topic(True, upgrade("6.12", "signal-scope")),
     "abstract-unix-socket-scope": Topic(True, upgrade("6.12", "abstract-unix-socket-scope")),
     "user-notification": Topic(
-        False,
-        "max_processes, record_execs and net_allow_bind need it: run Linux 5.0 or later, and not inside "
-        "another sandbox that has a listener (the kernel allows one per process)",
+        True,
+        "metadata of files, max_processes, record_execs and net_allow_bind need it: run Linux 5.0 or later, and not "
+        "inside another sandbox (the kernel allows one supervisor), or accept the gap with "
+        'allow_degraded=["fs-metadata"]',
     ),
     "wait-killable": Topic(False, "run Linux 5.19 or later; without it signals interrupt calls being decided"),
     "sync-wake-up": Topic(False, "run Linux 6.6 or later; without it supervised calls are much slower"),
@@ -108,9 +109,10 @@ TOPICS = {
         False, "stock containers refuse it, and net_allow_bind needs it: start them with --cap-add SYS_PTRACE"
     ),
     "read-memory": Topic(
-        False,
+        True,
         "older containers and kernel.yama.ptrace_scope above 1 refuse it: start the container with --cap-add "
-        "SYS_PTRACE; without it calls cannot be judged by what they point to",
+        "SYS_PTRACE; without it calls cannot be judged by what they point to, metadata of files neither: "
+        'allow_degraded=["fs-metadata"] goes without',
     ),
     "trace-child": Topic(
         False,

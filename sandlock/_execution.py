@@ -522,14 +522,16 @@ class Execution:
         step = STEPS.get(message[2], f"launch step {message[2]}")
         error, index = message[3], message[4]
         subject = ""
-        ruleset = self.plan.guest_ruleset
-        if step == "add a Landlock rule" and ruleset is not None and 0 <= index < len(ruleset.paths):
+        ruleset = self.plan.supervisor_ruleset if step.endswith("for the supervisor") else self.plan.guest_ruleset
+        if step.startswith("add a Landlock rule") and ruleset is not None and 0 <= index < len(ruleset.paths):
             subject = os.fsdecode(ruleset.paths[index].path)
         elif step == "execute the program":
             subject = self.command.text[0]
         elif step == "change to the working directory" and self.command.cwd is not None:
             subject = os.fsdecode(self.command.cwd)
-        fix = FIXES.get(step, {}).get(errorcode.get(error, ""), "run `sandlock doctor`")
+        fix = FIXES.get(step.removesuffix(" for the supervisor"), {}).get(
+            errorcode.get(error, ""), "run `sandlock doctor`"
+        )
         return ConfinementError(step, error, subject=subject, fix=fix)
 
     def _write_maps(self, pid: int) -> int:

@@ -45,6 +45,8 @@ class Host:
     """SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP: 6.6."""
     pidfd_getfd: bool = False
     """pidfd_getfd(2), Linux 5.6; stock containers of older engines refuse it without CAP_SYS_PTRACE."""
+    reads_memory: bool = False
+    """process_vm_readv(2) of children: refused by containers of older engines, and by Yama's ptrace_scope above 1."""
     pidfd_exit_info: bool = False
     """PIDFD_GET_INFO with PIDFD_INFO_EXIT: 6.15."""
     uid: int = -1
@@ -91,6 +93,20 @@ def _takes_descriptors() -> bool:
         os.close(pidfd)
 
 
+def _reads_memory() -> bool:
+    """Whether the memory of children can be read, as far as that shows without one."""
+    from sandlock._sys import ffi, lib
+
+    word = ffi.new("char[8]")
+    if lib.memory_read(os.getpid(), int(ffi.cast("uintptr_t", word)), ffi.new("char[8]"), 8) != 8:
+        return False
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope", "rb") as file:
+            return file.read(1) < b"2"
+    except OSError:  # no Yama
+        return True
+
+
 def probe() -> Host:
     """Ask the kernel. Not cached: a filter stacked since, or the environment, may change the answer.
 
@@ -120,6 +136,7 @@ def probe() -> Host:
         wait_killable=notif and lib.seccomp_flags_known(killable) == 1,
         sync_wake_up=notif and kernel >= (6, 6, 0),
         pidfd_getfd=notif and _takes_descriptors(),
+        reads_memory=_reads_memory(),
         pidfd_exit_info=kernel >= (6, 15, 0),
         uid=os.geteuid(),
     )

@@ -22,6 +22,7 @@ cdef struct Mediator:
     const Ledger *ledger
     const PathTable *paths   # as it was when the call came
     int may_block
+    int shares_table         # its descriptor table is the host's
     int knows                # who we are
     int uniform              # callers are the user that we are, with what we may, whatever they do
     Tree tree

@@ -66,7 +66,15 @@ cdef extern from * nogil:
     #include <sys/stat.h>
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     #define SANDLOCK_O_PATH 010000000
+    #include <sys/stat.h>
+    #include <sys/syscall.h>
     """
+    const int AT_SYMLINK_NOFOLLOW
+    const long SYS_newfstatat
+    const unsigned int S_IRUSR
+    const unsigned int S_IWUSR
+    ctypedef struct Status "struct stat":
+        unsigned int st_mode
     const int AT_FDCWD
     const uint64_t O_PATH "SANDLOCK_O_PATH"
     const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
@@ -217,7 +225,16 @@ cdef int is_only_path(pid_t tid, int descriptor) noexcept nogil:
     cdef char name[32]
     cdef char path[64]
     cdef const char *flags
+    cdef Status link
     cdef long length
+    memcpy(name, <const char *>b"fd/", 3)
+    put_number(name + 3, descriptor)
+    format_proc_path(path, tid, name)
+    if (
+        raw_syscall(SYS_newfstatat, AT_FDCWD, <long>path, <long>&link, AT_SYMLINK_NOFOLLOW, 0, 0) == 0
+        and link.st_mode & (S_IRUSR | S_IWUSR)
+    ):
+        return 0                 # good for reading or writing: proc_pid_fd(5). Most are, and this is looked up faster
     memcpy(name, <const char *>b"fdinfo/", 7)
     put_number(name + 7, descriptor)
     format_proc_path(path, tid, name)
@@ -452,7 +469,9 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
     result = get_to_know(mediator)
     if result == 0:
         result = read_call(notification, &call, &name.address)
-    if result < 0 or not mediator.uniform or call.resolve or call.flags & (O_TMPFILE & ~O_DIRECTORY):
+    if result < 0 or not mediator.uniform or mediator.shares_table or call.resolve:
+        return LATER
+    if call.flags & (O_TMPFILE & ~O_DIRECTORY):
         return LATER
     result = check_flags(notification.data.nr, &call)
     name.present = 1

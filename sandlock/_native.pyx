@@ -427,11 +427,6 @@ cdef class Run:
         """Closes what was held for the launch: the init's end of the control socket, the pidfd."""
         close_once(&self.c.control_init_copy)
         close_once(&self.c.host_pidfd)
-        self.leave_listener()
-
-    cdef void leave_listener(self) noexcept nogil:
-        """The fast lane has a copy in a descriptor table of its own."""
-        close_once(&self.c.host_listener)
 
     def start(self) -> None:
         """Starts the launch. Never raises for what the launch meets: that comes as a FAILED message."""
@@ -541,7 +536,7 @@ cdef class Run:
         if self.threaded:
             pthread_join(self.thread, NULL)
             self.threaded = False
-        self.leave_listener()
+        close_once(&self.c.host_listener)
         while True:
             lives = self.c.warden_lives
             if lives == 0:

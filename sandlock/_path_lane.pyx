@@ -9,7 +9,7 @@ from posix.types cimport pid_t
 
 from sandlock._actions cimport ACTION_CONTINUE, ACTION_HOLD, ACTION_VALUE, Action, errno_action, plain_action
 from sandlock._destinations cimport OPERATION_OPEN, OPERATION_PATH
-from sandlock._linux cimport Notification, raw_syscall
+from sandlock._linux cimport Notification, SYS_close, raw_syscall
 from sandlock._mediate cimport DENIED, GIVEN, LATER, Mediator, as_seen, mediate, open_quickly
 from sandlock._opens cimport queue_path, vet_open
 from sandlock._path_calls cimport ACT_LIST_DIRECTORY, ACT_OPEN
@@ -34,34 +34,55 @@ cdef extern from * nogil:
     const long SYS_unshare
 
 
-cdef int start_mediating(Crew *crew) noexcept nogil:
-    """Gives the fast lane a umask and a descriptor table of its own: to close a file in the host's table would drop the
-    locks that the host has on it (fcntl(2)). Handlers may give the program descriptors of the host's, so with them it
-    stays in that table. Returns 0 or -errno."""
-    cdef Mediator *mediator
+cdef int take_table(Crew *crew) noexcept nogil:
+    """Gives the fast lane a descriptor table of its own. Returns 0 or -errno."""
     cdef int keep[4]
+    cdef int result
+    forget_caller(&crew.caller)      # a descriptor of the table that is left
+    keep[0] = crew.table.run.listener
+    keep[1] = crew.table.wake_fd
+    keep[2] = crew.table.poller_fd
+    keep[3] = crew.table.run.control_host
+    result = <int>keep_with_views(crew.table.views, crew.table.run.virtual_root, keep, 4)
+    if result == 0:
+        crew.table.run.host_listener = crew.table.run.listener
+    return result
+
+
+cdef int start_mediating(Crew *crew) noexcept nogil:
+    """Gives the fast lane a umask of its own, and a descriptor table: to close a file in the host's would drop the
+    locks that the host has on it (fcntl(2)). Handlers may give the program descriptors of the host's, so with them it
+    stays in that table, and opens nothing but by O_PATH, which holds no locks. Returns 0 or -errno."""
+    cdef Mediator *mediator
     cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
     if result < 0:
         return <int>result
-    forget_caller(&crew.caller)      # a descriptor of the table that is left
     mediator = <Mediator *>calloc(1, sizeof(Mediator))
     if mediator == NULL:
         return -ENOMEM
     mediator.table = crew.table
     mediator.ledger = crew.ledger
     mediator.uniform = crew.table.run.program.keep_capabilities == 0 and crew.table.run.one_user
-    keep[0] = crew.table.run.listener
-    keep[1] = crew.table.wake_fd
-    keep[2] = crew.table.poller_fd
-    keep[3] = crew.table.run.control_host
-    if not crew.stays_in_hosts_table:
-        result = keep_with_views(crew.table.views, crew.table.run.virtual_root, keep, 4)
-        if result < 0:
-            free(mediator)
-            return <int>result
-        crew.table.run.host_listener = crew.table.run.listener
+    mediator.shares_table = crew.stays_in_hosts_table
+    result = 0 if crew.stays_in_hosts_table else take_table(crew)
+    if result < 0:
+        free(mediator)
+        return <int>result
     crew.mediator = mediator
     return 0
+
+
+cdef void stop_mediating(Crew *crew) noexcept nogil:
+    """At the lane's end: closes what is open in a table that may be the host's."""
+    cdef Mediator *mediator = crew.mediator
+    if mediator == NULL:
+        return
+    forget_caller(&mediator.holder)
+    forget_caller(&mediator.lister)
+    if mediator.tree.own_table > 0:
+        raw_syscall(SYS_close, mediator.tree.own_table, 0, 0, 0, 0, 0)
+    crew.mediator = NULL
+    free(mediator)
 
 
 cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule) noexcept nogil:

@@ -253,11 +253,12 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
     protections = _landlock.PROTECTIONS.items()
     lacking = {name: abi for name, (abi, _, _) in protections if host.landlock_abi < abi}
     missing = lacking.keys() - set(policy.allow_degraded) - set(policy.disable)
-    if not host.seccomp_user_notif and "fs-metadata" not in (*policy.allow_degraded, *policy.disable):
+    supervises = host.seccomp_user_notif and host.reads_memory
+    if not supervises and "fs-metadata" not in (*policy.allow_degraded, *policy.disable):
         raise Unsupported(
-            "changes of modes, owners, times and attributes are carried out by a supervisor, which needs seccomp user "
-            "notification (Linux 5.0); this kernel or container lacks it, or this is a sandbox itself; go without by "
-            "naming it: allow_degraded=['fs-metadata']",
+            "modes, owners, times and attributes are changed by a supervisor, which needs seccomp user notification "
+            "(Linux 5.0) and process_vm_readv(2); this kernel or container lacks one of them, or this is a sandbox "
+            "itself; go without by naming it: allow_degraded=['fs-metadata']",
             missing=frozenset({"fs-metadata"}),
         )
     if missing:
@@ -268,7 +269,7 @@ def _waived(policy: Policy, host: Host) -> frozenset[str]:
             f"{KERNELS[newest]} or later, or go without by naming them: allow_degraded={names}",
             missing=frozenset(missing),
         )
-    if not host.seccomp_user_notif:
+    if not supervises:
         lacking["fs-metadata"] = 0
     return frozenset(policy.disable) | (lacking.keys() & set(policy.allow_degraded))
 

@@ -201,7 +201,7 @@ cdef struct Run:
     int error
     int subject
     int listener
-    int host_listener                # not -1: the host's copy, which may be closed: the fast lane has its own
+    int host_listener                # not -1: the host's copy, of the same number; the fast lane has its own
     int one_user                     # nobody can become another user: real, effective and saved ids are the same
 
 cdef enum Stage:

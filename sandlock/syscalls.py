@@ -56,7 +56,7 @@ statfs 137 43 path, getcwd 79 17, chdir 80 49 path, getxattr 191 8 path, lgetxat
 getxattrat 464 464 path, listxattr 194 11 path, llistxattr 195 12 path, listxattrat 465 465 path,
 file_getattr 468 468 path, inotify_add_watch 254 27 path
 
-[file_metadata] allow: modes, owners, times, attributes of the user's files; Landlock does not see these calls
+[file_metadata] allow: what Landlock does not see: the supervisor's, inside the writable grants (fs-metadata)
 chmod 90 - path, fchmod 91 52 fd-metadata, fchmodat 268 53 path, fchmodat2 452 452 path fd-metadata,
 chown 92 - path, fchown 93 55 fd-metadata, lchown 94 - path, fchownat 260 54 path fd-metadata,
 utime 132 - path, utimes 235 - path, futimesat 261 - path fd-metadata,
@@ -64,7 +64,7 @@ utimensat 280 88 path fd-metadata, setxattr 188 5 path, lsetxattr 189 6 path,
 fsetxattr 190 7 fd-metadata, setxattrat 463 463 path fd-metadata, removexattr 197 14 path,
 lremovexattr 198 15 path, fremovexattr 199 16 fd-metadata, removexattrat 466 466 path fd-metadata
 
-[inode_flags] deny: makes files of the user immutable or append-only
+[inode_flags] deny: makes files of the user immutable or append-only; the supervisor's inside the writable grants
 file_setattr 469 469 path fd-metadata
 
 [memory] allow: acts on the caller's own memory

@@ -19,7 +19,7 @@ EPERM, EACCES, ENOSYS = (bpf.ERRNO | number for number in (errno.EPERM, errno.EA
 
 def a_host(abi: int = 7, arch: str = "x86_64", **facts: Any) -> Host:
     facts = {"kernel": (6, 18, 0), "seccomp_filter": True, "seccomp_user_notif": True} | facts
-    facts = {"wait_killable": True, "pidfd_getfd": True} | facts
+    facts = {"wait_killable": True, "pidfd_getfd": True, "reads_memory": True} | facts
     return Host(arch=arch, landlock_abi=abi, **facts)
 
 

@@ -93,6 +93,8 @@ def test_metadata_needs_a_supervisor_or_a_waiver() -> None:
     with pytest.raises(Unsupported, match="allow_degraded") as caught:
         plan(Policy(fs_readable="/usr"), a_host(seccomp_user_notif=False))
     assert caught.value.missing == {"fs-metadata"}
+    with pytest.raises(Unsupported, match="process_vm_readv"):
+        plan(Policy(fs_readable="/usr"), a_host(reads_memory=False))
     there = plan(Policy(allow_degraded="fs-metadata"), a_host())
     assert (there.needs_listener, there.waived) == (True, frozenset())
     for policy in (Policy(disable="fs-metadata"), Policy(fs_writable="/")):
