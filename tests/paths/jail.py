@@ -209,11 +209,12 @@ class Jail:
         before = self.state()
         answers = {}
         for what, lines in scripts.items():
-            said = self.confined.run([*self.begin, *lines], self.place)[len(self.begin) :]
-            assert SECRET.decode() not in "".join(said), (what, [readable(line) for line in lines], said)
-            after = self.state()
-            assert after == before, (what, [readable(line) for line in lines], said, set(after.items()) ^ set(before.items()))
-            answers[what] = said
+            answers[what] = self.confined.run([*self.begin, *lines], self.place)[len(self.begin) :]
+        said = {what: [readable(line) for line in scripts[what]] for what, each in answers.items() if SECRET in str(each).encode()}
+        assert not said
+        after = self.state()
+        changed = set(after.items()) ^ set(before.items())
+        assert not changed, (changed, {what: each for what, each in answers.items() if each[0][0] != "E"})
         return answers
 
     def works(self, lines: Sequence[str]) -> list[str]:

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 from paths.language import CWD, Argument, address, at_the_end, attribute, call, endless, exists, how, out, slot, words
 
-SHARE = 6
-"""So many paths are tried in one tree."""
+SHARE = {"mkdir": 12, "mkdirat": 12, "symlink": 12, "symlinkat": 12, "mknod": 12, "mknodat": 12, "rmdir": 6, "unlink": 6,
+         "unlinkat": 6, "truncate": 30}  # fmt: skip
+"""So many paths are tried in one tree; any number, where no call takes from another what it needs."""
+MANY = 400
 NOFOLLOW, EACCESS, REMOVE, FOLLOW, NO_AUTOMOUNT, EMPTY = 0x100, 0x200, 0x200, 0x400, 0x800, 0x1000
 
 PATHS: tuple[Argument, ...] = (
@@ -31,8 +33,8 @@ PATHS: tuple[Argument, ...] = (
 )  # fmt: skip
 FEW: tuple[Argument, ...] = (
     b"file", b"none", b"dir", b"dir/", b"empty", b"new", b"new/", b"file/", b"link", b"dangling", b"to-dir", b"to-dir/new",
-    b"closed-dir/new", b"readonly-dir/new", b"loop/x", b"dir/new", b"dir/file", b".", b"..", b"dir/..", b"", b"hard",
-    b"n" * 256, b"fifo", b"file/x", b"/proc/self/cwd/new", 8,
+    b"closed-dir/new", b"readonly-dir/new", b"loop/x", b"dir/file", b"..", b"dir/.", b"", b"hard", b"n" * 256,
+    b"/proc/self/cwd/new", 8,
 )  # fmt: skip
 """For calls that take two."""
 
@@ -142,9 +144,9 @@ CHANGES: dict[str, Sequence[tuple[object, ...]]] = {
 PAIRS: dict[str, Sequence[tuple[object, ...]]] = {
     "rename": [(P, P)],
     "renameat": [(CWD, P, CWD, P)],
-    "renameat2": [(CWD, P, CWD, P, flags) for flags in (1, 2, 3, 8)],
+    "renameat2": [(CWD, P, CWD, P, flags) for flags in (1, 2)],
     "link": [(P, P)],
-    "linkat": [(CWD, P, CWD, P, flags) for flags in (FOLLOW, 1)],
+    "linkat": [(CWD, P, CWD, P, FOLLOW)],
 }
 BASES: dict[str, tuple[object, ...]] = {
     "openat": (P, b"file", 0, 0), "mkdirat": (P, b"made", 0o755), "unlinkat": (P, b"file", 0),
@@ -171,7 +173,7 @@ def filled(template: tuple[object, ...], *values: object) -> list[Argument]:
     return [next(rest) if each is P else each for each in template]  # type: ignore[misc]
 
 
-def spread(lines: Sequence[str], top: bytes, name: str, share: int = SHARE) -> Case:
+def spread(lines: Sequence[str], top: bytes, name: str, share: int = MANY) -> Case:
     """Some of the lines in each tree; those next to each other, which are about the same, in different ones."""
     count = -(-len(lines) // share)
     made: list[str] = []
@@ -196,7 +198,7 @@ def look(name: str, top: bytes) -> Case:
 
 
 def change(name: str, top: bytes) -> Case:
-    return spread([call(name, *filled(each, path)) for each in CHANGES[name] for path in PATHS], top, name)
+    return spread([call(name, *filled(each, path)) for each in CHANGES[name] for path in PATHS], top, name, SHARE.get(name, MANY))
 
 
 def pairs(name: str, top: bytes) -> Case:
@@ -206,15 +208,17 @@ def pairs(name: str, top: bytes) -> Case:
 
 def bases(top: bytes) -> Case:
     lines = [call(name, *filled(each, base)) for name, each in BASES.items() if exists(name) for base in SLOTS]
+    lines += [call("renameat2", CWD, b"file", CWD, b"new", flags) for flags in (3, 5, 8, 1 << 31)]
+    lines += [call("linkat", CWD, b"file", CWD, b"new", flags) for flags in (1, 0x100, 1 << 31)]
     return spread(lines, top, "bases", 4)
 
 
 def opens(name: str, top: bytes, mode: str) -> Case:
     flags = [each if each & os.O_PATH else each | os.O_NONBLOCK for each in OPEN_FLAGS]
     if name == "openat":
-        return spread([call(name, CWD, path, each, 0o4751, into=4) for each in flags for path in PATHS], top, name, 12)
+        return spread([call(name, CWD, path, each, 0o4751, into=4) for each in flags for path in PATHS], top, name, 40)
     if name == "open":
-        return spread([call(name, path, each, 0o640, into=4) for each in flags[:8] for path in PATHS], top, name)
+        return spread([call(name, path, each, 0o640, into=4) for each in flags[:8] for path in PATHS], top, name, 40)
     if name == "creat":
         return spread([call(name, path, 0o7640, into=4) for path in PATHS if not waits(path, 0)], top, name, 3)
     lines = [
@@ -226,7 +230,7 @@ def opens(name: str, top: bytes, mode: str) -> Case:
     ]
     lines += [call(name, CWD, b"file", how(0) + ",0", size, into=4) for size in (0, 16, 23, 24, 32, 4097)]
     lines += [call(name, CWD, b"file", how(0) + ",1", 32, into=4), call(name, CWD, b"file", 8, 24, into=4)]
-    return spread(lines, top, name, 12)
+    return spread(lines, top, name, 60)
 
 
 def masks(top: bytes) -> Case:
