@@ -128,6 +128,20 @@ def test_no_race_leads_to_a_denied_socket(arena: Arena) -> None:
     assert arena.letters
 
 
+@pytest.mark.parametrize("arena", ["link", "exchange", "text", "cwd"], indirect=True)
+def test_no_race_executes_what_is_denied(arena: Arena) -> None:
+    source = 'int creat(const char *, unsigned); int main(int n, char **w) { (void)w; return WRONG && creat("%s", 0600) < 0; }'
+    for name, wrong in (("good", 0), ("denied", 1), *((("flip", 0),) if arena.flip == "exchange" else ())):
+        text = source % (arena.place / "out/ran")
+        command = ["gcc", f"-DWRONG={wrong}", "-x", "c", "-o", arena.place / name / "program", "-"]
+        subprocess.run(command, input=text.encode(), check=True)
+    hand_over(arena.person)
+    found = arena.confined("execute")
+    assert found["execute"][0] > 0
+    assert not (arena.place / "out/ran").exists()
+    assert arena.free("execute")["execute"][1]
+
+
 # ---- descriptors
 
 

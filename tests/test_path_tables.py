@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import ordinary
 import pytest
-from paths.tables import NAMES, case
+from paths.tables import EXPECTED, NAMES, case, expected
 from paths.worker import MODES, Pair, pair
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19), program="gcc"), pytest.mark.slow]
@@ -22,3 +22,10 @@ def both(request: pytest.FixtureRequest) -> Iterator[Pair]:
 def test_it_does_the_same(both: Pair, name: str) -> None:
     made = case(name, both.tree.encode(), both.mode)
     both.same(made.setup, made.lines)
+
+
+def test_it_does_what_is_expected(both: Pair) -> None:
+    made = expected(both.tree.encode())
+    outcome = both.same(made.setup, made.lines)
+    said = [answer if answer[0] == "E" else "0" for answer in outcome.answers[-len(EXPECTED) :]]
+    assert [(entry, answer) for entry, answer in zip(EXPECTED, said, strict=True) if answer != entry[2]] == []

@@ -208,7 +208,7 @@ def pairs(name: str, top: bytes) -> Case:
 
 def bases(top: bytes) -> Case:
     lines = [call(name, *filled(each, base)) for name, each in BASES.items() if exists(name) for base in SLOTS]
-    lines += [call("renameat2", CWD, b"file", CWD, b"new", flags) for flags in (3, 5, 8, 1 << 31)]
+    lines += [call("renameat2", CWD, b"file", CWD, b"new", flags) for flags in (3, 8, 1 << 31)]
     lines += [call("linkat", CWD, b"file", CWD, b"new", flags) for flags in (1, 0x100, 1 << 31)]
     return spread(lines, top, "bases", 4)
 
@@ -263,3 +263,56 @@ def case(name: str, top: bytes, mode: str) -> Case:
     if name in CHANGES:
         return change(name, top)
     return pairs(name, top) if name in PAIRS else opens(name, top, mode)
+
+
+LONG = b"n" * 256
+EXPECTED: tuple[tuple[str, list[Argument], str], ...] = (
+    ("openat", [CWD, b"none", 0, 0], "ENOENT"), ("openat", [CWD, b"file/x", 0, 0], "ENOTDIR"),
+    ("openat", [CWD, b"file/", 0, 0], "ENOTDIR"), ("openat", [CWD, b"loop", 0, 0], "ELOOP"),
+    ("openat", [CWD, b"link", os.O_NOFOLLOW, 0], "ELOOP"), ("openat", [CWD, LONG, 0, 0], "ENAMETOOLONG"),
+    ("openat", [CWD, b"./" * 2047 + b"aa", 0, 0], "ENAMETOOLONG"), ("openat", [CWD, b"dir", 1, 0], "EISDIR"),
+    ("openat", [CWD, b"file", os.O_DIRECTORY, 0], "ENOTDIR"), ("openat", [CWD, b"link", os.O_CREAT | os.O_EXCL, 0], "EEXIST"),
+    ("openat", [CWD, b"dangling", os.O_CREAT | os.O_EXCL, 0], "EEXIST"), ("openat", [CWD, b"closed", 0, 0], "EACCES"),
+    ("openat", [CWD, b"closed-dir/file", 0, 0], "EACCES"), ("openat", [CWD, b"readonly", 1, 0], "EACCES"),
+    ("openat", [CWD, b"readonly-dir/new", os.O_CREAT, 0o600], "EACCES"), ("openat", [CWD, 8, 0, 0], "EFAULT"),
+    ("openat", [CWD, endless(b"file"), 0, 0], "EFAULT"), ("openat", [CWD, b"", 0, 0], "ENOENT"),
+    ("openat", [99, b"file", 0, 0], "EBADF"), ("openat", [slot(1), b"file", 0, 0], "ENOTDIR"),
+    ("openat", [CWD, b"dir", os.O_TMPFILE, 0o600], "EINVAL"), ("openat", [CWD, b"fifo", os.O_WRONLY | os.O_NONBLOCK, 0], "ENXIO"),
+    ("openat", [CWD, b"socket", 0, 0], "ENXIO"), ("openat2", [CWD, b"to-dir/file", how(0, 0, 4), 24], "ELOOP"),
+    ("openat2", [CWD, b"file", how(0, 0o600), 24], "EINVAL"), ("openat2", [CWD, b"file", how(0) + ",1", 32], "E2BIG"),
+    ("mkdirat", [CWD, b"dir", 0o755], "EEXIST"), ("mkdirat", [CWD, b"link", 0o755], "EEXIST"),
+    ("mkdirat", [CWD, b"none/new", 0o755], "ENOENT"), ("mkdirat", [CWD, b"readonly-dir/new", 0o755], "EACCES"),
+    ("unlinkat", [CWD, b"dir", REMOVE], "ENOTEMPTY"), ("unlinkat", [CWD, b"dir", 0], "EISDIR"),
+    ("unlinkat", [CWD, b"file", REMOVE], "ENOTDIR"), ("unlinkat", [CWD, b"to-dir", REMOVE], "ENOTDIR"),
+    ("unlinkat", [CWD, b".", REMOVE], "EINVAL"), ("unlinkat", [CWD, b"dir/..", REMOVE], "ENOTEMPTY"),
+    ("unlinkat", [CWD, b"file", 1], "EINVAL"), ("unlinkat", [CWD, b"readonly-dir/file", 0], "EACCES"),
+    ("renameat2", [CWD, b"file", CWD, b"link", 1], "EEXIST"), ("renameat2", [CWD, b"file", CWD, b"none", 2], "ENOENT"),
+    ("renameat2", [CWD, b"file", CWD, b"dir", 3], "EINVAL"), ("renameat", [CWD, b"dir", CWD, b"dir/x"], "EINVAL"),
+    ("renameat", [CWD, b"file", CWD, b"dir"], "EISDIR"), ("renameat", [CWD, b"dir", CWD, b"file"], "ENOTDIR"),
+    ("renameat", [CWD, b"empty", CWD, b"dir"], "ENOTEMPTY"), ("renameat", [CWD, b".", CWD, b"x"], "EBUSY"),
+    ("renameat", [CWD, b"file", CWD, b"/proc/self/x"], "EXDEV"), ("linkat", [CWD, b"dir", CWD, b"new", 0], "EPERM"),
+    ("linkat", [CWD, b"file", CWD, b"link", 0], "EEXIST"), ("linkat", [CWD, b"file", CWD, b"new", 1], "EINVAL"),
+    ("linkat", [CWD, b"none", CWD, b"new", 0], "ENOENT"), ("symlinkat", [b"", CWD, b"new"], "ENOENT"),
+    ("symlinkat", [b"x", CWD, b"dangling"], "EEXIST"), ("symlinkat", [b"x", CWD, b"new/"], "ENOENT"),
+    ("mknodat", [CWD, b"file", stat.S_IFREG, 0], "EEXIST"), ("mknodat", [CWD, b"new", stat.S_IFDIR, 0], "EPERM"),
+    ("mknodat", [CWD, b"new", 0o150000, 0], "EINVAL"), ("truncate", [b"dir", 0], "EISDIR"), ("truncate", [b"file", -1], "EINVAL"),
+    ("truncate", [b"readonly", 0], "EACCES"), ("truncate", [b"fifo", 0], "EINVAL"), ("truncate", [b"dangling", 0], "ENOENT"),
+    ("fchmodat2", [CWD, b"link", 0o600, NOFOLLOW], "EOPNOTSUPP"), ("fchmodat2", [CWD, b"file", 0o600, 1], "EINVAL"),
+    ("fchmodat", [CWD, b"closed-dir/file", 0o600], "EACCES"), ("fchownat", [CWD, b"file", 999_999, -1, 0], "EPERM"),
+    ("utimensat", [CWD, b"file", words(1, 1 << 31, 1, 1), 0], "EINVAL"), ("setxattr", [b"link", b"user.a", b"v", 1, 2], "ENODATA"),
+    ("lsetxattr", [b"link", b"user.a", b"v", 1, 0], "EPERM"), ("setxattr", [b"file", b"nothing", b"v", 1, 0], "EOPNOTSUPP"),
+    ("newfstatat", [CWD, b"", out("stat"), 0], "ENOENT"), ("readlinkat", [CWD, b"file", out("text"), 9], "EINVAL"),
+    ("faccessat2", [CWD, b"closed", 4, 0], "EACCES"), ("faccessat2", [CWD, b"file", 8, 0], "EINVAL"), ("chdir", [b"file"], "ENOTDIR"),
+    ("chdir", [b"closed-dir"], "EACCES"),
+    ("openat", [CWD, b"./" * 2045 + b"file", 0, 0], "0"), ("openat", [CWD, at_the_end(b"dir/file"), 0, 0], "0"),
+    ("openat", [CWD, b"odd\xff", 1, 0], "0"), ("openat", [CWD, b"link", os.O_CREAT, 0], "0"),
+    ("openat", [CWD, b"dangling", os.O_CREAT, 0o600], "0"), ("openat", [slot(2), b"file", 0, 0], "0"),
+    ("openat", [CWD, b"/proc/self/fd/4", 2, 0], "0"), ("mkdirat", [CWD, b"made/", 0o755], "0"),
+    ("fchmodat2", [slot(1), b"", 0o640, EMPTY], "0"), ("utimensat", [slot(1), 0, TIMES, 0], "0"),
+    ("renameat2", [CWD, b"to-dir", CWD, b"empty", 2], "0"), ("linkat", [CWD, b"chain", CWD, b"linked", 0], "0"),
+)  # fmt: skip
+"""What the more important ones have to say, on every kernel. Slots: a directory, a file, a pinned directory, a pinned link."""
+
+
+def expected(top: bytes) -> Case:
+    return spread([call(name, *arguments) for name, arguments, _ in EXPECTED], top, "expected")

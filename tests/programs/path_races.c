@@ -18,13 +18,13 @@ enum { SLOT = 40, FEWEST = 1000 };
 static char *name; /* of the directory, in memory that both tasks share */
 static int working; /* directory of the workspace */
 
-/* ---- making one name mean two things */
+/* ---- making one name mean two things: each turn the other one */
+
+static int is_denied;
 
 static void by_link(void)
 {
-    (void)!symlinkat("denied", working, "next");
-    renameat(working, "next", working, "flip");
-    (void)!symlinkat("good", working, "next");
+    (void)!symlinkat(is_denied ? "denied" : "good", working, "next");
     renameat(working, "next", working, "flip");
 }
 
@@ -35,21 +35,18 @@ static void by_exchange(void) /* `flip` is a directory like `good`, `flop` a lin
 
 static void by_text(void)
 {
-    memcpy(name, "denied", 6);
+    memcpy(name, is_denied ? "denied" : "./good", 6);
     __asm__ volatile("" ::: "memory"); /* nobody here reads it, but others do */
-    memcpy(name, "./good", 6);
 }
 
 static void by_descriptors(void)
 {
-    dup2(SLOT + 1, SLOT);
-    dup2(SLOT + 2, SLOT);
+    dup2(is_denied ? SLOT + 1 : SLOT + 2, SLOT);
 }
 
 static void by_working_directory(void)
 {
-    (void)!fchdir(SLOT + 1);
-    (void)!fchdir(SLOT + 2);
+    (void)!fchdir(is_denied ? SLOT + 1 : SLOT + 2);
 }
 
 struct flip {
@@ -152,6 +149,19 @@ static int do_bind(void)
     return result;
 }
 
+static int do_execute(void)
+{
+    int status = -1;
+    pid_t child = vfork();
+    if (!child) {
+        execv(P, (char *[]){"program", 0});
+        _exit(1);
+    }
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    return status ? -1 : 0;
+}
+
 FILE_ACTION(do_mkdir, mkdirat(base, P, 0700))
 FILE_ACTION(do_symlink, symlinkat("x", base, P))
 FILE_ACTION(do_node, mknodat(base, P, S_IFIFO | 0600, 0))
@@ -168,7 +178,8 @@ struct action {
     {"truncate", do_truncate, "file", 0}, {"attribute", do_attribute, "file", 0}, {"link", do_link, "file", 0},
     {"rename", do_rename, "file", 0}, {"unlink", do_unlink, "file", 0},   {"mkdir", do_mkdir, "made", 0},
     {"symlink", do_symlink, "made", 0}, {"node", do_node, "made", 0},     {"move-in", do_move_in, "made", 1},
-    {"connect", do_connect, "socket", 0}, {"bind", do_bind, "made", 0},   {0},
+    {"connect", do_connect, "socket", 0}, {"bind", do_bind, "made", 0},
+    {"execute", do_execute, "program", 0}, {0},
 };
 
 /* ---- the state of a directory: as it was, or not */
@@ -191,6 +202,8 @@ static void fill(int directory, const char *content)
 static int is_other(int directory)
 {
     struct stat found, made;
+    if (!unlinkat(working, "out/ran", 0))
+        return 1;
     if (!fstatat(directory, "made", &made, AT_SYMLINK_NOFOLLOW) || fstatat(directory, "file", &found, 0))
         return 1;
     char link[64];
@@ -202,8 +215,10 @@ static int is_other(int directory)
 static void *turns(void *flip)
 {
     for (;;) {
-        for (int i = 0; i < ((struct flip *)flip)->times; i++)
+        for (int i = ((struct flip *)flip)->times + (rand() & 1); i > 0; i--) {
+            is_denied = !is_denied;
             ((struct flip *)flip)->turn();
+        }
         usleep(5);
     }
     return NULL;
@@ -228,7 +243,7 @@ static void prepare(struct flip *flip)
     dup2(working, SLOT + 3);
     working = SLOT + 3;
     dup2(open("denied", O_PATH | O_DIRECTORY), SLOT + 1);
-    dup2(open("good", O_PATH | O_DIRECTORY), SLOT + 2);
+    dup2(open(flip->turn == by_exchange ? "flip" : "good", O_PATH | O_DIRECTORY), SLOT + 2);
     dup2(SLOT + 2, SLOT);
     if (!strcmp(flip->name, "directory"))
         base = SLOT;
@@ -269,6 +284,7 @@ static int race(int count, char **words)
                 chosen[chosen_count++] = each;
     prepare(flip);
     alarm(LIFETIME);
+    srand((unsigned)getpid());
     left = chosen_count;
     start_turning(flip);
     until = now() + atoi(words[1]) / 1e3;
