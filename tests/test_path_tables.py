@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import ordinary
 import pytest
-from paths.tables import EXPECTED, NAMES, case, expected
+from paths.tables import EXPECTED, NAMES, case
 from paths.worker import MODES, Pair, pair
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19), program="gcc"), pytest.mark.slow]
@@ -25,7 +25,7 @@ def test_it_does_the_same(both: Pair, name: str) -> None:
 
 
 def test_it_does_what_is_expected(both: Pair) -> None:
-    made = expected(both.tree.encode())
+    made = case("expected", both.tree.encode(), both.mode)
     outcome = both.same(made.setup, made.lines)
     said = [answer if answer[0] == "E" else "0" for answer in outcome.answers[-len(EXPECTED) :]]
     assert [(entry, answer) for entry, answer in zip(EXPECTED, said, strict=True) if answer != entry[2]] == []

@@ -63,7 +63,10 @@ class Calls:
         self.base = st.sampled_from([CWD] * 12 + [slot(0), slot(0), slot(1), slot(2), 99, -1])
         self.slot = st.integers(0, 2).map(slot)
         self.into = st.integers(0, 2)
-        self.flags = st.sampled_from([each if each & os.O_PATH else each | os.O_NONBLOCK for each in OPEN_FLAGS])
+        flags = [each if each & os.O_PATH else each | os.O_NONBLOCK for each in OPEN_FLAGS]
+        # A virtual root has no O_PATH: it gives descriptors to read from.
+        self.flags = st.sampled_from([each for each in flags if mode != "chroot" or not each & os.O_PATH])
+        self.begin = BEGIN if mode != "chroot" else [line.replace(f" {os.O_PATH | os.O_NOFOLLOW} ", " 0 ") for line in BEGIN]
         self.mode_bits = st.sampled_from(MODES)
         self.times = st.sampled_from([words(*each) for each in TIMES] + [0])
         self.attribute = st.sampled_from([b"user.a", b"user.a", b"user.a", b"user.b", b"user.b", b"user.", b"nothing", b"trusted.a", b"", b"user." + b"a" * 251])
@@ -205,7 +208,7 @@ class Calls:
         """Some calls, one after the other."""
         kinds = (self.opening, self.looking, self.changing, self.changing, self.marking, self.moving)
         some = st.lists(st.one_of([st.one_of(kind()) for kind in kinds]), min_size=1, max_size=6)
-        return st.tuples(some, some, some).map(lambda drawn: [*BEGIN, *drawn[0], *drawn[1], *drawn[2]])
+        return st.tuples(some, some, some).map(lambda drawn: [*self.begin, *drawn[0], *drawn[1], *drawn[2]])
 
 
 BEGIN = [

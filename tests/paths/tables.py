@@ -173,6 +173,11 @@ def filled(template: tuple[object, ...], *values: object) -> list[Argument]:
     return [next(rest) if each is P else each for each in template]  # type: ignore[misc]
 
 
+def without_pins(line: str) -> str:
+    """The same without O_PATH: a virtual root gives descriptors to read from."""
+    return line.replace(f" {os.O_PATH} ", " 0 ").replace("plink " + str(os.O_PATH | os.O_NOFOLLOW), "pfile 0")
+
+
 def spread(lines: Sequence[str], top: bytes, name: str, share: int = MANY) -> Case:
     """Some of the lines in each tree; those next to each other, which are about the same, in different ones."""
     count = -(-len(lines) // share)
@@ -215,6 +220,8 @@ def bases(top: bytes) -> Case:
 
 def opens(name: str, top: bytes, mode: str) -> Case:
     flags = [each if each & os.O_PATH else each | os.O_NONBLOCK for each in OPEN_FLAGS]
+    if mode == "chroot":
+        flags = [each for each in flags if not each & os.O_PATH]
     if name == "openat":
         return spread([call(name, CWD, path, each, 0o4751, into=4) for each in flags for path in PATHS], top, name, 40)
     if name == "open":
@@ -255,7 +262,14 @@ NAMES = tuple(name for name in (*LOOKS, *CHANGES, *PAIRS, "open", "openat", "ope
 
 
 def case(name: str, top: bytes, mode: str) -> Case:
-    """All lines about one call, or `bases`, or `umask`. `top` is where trees are made."""
+    """All lines about one call, or `bases`, `umask` or `expected`. `top` is where trees are made."""
+    made = any_case(name, top, mode)
+    return made if mode != "chroot" else Case(name, made.setup, [without_pins(line) for line in made.lines])
+
+
+def any_case(name: str, top: bytes, mode: str) -> Case:
+    if name == "expected":
+        return expected(top)
     if name in ("bases", "umask"):
         return bases(top) if name == "bases" else masks(top)
     if name in LOOKS:

@@ -47,6 +47,8 @@ exec setpriv --clear-groups --reuid "$1" --regid "$2" -- sh -c 'shift 2; exec "$
 MANY = 50
 """Scripts with more calls are not shown as a whole."""
 LONG_AGO = 1_000_000_000
+PROGRAM = "/bin/paths"
+"""Where the guest is in a virtual root."""
 DEEP = "/".join(["up"] * 12)
 """Above the tree, in the directory that guests may write: `..` at random does not get beyond it."""
 
@@ -63,10 +65,10 @@ class Guest:
     """A running guest. `fields` is its policy, or None for one that is not confined."""
 
     def __init__(self, person: ordinary.Person, work: str, fields: dict[str, Any] | None, asks: bool = False) -> None:
-        program = guest("paths")
-        argv = [program, "bare"]
+        argv = [guest("paths"), "bare"]
         if fields is not None:
             order = json.dumps({**fields, "asks": asks})
+            program = PROGRAM if "chroot" in fields else guest("paths")
             argv = [person.python, "-c", HOST, order, program, "confined"]
         self._process = subprocess.Popen(
             alone(person, work, argv),
@@ -164,11 +166,11 @@ OUTSIDE = re.compile(r" [pe]/(/|proc/self/root|proc/self/status|proc/self/exe|et
 PROC = re.compile(r" [pe]/(proc|dev)/")
 
 
-def forbidden(line: str, bare: str, inside: str) -> bool:
+def elsewhere(line: str, bare: str, inside: str, mode: str) -> bool:
     """Whether that is because of the grants, which know nothing of most of the file system, and allow no changes of
-    /proc and /dev."""
+    /proc and /dev; or because a virtual root is another one."""
     if OUTSIDE.search(f"{line} "):
-        return inside in ("EACCES", "EXDEV", "EROFS")
+        return mode == "chroot" or inside in ("EACCES", "EXDEV", "EROFS")
     return bool(PROC.search(line)) and bare.startswith("E") and inside in ("EACCES", "EXDEV")
 
 
@@ -198,11 +200,11 @@ class Outcome:
     answers: list[str]
     tree: dict[str, str]
 
-    def differences(self, other: Outcome) -> str:
+    def differences(self, other: Outcome, mode: str) -> str:
         """For people: what is not the same in the other one. Empty if nothing is."""
         found = []
         for line, one, two in zip(self.lines, self.answers, other.answers, strict=True):
-            if one != two and not forbidden(line, one, two) and not known(line, one, two):
+            if one != two and not elsewhere(line, one, two, mode) and not known(line, one, two):
                 found.append(f"  {readable(line)}\n    bare:   {one}\n    inside: {two}")
         for path in sorted({*self.tree, *other.tree}):
             one, two = self.tree.get(path, "nothing"), other.tree.get(path, "nothing")
@@ -214,6 +216,14 @@ class Outcome:
             return "\n".join(["not as bare:", *found])
         calls = "\n".join(f"  {readable(line)}  ->  {answer}" for line, answer in zip(self.lines, self.answers, strict=True))
         return "\n".join(["not as bare:", *found, "the calls, bare:", calls])
+
+
+def moved(line: str, work: str, real: str) -> str:
+    """The same line where a directory is at another place; what a link says it still says."""
+    if name(line) != "symlinkat":
+        return line.replace(work, real)
+    number, target, *rest = line.split(" ")
+    return " ".join([number, target, *(word.replace(work, real) for word in rest)])
 
 
 @dataclass
@@ -235,7 +245,7 @@ class Pair:
     def outcome(self, who: Guest, setup: Sequence[str], lines: Sequence[str], real: str) -> Outcome:
         folders = [real, *DEEP.split("/")]
         above = [call("mkdirat", CWD, "/".join(folders[: i + 1]).encode(), 0o755) for i in range(1, len(folders))]
-        made = [*above, *(line.replace(self.work, real) for line in setup)]
+        made = [*above, *(moved(line, self.work, real) for line in setup)]
         answers = self.bare.run(made, real)
         bad = [f"{readable(line)} -> {answer}" for line, answer in zip(made, answers, strict=True) if answer[0] == "E"]
         assert not bad, bad
@@ -252,7 +262,7 @@ class Pair:
     def same(self, setup: Sequence[str], lines: Sequence[str]) -> Outcome:
         """Demands the same of both, and returns it."""
         bare, confined = self.compare(setup, lines)
-        different = bare.differences(confined)
+        different = bare.differences(confined, self.mode)
         assert not different, different
         return bare
 
@@ -269,24 +279,28 @@ def pair(name: str, mode: str) -> Iterator[Pair]:
     """A pair for this person, `root` or `ordinary`, and one of `MODES`."""
     with ordinary.at_home(name) as person:
         place = tempfile.mkdtemp(prefix="paths-", dir=person.home)
-        work, elsewhere = f"{place}/work", f"{place}/elsewhere"
-        for folder in (work, elsewhere):
-            os.makedirs(folder)
+        work, elsewhere, root = f"{place}/work", f"{place}/elsewhere", f"{place}/root"
+        inside = f"{root}{work}" if mode == "chroot" else work
+        for folder in (work, elsewhere, f"{root}{work}", *(f"{root}/{name}" for name in ("bin", "proc", "dev", "tmp"))):
+            os.makedirs(folder, exist_ok=True)
+        shutil.copy(guest("paths", "-static"), root + PROGRAM)
         hand_over(person)
         fields: dict[str, Any] = {
-            "presets": ["system"], "fs_readable": [guest("paths")], "fs_writable": [work],
-            "net_allow": [f"unix:{work}"], "net_allow_bind": [f"unix:{work}"], **MODES[mode],
+            "fs_writable": [work], "net_allow": [f"unix:{work}"], "net_allow_bind": [f"unix:{work}"], **MODES[mode],
         }  # fmt: skip
         if "fs_denied" in fields:
             fields["fs_denied"] = [elsewhere]
-        bare = Guest(person, work, None)
-        confined = Guest(person, work, fields, asks="ask_opens" in fields)
+        fields |= {"chroot": root, "fs_readable": ["/"]} if mode == "chroot" else {
+            "presets": ["system"], "fs_readable": [guest("paths")]
+        }  # fmt: skip
+        bare = Guest(person, place, None)
+        confined = Guest(person, place, fields, asks="ask_opens" in fields)
         try:
-            yield Pair(person, mode, bare, confined, work, work)
+            yield Pair(person, mode, bare, confined, work, inside)
         finally:
             bare.close()
             confined.close()
 
 
-MODES: dict[str, dict[str, Any]] = {"asked": {"ask_opens": "all"}, "denied": {"fs_denied": []}}
+MODES: dict[str, dict[str, Any]] = {"asked": {"ask_opens": "all"}, "denied": {"fs_denied": []}, "chroot": {}}
 """What makes the supervisor do the calls, without forbidding any."""
