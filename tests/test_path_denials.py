@@ -19,7 +19,9 @@ def shell(person: ordinary.Person, script: str, *denied: str, **fields: object) 
     """A shell script in their home, where they may write."""
     hand_over(person)
     options = {"presets": ["system"], "fs_writable": [person.home], "cwd": person.home, **fields}
-    return confined(person, ["/bin/sh", "-c", script], fs_denied=[f"{person.home}/{path}" for path in denied], **options)
+    return confined(
+        person, ["/bin/sh", "-c", script], fs_denied=[f"{person.home}/{path}" for path in denied], **options
+    )
 
 
 def fill(place: Path, *names: str) -> None:
@@ -30,7 +32,19 @@ def fill(place: Path, *names: str) -> None:
 
 @pytest.mark.parametrize(
     "denied",
-    ["tree", "tree/", "tree/.", "./tree", "other/../tree", "link", "link/", "chain", "other/back/tree", "tree/file", "link/file"],
+    [
+        "tree",
+        "tree/",
+        "tree/.",
+        "./tree",
+        "other/../tree",
+        "link",
+        "link/",
+        "chain",
+        "other/back/tree",
+        "tree/file",
+        "link/file",
+    ],
 )
 def test_a_denial_is_about_what_a_path_leads_to(visitor: ordinary.Person, denied: str) -> None:
     place = Path(visitor.home)
@@ -141,7 +155,9 @@ ALIASES = ("tree/sub/file", "window/sub/file", "part/file", "whole/tree/sub/file
 
 
 @pytest.mark.needs(root=True)
-@pytest.mark.parametrize("denied", ["tree", "tree/sub", "tree/sub/file", "window/sub", "part", "whole/tree/sub", "part/file"])
+@pytest.mark.parametrize(
+    "denied", ["tree", "tree/sub", "tree/sub/file", "window/sub", "part", "whole/tree/sub", "part/file"]
+)
 def test_what_is_mounted_elsewhere_is_denied_there_too(visitor: ordinary.Person, denied: str) -> None:
     place = Path(visitor.home)
     fill(place, "tree/sub/file")
@@ -156,7 +172,9 @@ def test_what_is_mounted_elsewhere_is_denied_there_too(visitor: ordinary.Person,
         user = [str(visitor.uid), str(visitor.gid)]
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNTED, "sh", str(place), *user]
         command += [visitor.python, "-c", RUNS, str(place), script, *what]
-        done = subprocess.run(command, capture_output=True, text=True, env=visitor.environment(), check=False, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=visitor.environment(), check=False, timeout=60
+        )
         assert done.returncode == 0, done
         return done.stdout
 

@@ -214,7 +214,11 @@ def test_nothing_that_is_denied_is_executed(visitor: ordinary.Person) -> None:
 
 def build(place: Path) -> None:
     source = '#include <stdio.h>\nint main(int n, char **w) { return puts(n > 1 ? w[n - 1] : "RAN") < 0; }\n'
-    for name, more in (("denied/program", []), ("good", []), ("by-loader", [f"-Wl,--dynamic-linker={place}/denied/loader"])):
+    for name, more in (
+        ("denied/program", []),
+        ("good", []),
+        ("by-loader", [f"-Wl,--dynamic-linker={place}/denied/loader"]),
+    ):
         subprocess.run(["gcc", "-x", "c", "-o", place / name, *more, "-"], input=source.encode(), check=True)
     loader = next(path for path in LOADERS if os.path.exists(path))
     (place / "denied/loader").write_bytes(Path(loader).read_bytes())
