@@ -256,9 +256,7 @@ def compiled(
     return made
 
 
-def find_programs(
-    policy: Policy, expansion: Expansion, root: VirtualRoot | None = None
-) -> tuple[tuple[str, str], ...]:
+def find_programs(policy: Policy, expansion: Expansion, root: VirtualRoot | None = None) -> tuple[tuple[str, str], ...]:
     """The files, without links, of the programs that exec rules name: where PATH finds them, but not where the sandbox
     may write, for what lies there is not what was meant. `root`: what the program sees as its files, if not the host's;
     then they are named as it sees them."""
