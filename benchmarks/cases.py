@@ -7,6 +7,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+import pathing
 import vetting
 import workloads
 from commands import Command
@@ -141,13 +142,13 @@ def notification(setting: Setting) -> list[Row]:
     ]
 
 
-def _compiled(setting: Setting, name: str) -> str:
+def _compiled(setting: Setting, name: str, *flags: str) -> str:
     """Compile one of our C programs into the scratch directory; its path."""
     target = os.path.join(setting.scratch, name)
     if not os.path.exists(target):
         source = os.path.join(HERE, f"{name}.c")
         try:
-            subprocess.run(["gcc", "-O2", "-o", target, source], check=True, capture_output=True)
+            subprocess.run(["gcc", "-O2", *flags, "-o", target, source], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SideFailedError(f"cannot compile {name}.c: {error}") from error
     return target
@@ -254,5 +255,8 @@ CASES: dict[str, Callable[[Setting], list[Row]]] = {
     "redis": redis,
     "vetting": lambda setting: vetting.vetting(setting, _compiled, effort),
     "judged": lambda setting: vetting.judged_programs(setting, effort),
+    "paths": lambda setting: pathing.single_calls(setting, _compiled, effort),
+    "path_programs": lambda setting: pathing.programs(setting, effort),
+    "metadata": lambda setting: pathing.metadata(setting, effort),
     "startup": startup,
 }

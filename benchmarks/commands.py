@@ -20,7 +20,10 @@ def system_readable() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A program and its grants. `number` says that its standard output ends in the number to record."""
+    """A program and its grants. `number` says that its standard output ends in the number to record.
+
+    `options` are further keyword arguments of a Sandbox, ours or the original's.
+    """
 
     argv: tuple[str, ...]
     cwd: str | None = None
@@ -30,6 +33,7 @@ class Command:
     ports: tuple[int, ...] = ()
     env: dict[str, str] | None = None
     number: bool = False
+    options: dict[str, Any] | None = None
 
     @classmethod
     def from_json(cls, fields: dict[str, object]) -> Command:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HERE = os.path.dirname(os.path.abspath(__file__))
 ORIGINAL_PYTHON = os.path.join(HERE, ".venv-original", "bin", "python")
 ORIGINALS = ("original", "original reused")
+BEFORE = ("before", "before again")
 
 
 class Host:
@@ -71,21 +72,21 @@ class Host:
 
 
 class Hosts:
-    """The pair of workers of one benchmark: one for this package, bare and bwrap, one for the original."""
+    """The workers of one benchmark: for this package, bare and bwrap; for the original; for what we were before."""
 
     def __init__(self, setting: Setting) -> None:
         self.ours = Host(setting.python, tree=setting.tree)
         self.original = Host(ORIGINAL_PYTHON) if setting.original else None
+        self.before = Host(setting.python, tree=setting.before) if setting.before else None
 
     def of(self, side: str) -> Host:
-        if side not in ORIGINALS:
-            return self.ours
-        if self.original is None:
+        host = self.original if side in ORIGINALS else self.before if side in BEFORE else self.ours
+        if host is None:
             raise SideFailedError("not installed")
-        return self.original
+        return host
 
     def all(self) -> Iterable[Host]:
-        return [host for host in (self.ours, self.original) if host]
+        return [host for host in (self.ours, self.original, self.before) if host]
 
     def run(self, side: str, command: Command, times: int = 1) -> Callable[[], list[float]]:
         """A measure: `times` runs of `command` on `side`; seconds, or the number that the command prints."""
@@ -107,7 +108,10 @@ class Hosts:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is there to measure with. `tree`: where `sandlock` is found if it is not installed."""
+    """What is there to measure with.
+
+    `tree`: where `sandlock` is found if it is not installed; `before`: where an earlier one is. `rootfs`: a Debian.
+    """
 
     python: str
     tree: str | None
@@ -116,14 +120,19 @@ class Setting:
     bwrap: bool
     facts: dict[str, str]
     scale: float = 1.0
+    before: str | None = None
+    rootfs: str | None = None
 
     @property
     def peers(self) -> tuple[str, ...]:
         return (*(("original",) if self.original else ()), *(("bwrap",) if self.bwrap else ()))
 
 
-def look_around(scratch: str, scale: float) -> Setting:
-    """Find the package (installed, or else in this tree) and the peers, and what versions they have."""
+def look_around(scratch: str, scale: float, before: str | None = None, rootfs: str | None = None) -> Setting:
+    """Find the package (installed, or else in this tree) and the peers, and what versions they have.
+
+    `before` is a built checkout to compare with, `rootfs` what tests/make_rootfs.sh has made.
+    """
     facts: dict[str, str] = {}
     tree: str | None = None
     for candidate in (None, os.path.dirname(HERE)):
@@ -141,6 +150,13 @@ def look_around(scratch: str, scale: float) -> Setting:
     if original:
         with Host(ORIGINAL_PYTHON) as host:
             facts["original"] = host.order("hello", package=True)["sandlock"]
+    if before:
+        before = os.path.abspath(before)
+        with Host(sys.executable, tree=before) as host:
+            where = host.order("hello", package=True)["where"]
+        if os.path.dirname(where) != before:
+            raise SideFailedError(f"no built sandlock in {before}")
+        facts["before"] = _output("git", "-C", before, "log", "-1", "--format=%cd: %s", "--date=short") or before
     bwrap = _output("bwrap", "--version")
     if bwrap:
         facts["bwrap"] = bwrap.removeprefix("bubblewrap ")
@@ -152,6 +168,8 @@ def look_around(scratch: str, scale: float) -> Setting:
         bwrap=bool(bwrap),
         facts=facts,
         scale=scale,
+        before=before,
+        rootfs=os.path.realpath(rootfs) if rootfs else None,
     )
 
 

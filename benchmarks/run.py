@@ -82,6 +82,8 @@ def arguments() -> argparse.Namespace:
     only = f"only this benchmark (may be repeated): {', '.join(CASES)}"
     parser.add_argument("--only", action="append", choices=sorted(CASES), metavar="NAME", help=only)
     parser.add_argument("--markdown", metavar="FILE", help="also write the report to FILE")
+    parser.add_argument("--before", metavar="DIR", help="a built checkout of an earlier version, for `metadata`")
+    parser.add_argument("--rootfs", metavar="DIR", help="what tests/make_rootfs.sh made, for chroot in `path_programs`")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a target is missed or not measured")
     return parser.parse_args()
 
@@ -91,7 +93,7 @@ def main() -> int:
     options = arguments()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sandlock-bench-") as scratch:
-        setting = look_around(scratch, QUICK if options.quick else 1.0)
+        setting = look_around(scratch, QUICK if options.quick else 1.0, options.before, options.rootfs)
         top = header(setting.facts)
         report = Report(facts=setting.facts)
         for name, case in CASES.items():

@@ -103,7 +103,7 @@ class Sandlock:
             fields["env"] = command.env
         if command.cwd:
             fields["cwd"] = command.cwd
-        return fields
+        return fields | (command.options or {})
 
     def run(self, command: Command) -> Outcome:
         def call() -> tuple[int, bytes, bytes]:
@@ -178,13 +178,21 @@ class Original:
             fields |= {"env": command.env, "clean_env": True}
         if command.cwd:
             fields["cwd"] = command.cwd
-        return self.module.Sandbox(
-            fs_readable=list(command.readable),
-            fs_writable=[*command.writable, *command.devices],
-            net_allow=[f"127.0.0.1:{port}" for port in command.ports],
-            net_allow_bind=list(command.ports),
-            **fields,
-        )
+        fields |= {
+            "fs_readable": list(command.readable),
+            "fs_writable": [*command.writable, *command.devices],
+            "net_allow": [f"127.0.0.1:{port}" for port in command.ports],
+            "net_allow_bind": list(command.ports),
+        }
+        return self.module.Sandbox(**fields | self.options(command))
+
+    def options(self, command: Command) -> dict[str, Any]:
+        """Those of ours that the original has too. It has its own way to say which mounts are read-only."""
+        options = dict(command.options or {})
+        mounts = options.pop("fs_mount", {})
+        options["fs_mount"] = {where: path for where, path in mounts.items() if not path.endswith(":ro")}
+        options["fs_mount_ro"] = {where: path[:-3] for where, path in mounts.items() if path.endswith(":ro")}
+        return options
 
     def run(self, command: Command) -> Outcome:
         def call() -> tuple[int, bytes, bytes]:
@@ -239,6 +247,8 @@ SIDES: dict[str, Callable[[], Any]] = {
     "bare again": Bare,
     "bwrap": Bubblewrap,
     "sandlock": Sandlock,
+    "before": Sandlock,
+    "before again": Sandlock,
     "sandlock reused": SandlockReused,
     "original": Original,
     "original reused": OriginalReused,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 import shutil
 import socket
+import subprocess
+import tarfile
 
 from commands import PATH, Command
 
@@ -40,6 +44,47 @@ find . -type f -name '*.txt' -print0 | xargs -0 -n 200 wc -l > /dev/null
 find . -type f -size +1k > /dev/null
 find . -type f -exec wc -c '{}' + | tail -n 1 > /dev/null
 """
+
+CHECKOUT_TREE = """\
+set -e
+git init -q -b one .
+git config user.name bench
+git config user.email bench@example.invalid
+git config gc.auto 0
+git add .
+git commit -q -m one
+git checkout -q -b two
+find . -name '*.txt' -exec sed -i '1s/^/changed /' '{}' +
+git commit -q -a -m two
+"""
+
+MAKE = """\
+set -e
+rm -f *.o program
+make -s program
+"""
+
+EXTRACT = """\
+set -e
+rm -rf out
+mkdir out
+start=$(date +%s%N)
+tar -x -f tree.tar -C out
+end=$(date +%s%N)
+echo "$(((end - start) / 1000))e-6"
+"""
+
+CHECKOUT = """\
+set -e
+git checkout -q -f one
+start=$(date +%s%N)
+git checkout -q two
+git checkout -q one
+end=$(date +%s%N)
+echo "$(((end - start) / 1000))e-6"
+"""
+
+LIBRARY = ("asyncio", "concurrent", "ctypes", "curses", "dbm", "email", "html", "http", "importlib", "json", "logging")
 
 IMPORTS = (
     "import json, asyncio, unittest, argparse, email.message, http.client, logging.config, sqlite3, ssl, "
@@ -107,6 +152,45 @@ def build(scratch: str) -> Command:
             f'\tprintf("%d\\n", {calls});\n\treturn 0;\n}}\n'
         )
     return _script(directory, BUILD)
+
+
+def make(scratch: str) -> Command:
+    """The same files by make."""
+    command = build(scratch)
+    assert command.cwd
+    with open(os.path.join(command.cwd, "Makefile"), "w") as file:
+        names = ["main.o", *(f"part{number}.o" for number in range(40))]
+        file.write(f"CFLAGS = -O0\nprogram: {' '.join(names)}\n\t$(CC) -o $@ $^\n")
+    return _script(command.cwd, MAKE)
+
+
+def compile_all(scratch: str, python: str) -> Command:
+    """The compiler of Python over a part of its library."""
+    directory = os.path.join(scratch, "library")
+    library = os.path.dirname(os.__file__)
+    for name in LIBRARY:
+        source = os.path.join(library, name)
+        shutil.copytree(source, os.path.join(directory, name), ignore=shutil.ignore_patterns("test*", "__pycache__"))
+    argv = (os.path.realpath(python), "-I", "-m", "compileall", "-q", "-f", ".")
+    return Command(argv=argv, cwd=directory, env=environment(directory))
+
+
+def extract(scratch: str) -> Command:
+    """tar -x of 3,000 small files in 60 directories; seconds."""
+    directory = os.path.join(scratch, "extract")
+    _text_files(os.path.join(directory, "tree"), 60, 50)
+    with tarfile.open(os.path.join(directory, "tree.tar"), "w") as archive:
+        archive.add(os.path.join(directory, "tree"), "tree")
+    return dataclasses.replace(_script(directory, EXTRACT), number=True)
+
+
+def checkout(scratch: str) -> Command:
+    """git checkout of 1,500 changed files, there and back; seconds."""
+    directory = os.path.join(scratch, "checkout")
+    _text_files(directory, 30, 50)
+    run = functools.partial(subprocess.run, cwd=directory, env=environment(directory), check=True, capture_output=True)
+    run(["/bin/sh", "-c", CHECKOUT_TREE])
+    return dataclasses.replace(_script(directory, CHECKOUT), number=True)
 
 
 def find(scratch: str) -> Command:

@@ -213,7 +213,8 @@ class AsyncSandbox:
 
     `handlers`: answers of your own to system calls, by name: a Handler in Python, or a NativeHandler.
 
-    `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes.
+    `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes,
+    fs_readable, fs_data, fs_writable, fs_devices.
 
     `audit`, `on_audit_failure` and `otel`: as for Sandbox.
     """
@@ -257,7 +258,8 @@ class AsyncSandbox:
         return self._confinement.plan
 
     def grant(self, **fields: Any) -> None:
-        """Allows all runs, also those under way, more: net_allow and net_allow_bind are added, max_processes raised.
+        """Allows all runs, also those under way, more: net_allow, net_allow_bind and paths are added, max_processes
+        raised.
 
         Only within the `ceiling` that the sandbox was made with, or its policy (what `restrict` took away). From any
         thread, also from within a callback. Raises PolicyError, and then nothing changes.
@@ -265,9 +267,10 @@ class AsyncSandbox:
         self._confinement.permissions.grant(**fields)
 
     def restrict(self, **fields: Any) -> None:
-        """Allows all runs, also those under way, less: of net_allow and net_allow_bind only these remain ([]: nothing),
-        net_deny and net_deny_bind are added, max_processes is lowered. What callbacks approved for longer than once
-        is forgotten. Connections that exist stay. Raises PolicyError, and then nothing changes.
+        """Allows all runs, also those under way, less: of net_allow, net_allow_bind and the policy's own paths only
+        these remain ([]: nothing), net_deny, net_deny_bind and fs_denied are added, max_processes is lowered. What
+        callbacks approved for longer than once is forgotten. Connections that exist, and files that are open, stay.
+        Raises PolicyError, and then nothing changes.
         """
         self._confinement.permissions.restrict(**fields)
 

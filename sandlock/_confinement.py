@@ -183,6 +183,11 @@ def _virtual_root(policy: Policy) -> VirtualRoot | None:
                 'fs_mount: there is no virtual root to mount in; add chroot ("/" will do)', field="fs_mount"
             )
         return None
+    if policy.hide_ungranted:
+        raise PolicyError(
+            "hide_ungranted: a virtual root holds what there is, by its own paths; drop one of the two",
+            field="hide_ungranted",
+        )
     from ._virtual_paths import VirtualRoot  # few policies have one
 
     return VirtualRoot(policy)

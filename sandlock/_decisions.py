@@ -8,7 +8,7 @@ from __future__ import annotations
 from os import fsdecode
 
 from . import syscalls
-from ._denials import CAUSES, FILES, denied_path, endpoint_target, exec_fixes, fixes, path_fixes
+from ._denials import CAUSES, FILES, NO_GRANT, endpoint_target, exec_fixes, fixes, grant_fixes, path_fixes, rule_of
 from ._record import record
 from .events import OPERATIONS, address_text
 
@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._exec_rules import ExecRule
     from ._net_rules import NetRule
     from ._plan import Plan
     from .events import Event, Verdict
@@ -96,22 +95,19 @@ def decision_of(
     epoch: float,
     plan: Plan,
     net_rules: tuple[NetRule, ...],
-    paths: tuple[str, ...] = (),
+    fs_denied: tuple[str, ...] = (),
     run: str,
     call_id: str,
     answered: tuple[Event | HandlerContext, Verdict] | None,
 ) -> Decision:
-    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `paths`: those
-    that are denied; `answered`: the question and its verdict, if the callback decided."""
+    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0;
+    `fs_denied`: the paths that are denied; `answered`: the question and its verdict, if the callback decided."""
     (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
     exe, cwd, argv, cut, endpoint = facts
-    kind, name = OPERATIONS[operation], CAUSES[cause][0]
-    rules: tuple[ExecRule | NetRule, ...] = plan.exec_rules if kind == "exec" else () if kind in FILES else net_rules
-    by = rules[rule] if 0 <= rule < len(rules) else None
-    text = denied_path(kind, rule, paths) if by is None else by.text
+    kind, name, did = OPERATIONS[operation], CAUSES[cause][0], ACTS[act]
+    text, own = rule_of(kind, rule, plan.exec_rules, net_rules, fs_denied)
     call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""
-    reason = getattr(by, "reason", "") or _reason(ACTS[act], cause, text)
-    words = tuple(map(fsdecode, argv))
+    reason, words = own or _reason(did, cause, text), tuple(map(fsdecode, argv))
     if answered is not None and name == "verdict":
         event, verdict = answered
         name, reason = verdict.cause or name, verdict.reason or "the callback allowed it"
@@ -119,8 +115,9 @@ def decision_of(
     if call and name == "no-rule":
         reason = f"{call}: no grant allows it"
     target = _target(plan.arch, kind, number, exe, endpoint)
-    fixable = ACTS[act] in DENIED and not text and not cut
-    fix, flag = _fix_of(kind, name, target, words, call, endpoint) if fixable else ("", "")
+    fix = _fix_of(kind, name, target, words, call, endpoint) if did in DENIED and not text and not cut else ("", "")
+    if rule == NO_GRANT:
+        reason, fix = "no grant allows it", grant_fixes("fs_readable", "--fs-read", target)
     return Decision(
         seq=seq,
         time=epoch + decided / 1e9,
@@ -128,7 +125,7 @@ def decision_of(
         run=run,
         kind=kind,
         target=target,
-        decision=ACTS[act],
+        decision=did,
         cause=name,
         reason=reason,
         rule=text,
@@ -145,8 +142,8 @@ def decision_of(
         binding=BINDINGS.get(kind, "on-behalf"),
         asked=question != 0,
         call_id=call_id,
-        fix=fix,
-        fix_flag=flag,
+        fix=fix[0],
+        fix_flag=fix[1],
         syscall=call,
     )
 

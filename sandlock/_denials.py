@@ -27,17 +27,19 @@ __all__ = [
     "audited_like",
     "audited_of",
     "denial_of",
-    "denied_path",
     "endpoint_target",
     "exec_fixes",
     "fixes",
+    "grant_fixes",
     "logged_denial",
     "path_fixes",
     "resolve_denial",
+    "rule_of",
 ]
 
 FILES = ("open", "path")
 """Kinds that are about a file."""
+PATH_RULES, NO_GRANT = 1 << 20, -2  # _path_table.pxd
 DENIAL_TEXT = 480  # as the core keeps of it (_slots.pxd)
 
 
@@ -184,15 +186,6 @@ def audited_like(denial: Denial) -> Audited:
     return Audited(**{each.name: getattr(denial, each.name) for each in fields(Audited)})
 
 
-PATH_RULES = 1 << 20  # _path_table.pxd
-
-
-def denied_path(kind: str, rule: int, paths: tuple[str, ...]) -> str:
-    """The denied path that a rule's number stands for, in words; "" for none."""
-    number = rule if kind in FILES else rule - PATH_RULES
-    return f"fs_denied: {paths[number]}" if 0 <= number < len(paths) else ""
-
-
 def _about(event: Event) -> tuple[str, str, tuple[str, ...], str]:
     """Kind, target, words and host name of an event."""
     kind = type(event).__name__.lower()
@@ -240,13 +233,18 @@ def fixes(kind: str, target: str, port: int, host: str = "") -> tuple[str, str]:
 
 def path_fixes(path: str, syscall: str) -> tuple[str, str]:
     """The smallest grant that allows to change what is known of a file, or to watch it; "" where none does."""
-    from shlex import quote
-
-    if syscall not in METADATA or not path.startswith("/") or path.startswith("/proc/") or not path.isprintable():
+    if syscall not in METADATA or path.startswith("/proc/"):
         return "", ""
     if syscall == "inotify_add_watch":
-        return f"fs_readable={path!r}", f"--fs-read {quote(path)}"
-    return f"fs_writable={path!r}", f"--fs-write {quote(path)}"
+        return grant_fixes("fs_readable", "--fs-read", path)
+    return grant_fixes("fs_writable", "--fs-write", path)
+
+
+def grant_fixes(field: str, flag: str, path: str) -> tuple[str, str]:
+    """The grant of a path, as a keyword and as a flag; "" for what cannot be written as one."""
+    from shlex import quote  # only denials need it
+
+    return (f"{field}={path!r}", f"{flag} {quote(path)}") if path[:1] == "/" and path.isprintable() else ("", "")
 
 
 def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
@@ -259,6 +257,12 @@ def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
     return f"exec_allow={join(words)!r}", f"--exec-allow {quote(join(words))}"
 
 
+def denied_by(fs_denied: tuple[str, ...], rule: int) -> str:
+    """The rule of this number, also as it stands among others, in words: part of what was granted is denied."""
+    rule -= PATH_RULES if rule >= PATH_RULES else 0
+    return f"fs_denied: {fs_denied[rule]}" if 0 <= rule < len(fs_denied) else ""
+
+
 def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:
     """Where a socket call leads, as a rule names it; of an unknown protocol by the name of the call."""
     protocol, address, port, path, abstract = endpoint
@@ -266,6 +270,21 @@ def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, byt
         return "unix:"
     known = protocol_name(protocol) if protocol else syscalls.name(number, arch) or "unknown"
     return target_of(known, address_text(address), port, fsdecode(path), abstract)
+
+
+def rule_of(
+    kind: str,
+    rule: int,
+    exec_rules: tuple[ExecRule, ...],
+    net_rules: tuple[NetRule, ...],
+    fs_denied: tuple[str, ...],
+) -> tuple[str, str]:
+    """The rule of this number that decided about such a call, in words, and the reason that it gives; "" for none."""
+    if kind in FILES or rule >= PATH_RULES:
+        return denied_by(fs_denied, rule), ""
+    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else net_rules
+    decided = rules[rule] if 0 <= rule < len(rules) else None
+    return ("", "") if decided is None else (decided.text, getattr(decided, "reason", ""))
 
 
 def _looked_up(lookups: Lookups, address: bytes) -> tuple[str, str]:
@@ -278,6 +297,7 @@ def logged_denial(
     arch: str,
     net_rules: tuple[NetRule, ...],
     exec_rules: tuple[ExecRule, ...],
+    fs_denied: tuple[str, ...],
     operation: int,
     cause: int,
     rule: int,
@@ -292,19 +312,17 @@ def logged_denial(
     chain: list[bytes],
     *,
     lookups: Lookups | None = None,
-    paths: tuple[str, ...] = (),
 ) -> Denial:
-    """A denial that the core wrote down; its rule is a number of those, or of denied `paths`."""
+    """A denial that the core wrote down; its rule is a number of those."""
     (name, meaning), kind = CAUSES[cause], OPERATIONS[operation]
-    rules: tuple[NetRule | ExecRule, ...] = exec_rules if kind == "exec" else () if kind in FILES else net_rules
-    decided = rules[rule] if 0 <= rule < len(rules) else None
-    by, own = denied_path(kind, rule, paths) if decided is None else decided.text, getattr(decided, "reason", "")
-    argv: list[bytes] = []
-    fix, host, call = ("", ""), "", ""
+    by, own = rule_of(kind, rule, exec_rules, net_rules, fs_denied)
+    fix, host, call, argv = ("", ""), "", "", list[bytes]()
     if kind == "exec":
-        target, *argv = text.removesuffix(b"\0").split(b"\0")
-        shown = fsdecode(target)
-        fix = exec_fixes(shown, tuple(map(fsdecode, argv))) if name == "no-rule" and len(text) < DENIAL_TEXT else fix
+        shown, argv = fsdecode(text.split(b"\0")[0]), text.removesuffix(b"\0").split(b"\0")[1:]
+        if rule == NO_GRANT:
+            meaning, fix = "no grant allows it", grant_fixes("fs_readable", "--fs-read", shown)
+        elif name == "no-rule" and len(text) < DENIAL_TEXT:
+            fix = exec_fixes(shown, tuple(map(fsdecode, argv)))
     elif kind in FILES:
         shown, call = fsdecode(text), syscalls.name(number, arch) or ""
         if name == "no-rule":

@@ -12,20 +12,20 @@ from posix.types cimport pid_t
 from sandlock._approvals cimport approves_exec
 from sandlock._commands cimport decide_exec
 from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_ASK, OPERATION_EXEC
-from sandlock._exec_paths cimport judge_loader, judge_program, judges_programs
+from sandlock._exec_paths cimport judge_loader, judge_program, judges_programs, miss_program
 from sandlock._linux cimport SYS_close, SYS_execveat, raw_syscall
 from sandlock._loaders cimport MAX_LOADER, read_loader, takes_name
 from sandlock._memory cimport read_string, read_strings
 from sandlock._new_image cimport open_running
-from sandlock._path_table cimport PathTable
+from sandlock._path_table cimport PathTable, hides
 from sandlock._programs cimport (
     FileIdentity, MAX_PATH, Resolved, Viewer, identify, is_executable, may_write, open_named, open_program, real_path,
     resolve_program, same_file,
 )
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE,
-    MAX_ALL_FACTS, MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths, note_denial,
-    note_slot, offer, scratch_of, still_waits, take_slot, viewer_of,
+    MAX_ALL_FACTS, MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths,
+    note_denial, note_slot, offer, scratch_of, still_waits, take_slot, viewer_of,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
 from sandlock._workers cimport start_worker
@@ -177,11 +177,11 @@ cdef int look_at_loader(Table *table, const Viewer *viewer, long program, Slot *
 
 
 cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
-    """Reads path and argv, finds the file, copies all into the slot. Returns 0, or the -errno for the caller; the slot's
-    cause says whether the files are denied."""
+    """Reads path and argv, finds the file, copies all into the slot, whose cause says whether it is denied. Returns 0,
+    or the -errno for the caller."""
     cdef Facts facts
     cdef const PathTable *paths = load_paths(&table.paths)
-    cdef int result
+    cdef int opened, result
     facts.path_length = read_string(slot.tid, slot.path_address, facts.path, MAX_PATH)
     if facts.path_length < 0:
         return <int>facts.path_length
@@ -192,6 +192,13 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     # In a virtual root it is judged when it is opened to be executed (_new_image).
     facts.found.prefix.wants_loader = judges_programs(paths) and facts.viewer.root == NULL
     result = resolve_program(&facts.viewer, slot.directory, facts.path, slot.flags, &facts.found)
+    if hides(paths) and facts.viewer.root == NULL:
+        if facts.found.exe_length <= 0:
+            facts.found.exe[0] = 0
+        opened = result >= 0
+        result = miss_program(paths, &facts.found.named, facts.found.exe, &facts.found.prefix, result)
+        if opened and result < 0:
+            raw_syscall(SYS_close, facts.found.opened, 0, 0, 0, 0, 0)
     if result < 0:
         return result
     slot.named = facts.found.named

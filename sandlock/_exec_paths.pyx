@@ -10,13 +10,15 @@ Rules: raw system calls on the caller's stack only. Each judgement is CAUSE_NONE
 from libc.string cimport memcmp, memcpy, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_openat, SYS_read, raw_syscall
-from sandlock._path_table cimport PATH_RULES, WANT_EXECUTE, denied_file, is_covered
-from sandlock._programs cimport MAX_PATH, identify_path
+from sandlock._path_table cimport NO_GRANT, PATH_RULES, WANT_EXECUTE, denied_file, hidden_error, is_covered, is_hidden
+from sandlock._paths cimport Place
+from sandlock._programs cimport FileIdentity, MAX_PATH, identify_path
 from sandlock._slots cimport CAUSE_ATTEST, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, argv_of, exe_of
 from sandlock._tasks cimport format_proc_path
 
 cdef extern from "<errno.h>" nogil:
     const int EINTR
+    const int ENOENT
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
@@ -46,7 +48,7 @@ cdef struct Line:
 
 cdef int judges_programs(const PathTable *paths) noexcept nogil:
     """Whether there is anything that an exec could be denied for."""
-    return paths != NULL and (paths.denied_count > 0 or paths.narrow)
+    return paths != NULL and (paths.denied_count > 0 or paths.narrow or paths.hides)
 
 
 cdef int is_memory(const char *path) noexcept nogil:
@@ -64,6 +66,7 @@ cdef int judge_file(const PathTable *paths, const FileIdentity *file, const char
         rule[0] = PATH_RULES + number
         return CAUSE_RULE
     if paths.narrow and not is_memory(path) and not is_covered(paths, path, WANT_EXECUTE):
+        rule[0] = NO_GRANT
         return CAUSE_NO_RULE
     return CAUSE_NONE
 
@@ -85,6 +88,36 @@ cdef int judge_program(const PathTable *paths, const Slot *slot, int *rule) noex
             cause = judge_path(paths, file, rule)
         file += strlen(file) + 1
     return cause
+
+
+cdef int is_hidden_file(const PathTable *paths, const FileIdentity *file, const char *path) noexcept nogil:
+    cdef Place place
+    place.descriptor = -1    # its identity is looked at here
+    return denied_file(paths, file, path) >= 0 or (not is_memory(path) and is_hidden(paths, &place, path))
+
+
+cdef int miss_program(
+    const PathTable *paths, const FileIdentity *named, const char *exe, const Prefix *prefix, int result
+) noexcept nogil:
+    """What an exec ends with where the program shall not learn what there is that no grant covers. `result`: what
+    looking for its files came to, and `exe` the one that is named, empty if it was not found. Returns 0 or -errno."""
+    cdef FileIdentity file
+    cdef const char *path = prefix.files
+    cdef int _level
+    if exe[0] == 0:
+        return hidden_error(result)
+    if is_hidden_file(paths, named, exe):
+        return -ENOENT
+    if result < 0:
+        return result if prefix.count == 0 else hidden_error(result)
+    for _level in range(prefix.levels):
+        identify_path(path, &file)
+        if is_hidden_file(paths, &file, path):
+            return -ENOENT
+        path += strlen(path) + 1
+    if prefix.lacks_loader or (prefix.has_loader and is_hidden_file(paths, &prefix.loader_file, prefix.loader)):
+        return -ENOENT
+    return 0
 
 
 cdef int judge_loader(const PathTable *paths, const Prefix *prefix, int *rule) noexcept nogil:

@@ -391,13 +391,13 @@ class Execution:
     def _logged(self, found: list[tuple[Any, ...]]) -> list[Denial]:
         """What the core wrote down itself."""
         plan = self.plan
-        known = (plan.arch, self.net_rules, plan.exec_rules)
+        known = (plan.arch, self.net_rules, plan.exec_rules, self.denied_paths)
         lookups = self._lookups
         logged = []
         for operation, cause, rule, error, number, pid, count, since, at, *facts in found:
             called = (operation, cause, rule, error, number, pid, count)
             times = (self.epoch + at / 1e9, (at - since) / 1e9)
-            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups, paths=self.denied_paths))
+            logged.append(logged_denial(*known, *called, *times, *facts, lookups=lookups))
         return logged
 
     @property

@@ -13,7 +13,7 @@ from sandlock._tasks cimport Ledger
 
 cdef enum:
     LATER = -5000            # results that no call has: somebody who may wait has to do it
-    DENIED = -5001           # by the policy, as `cause` and `rule` say; the caller gets EACCES
+    DENIED = -5001           # by the policy, as `cause` and `rule` say
     GIVEN = -5002            # the caller has its descriptor, and its answer
 
 # A task that carries out path calls. It has a descriptor table, a working directory and a umask of its own.
@@ -30,6 +30,7 @@ cdef struct Mediator:
     int met
     int cause                # of a denial: enum Cause
     int rule
+    int error                # what the caller gets
     const char *denied       # what was denied
     char seen[MAX_PATH]      # the same, as the program calls it
     Redirect *redirect       # for a call that nobody can make for the caller; NULL in the fast lane

@@ -29,7 +29,8 @@ from sandlock._path_calls cimport (
 )
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (
-    WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered, judge_open, lets_change,
+    WANT_READ, WANT_WRITE, PathTable, denied_by, hidden_error, hides, holds_denied, is_covered, is_hidden,
+    judge_open, lets_change,
 )
 from sandlock._paths cimport (
     ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place,
@@ -134,8 +135,41 @@ cdef int still_waits(const Mediator *mediator) noexcept nogil:
 cdef int deny(Mediator *mediator, int cause, int rule, const char *what) noexcept nogil:
     mediator.cause = cause
     mediator.rule = rule
+    mediator.error = EACCES
     mediator.denied = what
     return DENIED
+
+
+cdef int set_path(Name *name) noexcept nogil:
+    """Looks up the real path of where a name leads, once. Returns 0 or -errno."""
+    cdef long length
+    if name.path[0] == 0:
+        length = path_of_place(&name.place, name.path, sizeof(name.path))
+        if length < 0:
+            return <int>length
+        name.path[length] = 0
+    return 0
+
+
+cdef int miss(Mediator *mediator, const Place *place, const char *path, int looks) noexcept nogil:
+    """Of what is hidden: -ENOENT, or DENIED where a rule denies more than a look at it."""
+    cdef int rule = denied_by(mediator.paths, place, path)
+    if rule < 0 or looks:
+        return -ENOENT
+    deny(mediator, CAUSE_RULE, rule, path)
+    mediator.error = ENOENT
+    return DENIED
+
+
+cdef int hide(Mediator *mediator, Name *name, int result) noexcept nogil:
+    """Of a name that was followed, with this result: what the program may not see is not there for it, and nor does it
+    learn how far a way leads that it may not see. Returns the result, -ENOENT or DENIED."""
+    if not hides(mediator.paths) or name.itself or not name.present or result == LATER:
+        return result
+    result = set_path(name) if result == 0 else hidden_error(result)
+    if result < 0 or not is_hidden(mediator.paths, &name.place, name.path):
+        return result
+    return miss(mediator, &name.place, name.path, mediator.call.act >= ACT_LOOK)
 
 
 cdef const char *as_seen(Mediator *mediator) noexcept nogil:
@@ -183,11 +217,9 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     """Whether the policy lets this be done to where the name leads. Returns 0, DENIED or -errno."""
     cdef const PathTable *paths = mediator.paths
     cdef PathCall *call = &mediator.call
-    cdef long length = path_of_place(&name.place, name.path, sizeof(name.path))
-    cdef int rule, result
-    if length < 0:
-        return <int>length
-    name.path[length] = 0
+    cdef int rule, result = set_path(name)
+    if result < 0:
+        return result
     if not is_there(mediator.table.views, &mediator.tree, name.path):
         return -ENOENT
     rule = denied_by(paths, &name.place, name.path)
@@ -310,9 +342,9 @@ cdef int follow_name(Mediator *mediator, Name *name) noexcept nogil:
 cdef int find_and_judge(Mediator *mediator) noexcept nogil:
     """Returns 0, LATER, DENIED or -errno."""
     cdef PathCall *call = &mediator.call
-    cdef int result = follow_name(mediator, &call.first)
+    cdef int result = hide(mediator, &call.first, follow_name(mediator, &call.first))
     if result == 0:
-        result = follow_name(mediator, &call.second)
+        result = hide(mediator, &call.second, follow_name(mediator, &call.second))
     if result == 0 and call.first.present:
         result = judge_name(mediator, &call.first)
     if result == 0 and call.second.present:
@@ -445,6 +477,8 @@ cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept 
     name.path[length] = 0
     if not is_there(mediator.table.views, &mediator.tree, name.path):
         return -ENOENT
+    if hides(mediator.paths) and is_hidden(mediator.paths, place, name.path):
+        return miss(mediator, place, name.path, 0)
     call.where.exists = place.descriptor >= 0
     cause = judge_open(mediator.paths, call, place, name.path, &rule)
     if cause != CAUSE_NONE:

@@ -28,7 +28,7 @@ from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare, probe,
     remember_place, reopen, table_is_full,
 )
-from sandlock._path_table cimport judge_open
+from sandlock._path_table cimport PathTable, denied_by, hidden_error, hides, is_hidden, judge_open
 from sandlock._paths cimport (
     ACCESS_READ, ACCESS_WRITE, FOLLOW_TO_PARENT, MAX_LAST, OpenCall, Place, leave, path_of_place,
 )
@@ -36,9 +36,9 @@ from sandlock._procfs cimport Standing, know_tree, may_have
 from sandlock._programs cimport MAX_PATH
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NOBODY, CAUSE_NONE, CAUSE_NO_RULE,
-    CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value, ask, exe_of,
-    finish, load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word, swap_int_if,
-    swap_word_if, with_state,
+    CAUSE_RULE, CAUSE_UNREADABLE, LOOK_MS, MAX_OPENERS, MAX_WORKERS, OPENING, READY, WORKING, add_int, answer_value,
+    ask, exe_of, finish, load_int, load_paths, load_word, permit_slot, state_of, still_waits, store_int, store_word,
+    swap_int_if, swap_word_if, with_state,
 )
 from sandlock._tasks cimport caught_signals
 from sandlock._view_table cimport is_there, is_view, keep_with_views, show_view
@@ -287,13 +287,42 @@ cdef int is_still_the_trees(const Opener *opener, const Slot *slot, const Place 
     )
 
 
+cdef void keep_denied(Slot *slot, const char *path) noexcept nogil:
+    """For the record: what was denied, in the room behind the path that the caller gave."""
+    cdef size_t length = strlen(path)
+    if slot.path_length + length + 1 <= slot.size:
+        memcpy(slot.data + slot.path_length, path, length + 1)
+        slot.exe_length = <unsigned int>length + 1
+
+
+cdef int is_missed(Opener *opener, Slot *slot, const Place *place) noexcept nogil:
+    """Whether there is no such file for the program; then it has been told."""
+    cdef const PathTable *paths = load_paths(&opener.table.paths)
+    cdef char path[MAX_PATH + MAX_LAST]
+    path[0] = 0
+    if path_of_place(place, path, MAX_PATH + MAX_LAST) >= 0 and not is_hidden(paths, place, path):
+        return 0
+    slot.rule = denied_by(paths, place, path)
+    if slot.rule < 0:
+        end_open(opener.table, slot, -ENOENT)
+        return 1
+    keep_denied(slot, path)
+    refuse(opener.table, slot, CAUSE_RULE, ENOENT)
+    return 1
+
+
 cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Looks at what an open is about, for the first time."""
+    cdef const PathTable *paths = load_paths(&opener.table.paths)
     cdef OpenCall *call = &slot.opened
     cdef char path[MAX_PATH + MAX_LAST]
     cdef char *seen = slot.data + slot.path_length
     cdef int cause, result = find(&opener.tree, slot.tid, slot.tgid, call, slot.data, 0, place)
     cdef long length
+    if hides(paths):
+        result = hidden_error(result)
+        if result == 0 and is_missed(opener, slot, place):
+            return
     if result == 0:
         result = check_place(&opener.tree, call, place)
     if result < 0:
@@ -317,7 +346,7 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if may_be_given(opener, slot, place, path) < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
-    cause = judge_open(load_paths(&opener.table.paths), call, place, path, &slot.rule)
+    cause = judge_open(paths, call, place, path, &slot.rule)
     if cause != CAUSE_NONE:
         refuse(opener.table, slot, cause, EACCES)
         return
@@ -351,7 +380,7 @@ cdef void carry_out(Opener *opener, Slot *slot, const Standing *caller, Place *p
         if cause == CAUSE_NONE:
             act(opener, slot, caller, place)
         else:
-            refuse(opener.table, slot, cause, EACCES)
+            refuse(opener.table, slot, cause, ENOENT if hides(load_paths(&opener.table.paths)) else EACCES)
 
 
 cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:
@@ -370,7 +399,7 @@ cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:
     if result == DENIED:
         keep_denied(slot, as_seen(mediator))
         slot.rule = mediator.rule
-        refuse(opener.table, slot, mediator.cause, EACCES)
+        refuse(opener.table, slot, mediator.cause, mediator.error)
     elif result == GIVEN:
         finish(opener.table, slot)
     elif result < 0:
@@ -378,14 +407,6 @@ cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:
     else:
         answer_value(opener.table, slot, result)
         finish(opener.table, slot)
-
-
-cdef void keep_denied(Slot *slot, const char *path) noexcept nogil:
-    """For the record: what was denied, in the room behind the path that the caller gave."""
-    cdef size_t length = strlen(path)
-    if slot.path_length + length + 1 <= slot.size:
-        memcpy(slot.data + slot.path_length, path, length + 1)
-        slot.exe_length = <unsigned int>length + 1
 
 
 cdef void serve(Opener *opener, Slot *slot) noexcept nogil:

@@ -60,8 +60,8 @@ def path_rules(
         for identity in known[names[-1]]:
             identities.setdefault(identity, number)
     return PathRules(
-        denied=list(paths.items()),
-        identities=[(device, inode, number) for (device, inode), number in identities.items()],
+        list(paths.items()),
+        identities=sorted((inode, device, number) for (device, inode), number in identities.items()),
         # What may be read, and executed, is for Landlock to say, but where less is granted than it was told.
         grants=[
             (fsencode(grant.path), ACCESS[grant.kind]) for grant in grants if narrow or hides or grant.kind == "write"

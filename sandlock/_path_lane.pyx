@@ -116,8 +116,8 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
     if result == DENIED:
         denied = as_seen(mediator)
         note_path(
-            crew.table, OPERATION_OPEN if opens else OPERATION_PATH, mediator.cause, mediator.rule, EACCES,
+            crew.table, OPERATION_OPEN if opens else OPERATION_PATH, mediator.cause, mediator.rule, mediator.error,
             notification.data.nr, thread_group_of(crew.table.tid), denied, strlen(denied)
         )
-        return errno_action(EACCES)
+        return errno_action(mediator.error)
     return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)

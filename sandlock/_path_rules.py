@@ -173,8 +173,8 @@ _REASONS = {
 
 
 def option_of(policy: Policy, narrow: bool) -> str:
-    """The option for which the supervisor opens and changes all files; "" for none. `narrow`: grants of paths may change
-    while programs run."""
+    """The option for which the supervisor opens and changes all files; "" for none. `narrow`: grants of paths may
+    change while programs run."""
     if policy.chroot is not None:
         return "chroot"
     if policy.fs_denied:
@@ -209,7 +209,7 @@ def traps(
     """(system call, rule, reason) of what the supervisor carries out. `mediated`: the option for which it opens and
     changes files. `metadata`: what is known of files is changed inside the writable grants only. `looks`: what only
     tells about files is carried out, too. `views`: the option for which some files show something else. `asked`: calls
-    that have another answer already. `lists`: there are mounts where the directories of a virtual root have nothing."""
+    that have another answer already. `lists`: the virtual root has mounts where its directories have nothing."""
     known = set(asked)
     wanted: dict[str, str] = {}
     if metadata:
@@ -230,14 +230,16 @@ def traps(
         reason = f"{mediated}: {_REASONS[mediated]}, so the supervisor opens and changes files"
         wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
     if looks:
-        wanted |= dict.fromkeys(LOOKS, "what may be looked at is decided, and told, by the supervisor")
+        reason = "hide_ungranted: the supervisor looks at files for the program, if these are there for it"
+        wanted |= dict.fromkeys((*LOOKS, *({"chdir"} & CALLS.keys())), reason)
     return [(name, "path", reason) for name, reason in wanted.items() if name not in known]
 
 
-def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
+def adjust(answers: dict[str, Answer], option: str, allowed: set[str], hides: bool = False) -> None:
     """Has the filter refuse to make device nodes, and pass opens with O_PATH, which open nothing. Raises PolicyError
     where a call that the policy allows would open files unseen. `option`: the one for which every open is the
-    supervisor's, also where ask_opens has no question about it."""
+    supervisor's, also where ask_opens has no question about it. `hides`: also those that open nothing, for they tell
+    what there is."""
     for name, cases in DEVICES.items():
         answer = answers.get(name)
         if answer in (_filter.ALLOW, _filter.NOTIFY):
@@ -251,7 +253,8 @@ def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
         refuse_untranslated(answers)
     for name, argument in (("open", 1), ("openat", 2)):
         if name in answers and option != "chroot":
-            answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
+            no_path: Case = (_filter.any_bit(argument, 0o10000000),), _filter.ALLOW
+            answers[name] = _filter.NOTIFY if hides else ((no_path,), _filter.NOTIFY)
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))
 

@@ -6,6 +6,7 @@ from sandlock._paths cimport OpenCall, Place
 from sandlock._programs cimport FileIdentity
 
 cdef enum:
+    NO_GRANT = -2            # in place of a rule's number: no grant covers it
     PATH_RULES = 1 << 20     # with this added, the number of a denied path stands among those of other rules
 
 # What a grant is good for, and what a call wants of an object.
@@ -42,6 +43,8 @@ cdef int is_beneath(const char *path, const PathPrefix *prefix) noexcept nogil
 cdef int denied_by(const PathTable *table, const Place *place, const char *path) noexcept nogil
 cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path) noexcept nogil
 cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil
+cdef int hides(const PathTable *table) noexcept nogil
+cdef int hidden_error(int result) noexcept nogil
 cdef int is_hidden(const PathTable *table, const Place *place, const char *path) noexcept nogil
 cdef int is_covered(const PathTable *table, const char *path, int wanted) noexcept nogil
 cdef int judge_open(

@@ -12,6 +12,14 @@ from sandlock._paths cimport ACCESS_READ, ACCESS_WRITE, Place
 from sandlock._programs cimport FileIdentity
 from sandlock._slots cimport CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE
 
+cdef extern from "<errno.h>" nogil:
+    const int EACCES
+    const int ELOOP
+    const int ENAMETOOLONG
+    const int ENOENT
+    const int ENOTDIR
+    const int EPERM
+
 cdef extern from * nogil:
     """
     #include <sys/stat.h>
@@ -89,12 +97,22 @@ cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil:
     return -1
 
 
+cdef int hides(const PathTable *table) noexcept nogil:
+    """Whether what no grant covers, and what is denied, is not there for the program."""
+    return table != NULL and table.hides
+
+
+cdef int hidden_error(int result) noexcept nogil:
+    """What the program is told of a way that leads nowhere: not how far it led, for that may not be for it to see."""
+    return -ENOENT if result in (-EACCES, -ELOOP, -ENAMETOOLONG, -ENOTDIR, -EPERM) else result
+
+
 cdef int is_hidden(const PathTable *table, const Place *place, const char *path) noexcept nogil:
-    """Whether this is not there for the program: no grant covers it, and it does not lead to one either; or it is denied.
-    What has no path (a pipe) is the program's own."""
+    """Whether this is not there for the program: no grant covers it, and it leads to none either; or it is denied. What
+    has no path (a pipe, a memfd) is the program's own."""
     cdef PathPrefix this
     cdef int i
-    if path[0] != 47 and path[0] != 40:      # '/'; "(unreachable)"
+    if path[0] != 40 and has_no_path(place, path):      # "(unreachable)/..."
         return 0
     if denied_by(table, place, path) >= 0:
         return 1
@@ -174,16 +192,10 @@ cdef int judge_open(
     return CAUSE_NONE
 
 
-def by_inode(identity):
-    """The order in which `find_identity` looks."""
-    device, inode, _ = identity
-    return inode, device
-
-
 cdef class PathRules:
-    """A PathTable made from lists: `denied`, pairs of a real path and the number of its rule; `identities`, device
-    (major << 32 | minor), inode and rule; `grants`, pairs of a real path and the sum of its enum Want; `shown`, names of
-    these."""
+    """A PathTable made from lists: `denied`, pairs of a real path and the number of its rule; `identities`, inode,
+    device (major << 32 | minor) and rule, sorted; `grants`, pairs of a real path and the sum of its enum Want;
+    `shown`, names of these."""
 
     def __cinit__(self):
         memset(&self.c, 0, sizeof(self.c))
@@ -200,7 +212,7 @@ cdef class PathRules:
         for i, (path, rule) in enumerate(denied):
             self.fill(&self.c.denied[i], path)
             self.c.denied[i].rule = rule
-        for i, (device, inode, rule) in enumerate(sorted(identities, key=by_inode)):
+        for i, (inode, device, rule) in enumerate(identities):
             self.c.identities[i].device = <uint64_t>device
             self.c.identities[i].inode = <uint64_t>inode
             self.c.identities[i].rule = rule

@@ -175,8 +175,8 @@ class Permissions:
             if name in FILES:
                 if not self._plan.mediated:
                     raise PolicyError(
-                        f"{verb}: this sandbox's files are decided by the kernel, for good; make it with a ceiling that "
-                        "names fs_readable or another grant of paths, or with fs_denied",
+                        f"{verb}: this sandbox's files are decided by the kernel, for good; make it with a ceiling "
+                        "that names fs_readable or another grant of paths, or with fs_denied",
                         field=name,
                     )
                 continue

@@ -141,17 +141,12 @@ def plan(
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
     `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
-    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted.
-    `lists`: see `_path_rules.traps`.
-
-    Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
-    syscall names and combinations that make no sense.
+    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted. `lists`:
+    see `_path_rules.traps`.
+    Raises Unsupported for what this host cannot enforce, PolicyError for names and combinations that make no sense.
     """
-    waived = _waived(policy, host)
-    # With denied paths also bind, which makes a socket wherever Landlock lets it.
-    supervised = vet or record or ceiling is not None or not landlock_suffices(policy)
-    mediated = _path_rules.option_of(policy, narrow)
-    supervised = supervised or bool(mediated and (policy.net_allow or policy.net_allow_bind))
+    waived, mediated = _waived(policy, host), _path_rules.option_of(policy, narrow)
+    supervised = vet or record or ceiling is not None or not _kernel_suffices(policy, mediated)
     widest = ceiling or policy
     possible_rules = compile_rules(widest) if supervised else ()
     connect, bind = _connect_ports(widest.net_allow), _bind_ports(widest.net_allow_bind)
@@ -189,6 +184,12 @@ def plan(
         risks=risks,
         answers=tuple(answers.items()),
     )
+
+
+def _kernel_suffices(policy: Policy, mediated: str) -> bool:
+    """Whether the kernel can decide about the network alone. Where files are the supervisor's bind(2) is, too: it makes
+    sockets wherever Landlock lets it."""
+    return landlock_suffices(policy) and not (mediated and (policy.net_allow or policy.net_allow_bind))
 
 
 def _supervised_rulesets(
@@ -481,7 +482,7 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
-    _path_rules.adjust(answers, mediated or _view_rules.option_of(policy), allowed)
+    _path_rules.adjust(answers, mediated or _view_rules.option_of(policy), allowed, policy.hide_ungranted)
     return answers, risks
 
 

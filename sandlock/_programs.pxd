@@ -29,6 +29,7 @@ cdef struct Prefix:
     char files[MAX_FILES]    # which file each is, without links, with its NUL
     int wants_loader         # set by who asks
     int has_loader           # the program names one, and there it is
+    int lacks_loader         # it names one, and there is none
     FileIdentity loader_file
     char loader[MAX_PATH]    # its path, without links
 

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen, strncmp
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, raw_syscall
+from sandlock._linux cimport SYS_close, SYS_fcntl, SYS_fstat, SYS_openat, SYS_pread64, raw_syscall
 from sandlock._rooted cimport has_no_name, is_closed_by_exec, is_own_exe, open_in_root, seen_exe
 from sandlock._tasks cimport format_proc_path, put_number
 from sandlock._virtual_root cimport mount_at
@@ -26,6 +26,7 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
+    const int F_DUPFD_CLOEXEC
     const int AT_SYMLINK_NOFOLLOW
     const int O_CLOEXEC
     const int O_DIRECTORY
@@ -271,6 +272,11 @@ cdef long open_own_table() noexcept nogil:
     cdef long opened = raw_syscall(
         SYS_openat, AT_FDCWD, <long><const char *>b"/proc/thread-self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0, 0
     )
+    cdef long moved
+    if 0 <= opened < 3:          # 0 says that there is none; the lower ones are left free, as everywhere
+        moved = raw_syscall(SYS_fcntl, opened, F_DUPFD_CLOEXEC, 3, 0, 0, 0)
+        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        opened = moved
     return opened if opened > 0 else 0
 
 
@@ -467,6 +473,7 @@ cdef void note_loader(const Viewer *viewer, long descriptor, const char *header,
         return
     opened = open_named(viewer, AT_FDCWD, name, 0)
     if opened < 0:
+        prefix.lacks_loader = 1
         return
     prefix.has_loader = identify(opened, &prefix.loader_file) >= 0 and real_path(opened, prefix.loader) >= 0
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
@@ -515,6 +522,9 @@ cdef int look_at_named(const Viewer *viewer, Resolved *out) noexcept nogil:
     cdef int result = identify(out.opened, &out.named)
     if result < 0:
         return result
+    out.exe_length = seen_path(viewer, out.opened, out.exe)
+    if out.exe_length < 0:
+        return <int>out.exe_length
     if (<unsigned int>result & S_IFMT) == S_IFLNK:
         return -ELOOP
     if (<unsigned int>result & S_IFMT) != S_IFREG:
@@ -522,9 +532,8 @@ cdef int look_at_named(const Viewer *viewer, Resolved *out) noexcept nogil:
     result = is_executable(out.opened)
     if result < 0:
         return result
-    out.exe_length = seen_path(viewer, out.opened, out.exe)
     out.runs = out.named
-    return 0 if out.exe_length >= 0 else <int>out.exe_length
+    return 0
 
 
 cdef int resolve_program(
@@ -535,6 +544,8 @@ cdef int resolve_program(
     cdef char name[MAX_PREFIX]
     cdef int result
     out.prefix.count = out.prefix.length = out.prefix.levels = out.prefix.files_length = out.prefix.has_loader = 0
+    out.prefix.lacks_loader = 0
+    out.exe_length = 0
     out.opened = open_program(viewer, directory, path, flags)
     if out.opened < 0:
         return <int>out.opened

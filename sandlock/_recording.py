@@ -211,7 +211,7 @@ class Recorder:
                 epoch=execution.epoch,
                 plan=execution.plan,
                 net_rules=execution.net_rules,
-                paths=execution.denied_paths,
+                fs_denied=execution.denied_paths,
                 run=execution.run_id,
                 call_id=execution.call_id,
                 answered=answered,

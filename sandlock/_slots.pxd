@@ -271,4 +271,5 @@ cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
 cdef int permit_call(
     Table *table, int cause, int rule, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
+cdef Table *make_table() noexcept
 cdef void free_table(Table *table) noexcept

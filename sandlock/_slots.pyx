@@ -19,6 +19,15 @@ from sandlock._tasks cimport list_chain, now_ms, now_ns
 from sandlock._wakeups cimport wake_python, wake_workers
 from sandlock._writers cimport close_writers, count_writers, stop_watch
 
+cdef extern from "<sys/mman.h>" nogil:
+    const int MAP_ANONYMOUS
+    const int MAP_PRIVATE
+    const int PROT_READ
+    const int PROT_WRITE
+    void *MAP_FAILED
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset) noexcept
+    int munmap(void *address, size_t length) noexcept
+
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EINTR
@@ -414,6 +423,12 @@ cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil:
     return with_state(load_word(&slot.word), 0) | <uint64_t>(slot - &table.slots[0]) << 48
 
 
+cdef Table *make_table() noexcept:
+    """An empty one, or NULL. From the kernel, which gives memory where it is touched: calloc would clear all of it."""
+    cdef void *room = mmap(NULL, sizeof(Table), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    return NULL if room == MAP_FAILED else <Table *>room
+
+
 cdef void free_table(Table *table) noexcept:
     """After the lane and its helpers have ended."""
     cdef int i
@@ -431,4 +446,4 @@ cdef void free_table(Table *table) noexcept:
     free(table.journal)
     free(table.scratch)
     free(table.pins)
-    free(table)
+    munmap(table, sizeof(Table))

@@ -19,19 +19,20 @@ from sandlock._linux cimport (
 )
 from sandlock._memory cimport Address, MessageHeader, read_msghdr, read_sockaddr
 from sandlock._messages cimport Outgoing, break_pipe, read_outgoing, send_some, write_count
+from sandlock._path_table cimport hides
 from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._run cimport Run
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, READY, Slot,
-    Table, ask, give_back, load_int, load_paths, load_rules, note_call, permit_call, scratch_of, still_waits, store_word,
-    take_slot, with_state,
+    Table, ask, give_back, load_int, load_paths, load_rules, note_call, permit_call, scratch_of, still_waits,
+    store_word, take_slot, with_state,
 )
 from sandlock._sockets cimport (
     SocketCall, bind_anywhere, bound_port, cookie_of, duplicate, listen_here, look_at, may_wait, start_connect,
 )
 from sandlock._tasks cimport now_ns, thread_group_of
-from sandlock._unix_sockets cimport denied_socket, find_socket
+from sandlock._unix_sockets cimport denied_socket, find_socket, is_hidden_socket
 from sandlock._wakeups cimport wake_poller
 from sandlock._workers cimport start_poller, start_worker
 
@@ -42,6 +43,7 @@ cdef extern from "<errno.h>" nogil:
     const int EBADF
     const int EINPROGRESS
     const int EINVAL
+    const int ENOENT
     const int ENOMEM
     const int EPERM
     const int EPIPE
@@ -311,7 +313,7 @@ cdef int64_t judge(Crew *crew, const Notification *notification, SocketCall *cal
     cdef int rule = denied_socket(crew.table.run, load_paths(&crew.table.paths), call), cause, decision
     if rule >= 0:
         note_refusal(crew, notification, call, CAUSE_RULE, rule, -EACCES)
-        return -EACCES
+        return -ENOENT if is_hidden_socket(crew.table.run, load_paths(&crew.table.paths), call) else -EACCES
     decision = decide(
         load_rules(&crew.table.net_rules), crew.table.pins, crew.table.run.program.asks_network, &call.endpoint, &rule
     )
@@ -337,7 +339,7 @@ cdef int64_t judge(Crew *crew, const Notification *notification, SocketCall *cal
                 return decision
         return hold(crew, notification, call, descriptor, 1)
     note_refusal(crew, notification, call, cause, rule, -EACCES)
-    return -EACCES
+    return -ENOENT if is_hidden_socket(crew.table.run, load_paths(&crew.table.paths), call) else -EACCES
 
 
 cdef int64_t vet_call(Crew *crew, const Notification *notification, SocketCall *call) noexcept nogil:
@@ -352,6 +354,8 @@ cdef int64_t vet_call(Crew *crew, const Notification *notification, SocketCall *
     result = look_at(descriptor, &call.facts)
     if result == 0:
         result = read_target(crew.table.run, notification, call, descriptor)
+        if result < 0 and call.endpoint.path_length > 0 and hides(load_paths(&crew.table.paths)):
+            result = -ENOENT         # not what else there is at the name that was given
         if result == -EACCES or result == -EPERM:
             note_refusal(crew, notification, call, CAUSE_NO_RULE, -1, result)
     if result == NO_DECISION:

@@ -10,11 +10,11 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
-from sandlock._path_table cimport PATH_RULES, denied_file
+from sandlock._path_table cimport PATH_RULES, denied_file, hides, is_hidden
 from sandlock._paths cimport Origin, Place, follow_path, leave
 from sandlock._procfs cimport Tree, read_standing
 from sandlock._programs cimport (
-    FileIdentity, Viewer, format_own_descriptor, identify, last_part, open_named, real_path,
+    FileIdentity, MAX_PATH, Viewer, format_own_descriptor, identify, last_part, open_named, real_path,
 )
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
@@ -149,20 +149,34 @@ cdef int find_socket(const Run *run, pid_t tid, pid_t tgid, SocketCall *call) no
     return 0
 
 
-cdef int denied_socket(const Run *run, const PathTable *paths, const SocketCall *call) noexcept nogil:
-    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; -1
-    for none."""
+cdef int has_path(const Run *run, const SocketCall *call, char *real) noexcept nogil:
+    """Whether it is about a name in the file system; writes the real path down, in MAX_PATH bytes."""
     cdef char path[MAX_SOCKET_PATH + 1]
-    cdef char real[4096]
-    cdef const char *judged = path
-    cdef int rule = -1
-    if paths != NULL and call.endpoint.path_length > 0 and not call.endpoint.abstract:
-        memcpy(path, call.endpoint.path, call.endpoint.path_length)
-        path[call.endpoint.path_length] = 0
-        if run.virtual_root != NULL and real_of_seen(run.virtual_root, path, real, sizeof(real)) >= 0:
-            judged = real
-        rule = denied_file(paths, &call.file, judged)
+    if call.endpoint.path_length <= 0 or call.endpoint.abstract:
+        return 0
+    memcpy(path, call.endpoint.path, call.endpoint.path_length)
+    path[call.endpoint.path_length] = 0
+    if run.virtual_root == NULL or real_of_seen(run.virtual_root, path, real, MAX_PATH) < 0:
+        memcpy(real, path, call.endpoint.path_length + 1)
+    return 1
+
+
+cdef int denied_socket(const Run *run, const PathTable *paths, const SocketCall *call) noexcept nogil:
+    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; or
+    -1."""
+    cdef char path[MAX_PATH]
+    cdef int rule = denied_file(paths, &call.file, path) if paths != NULL and has_path(run, call, path) else -1
     return rule if rule < 0 else PATH_RULES + rule
+
+
+cdef int is_hidden_socket(const Run *run, const PathTable *paths, const SocketCall *call) noexcept nogil:
+    """Whether a name is not there for the program, as far as files go."""
+    cdef char path[MAX_PATH]
+    cdef Place place
+    if not hides(paths) or not has_path(run, call, path):
+        return 0
+    place.descriptor = -1
+    return is_hidden(paths, &place, path)
 
 
 cdef long open_judged(const Run *run, pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:

@@ -141,7 +141,8 @@ class Sandbox:
 
     `handlers`: answers of your own to system calls, by name: a Handler in Python, or a NativeHandler.
 
-    `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes.
+    `ceiling`: how far `grant` may widen the policy while programs run: net_allow, net_allow_bind, max_processes,
+    fs_readable, fs_data, fs_writable, fs_devices.
 
     `audit`: a file that gets a line of JSON for each run and each decision about an exec or a call of the network;
     `on_audit_failure`: what happens when it cannot be written: "deny", nothing more is allowed, or "warn".
@@ -187,7 +188,8 @@ class Sandbox:
         return self._confinement.plan
 
     def grant(self, **fields: Any) -> None:
-        """Allows all runs, also those under way, more: net_allow and net_allow_bind are added, max_processes raised.
+        """Allows all runs, also those under way, more: net_allow, net_allow_bind and paths are added, max_processes
+        raised.
 
         Only within the `ceiling` that the sandbox was made with, or its policy (what `restrict` took away). From any
         thread, also from within a callback. Raises PolicyError, and then nothing changes.
@@ -195,9 +197,10 @@ class Sandbox:
         self._confinement.permissions.grant(**fields)
 
     def restrict(self, **fields: Any) -> None:
-        """Allows all runs, also those under way, less: of net_allow and net_allow_bind only these remain ([]: nothing),
-        net_deny and net_deny_bind are added, max_processes is lowered. What callbacks approved for longer than once
-        is forgotten. Connections that exist stay. Raises PolicyError, and then nothing changes.
+        """Allows all runs, also those under way, less: of net_allow, net_allow_bind and the policy's own paths only
+        these remain ([]: nothing), net_deny, net_deny_bind and fs_denied are added, max_processes is lowered. What
+        callbacks approved for longer than once is forgotten. Connections that exist, and files that are open, stay.
+        Raises PolicyError, and then nothing changes.
         """
         self._confinement.permissions.restrict(**fields)
 

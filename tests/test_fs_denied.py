@@ -1,5 +1,5 @@
-"""fs_denied: what is denied is denied by whatever name, to whatever end, now or later. Each denial has a control, and what
-became of the files is looked at from outside."""
+"""fs_denied: what is denied is denied by whatever name, to whatever end, now or later. Each denial has a control, and
+what became of the files is looked at from outside."""
 
 from __future__ import annotations
 
@@ -219,7 +219,8 @@ def test_every_name_of_a_denied_file_is_denied(place: Path) -> None:
     names = [
         "secret", "./secret", "work/../secret", "link", "link2", "hard", f"{place}/secret", f"//{place}/./secret",
         f"/proc/self/root{place}/secret", "/proc/self/cwd/secret", "/proc/thread-self/cwd/secret",
-        "tree/inner", "tree/deep/leaf", "to-tree/inner", "to-tree/../tree/deep/leaf", "hard-inner", "work/../tree/inner",
+        "tree/inner", "tree/deep/leaf", "to-tree/inner", "to-tree/../tree/deep/leaf", "hard-inner",
+        "work/../tree/inner",
     ]  # fmt: skip
     attempts = [f"len(open({name!r}).read())" for name in names]
     attempts.append("len(open('secret', opener=lambda p, f: os.open(p, f, dir_fd=os.open('.', os.O_PATH))).read())")
@@ -233,8 +234,9 @@ def test_every_name_of_a_denied_file_is_denied(place: Path) -> None:
 
 CHANGES = [
     "os.open('secret', os.O_WRONLY)", "os.open('secret', os.O_TRUNC)", "os.open('tree/new', os.O_CREAT | os.O_WRONLY)",
-    "os.open('tree', os.O_TMPFILE | os.O_RDWR)", "os.mkdir('tree/new')", "os.unlink('secret')", "os.unlink('tree/inner')",
-    "os.rmdir('tree/deep')", "os.rename('secret', 'mine')", "os.rename('tree', 'mine')", "os.rename('tree/inner', 'mine')",
+    "os.open('tree', os.O_TMPFILE | os.O_RDWR)", "os.mkdir('tree/new')", "os.unlink('secret')",
+    "os.unlink('tree/inner')", "os.rmdir('tree/deep')", "os.rename('secret', 'mine')", "os.rename('tree', 'mine')",
+    "os.rename('tree/inner', 'mine')",
     "os.rename('file', 'tree/file')", "os.rename('file', 'secret')", "os.link('secret', 'mine')",
     "os.link('tree/inner', 'mine')", "os.link('file', 'tree/file')", "os.symlink('x', 'tree/link')",
     "os.mkfifo('tree/fifo')", "os.truncate('secret', 0)", "os.listdir('tree')", "os.chmod('secret', 0o777)",
@@ -332,16 +334,11 @@ def test_files_that_are_open_already_stay_open(place: Path) -> None:
 
 
 def test_file_handles_lead_nowhere(place: Path) -> None:
-    call = (
-        "__import__('ctypes').CDLL(None, use_errno=True).syscall({'x86_64': %d, 'aarch64': %d}[os.uname().machine],"
-        " -100, b'secret', 0, 0, 0, 0) or __import__('ctypes').get_errno()"
-    )
     code = "import ctypes, os; libc = ctypes.CDLL(None, use_errno=True)\n"
     code += "for numbers in ((303, 264), (304, 265)):\n"
     code += "    libc.syscall(numbers[os.uname().machine == 'aarch64'], -100, b'secret', 0, 0, 0, 0)\n"
     code += "    print(ctypes.get_errno())\n"
     assert box(place, "secret").run([sys.executable, "-I", "-S", "-c", code]).stdout.split() == [b"1", b"1"]
-    assert call
 
 
 # ---- mounts
@@ -381,7 +378,7 @@ def test_mounts_give_a_denied_tree_no_other_name(place: Path) -> None:
         "open('whole/tree/inner').read()", "open('part/leaf').read()", "open('tree/inner').read()",
         "os.rename('whole/tree', 'whole/mine')", "os.listdir('work')", "os.listdir('tree/deep')",
     ]  # fmt: skip
-    assert mounted(place, binds, ["empty"], attempts)[:3] == ["inner", "leaf", "inner"]
+    assert mounted(place, binds, ["empty"], attempts[:3]) == ["inner", "leaf", "inner"]
     assert mounted(place, binds, ["tree"], attempts) == [*["EACCES"] * 4, "[]", "EACCES"]
     assert (place / "tree" / "inner").exists()
 

@@ -38,7 +38,7 @@ DOORS = {
     "_sys": {"_host", "_probes", "_view_files"},
     "_handlers": {"_handled"},
     "_handled": {"_execution"},
-    "_path_facts": {"_execution"},
+    "_path_facts": {"_permissions"},
     "_path_table": {"_path_facts"},
     "_execution": {"_capture", "_confinement", "sandbox"},
     "_view_files": {"_confinement"},

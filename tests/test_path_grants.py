@@ -1,4 +1,4 @@
-"""grant and restrict of paths while programs run: the kernel has the ceiling, the supervisor the grants of the moment."""
+"""grant and restrict of paths while programs run: the kernel has the ceiling, the supervisor the grants of now."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ numbers = itertools.count(1)
 
 
 @functools.cache
-def guest(name: str) -> str:
+def guest(name: str, *flags: str) -> str:
     """A program of this directory, compiled; everybody can execute it. Raises AssertionError."""
     place = ordinary.scratch()
     os.chmod(place, 0o755)
     program = os.path.join(place, name)
-    command = ["gcc", *FLAGS, "-o", program, os.path.join(SOURCES, f"{name}.c")]
+    command = ["gcc", *FLAGS, *flags, "-o", program, os.path.join(SOURCES, f"{name}.c")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return program

@@ -1,0 +1,239 @@
+/* The least that makes path calls on a caller's behalf: the yardstick of the path benchmarks.
+ *
+ *   path_supervisor continue|behalf PROGRAM [ARGUMENT...]
+ *
+ * Runs PROGRAM with a filter that traps the calls of `guest_paths`. `continue` lets the kernel make each of them.
+ * `behalf` reads the path from the caller's memory, makes the call, and answers: an open with a descriptor that is put
+ * into the caller, stat and readlink with bytes that are written to its memory. One thread, synchronous wake-up, paths
+ * absolute; nothing is judged, and nothing is checked that a real supervisor has to check.
+ * Exits as PROGRAM does, 125 if the set-up failed or if nothing was trapped.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV /* Linux 5.19 */
+#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
+#endif
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS /* Linux 6.6 */
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
+#endif
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_getfd 438
+#endif
+
+#if defined(__x86_64__)
+#define ARCH AUDIT_ARCH_X86_64
+#elif defined(__aarch64__)
+#define ARCH AUDIT_ARCH_AARCH64
+#endif
+
+enum { PAGE = 4096 };
+
+static const int trapped[] = {
+	SYS_openat, SYS_newfstatat, SYS_readlinkat,
+#ifdef SYS_open
+	SYS_open, SYS_stat, SYS_readlink,
+#endif
+};
+enum { TRAPPED = sizeof trapped / sizeof *trapped };
+
+static int fail(const char *step)
+{
+	fprintf(stderr, "path_supervisor: %s: %s\n", step, strerror(errno));
+	return 125;
+}
+
+static int install_filter(void)
+{
+	struct sock_filter program[TRAPPED + 6] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	};
+	struct sock_filter *next = program + 4;
+	struct sock_fprog filter = { sizeof program / sizeof *program, program };
+
+	for (int i = 0; i < TRAPPED; i++)
+		*next++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, trapped[i], TRAPPED - i, 0);
+	*next++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	*next = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return -1;
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+			    SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &filter);
+}
+
+/* The guest's side: tell the listener's number, wait until the supervisor has its copy, then exec. */
+static int become_guest(int tell, int wait, char **argv)
+{
+	char go;
+	int listener = install_filter();
+
+	if (listener < 0)
+		return fail("seccomp");
+	if (write(tell, &listener, sizeof listener) != sizeof listener || read(wait, &go, 1) != 1)
+		return fail("handshake");
+	execv(argv[0], argv);
+	return fail("execv");
+}
+
+/* A path of the caller: up to its page's end, and on if it does not end there. Returns 0 or -errno. */
+static int read_path(pid_t tid, unsigned long address, char path[PATH_MAX])
+{
+	for (size_t have = 0; have < PATH_MAX;) {
+		size_t room = PAGE - (address + have) % PAGE;
+		if (room > PATH_MAX - have)
+			room = PATH_MAX - have;
+		struct iovec to = { path + have, room }, from = { (void *)(address + have), room };
+		ssize_t got = process_vm_readv(tid, &to, 1, &from, 1, 0);
+		if (got <= 0)
+			return -EFAULT;
+		if (memchr(path + have, 0, (size_t)got))
+			return 0;
+		have += (size_t)got;
+	}
+	return -ENAMETOOLONG;
+}
+
+static long give(pid_t tid, unsigned long address, void *bytes, size_t length, long value)
+{
+	struct iovec from = { bytes, length }, to = { (void *)address, length };
+	return process_vm_writev(tid, &from, 1, &to, 1, 0) == (ssize_t)length ? value : -EFAULT;
+}
+
+/* The descriptor goes into the caller as the answer of its open, in one step. Returns 0 if that has answered. */
+static long give_descriptor(int listener, __u64 id, long fd, int flags)
+{
+	struct seccomp_notif_addfd order = {
+		.id = id,
+		.flags = SECCOMP_ADDFD_FLAG_SEND,
+		.srcfd = (__u32)fd,
+		.newfd_flags = flags & O_CLOEXEC,
+	};
+	long result = ioctl(listener, SECCOMP_IOCTL_NOTIF_ADDFD, &order) < 0 ? -errno : 0;
+
+	close((int)fd);
+	return result;
+}
+
+/* Makes the call. Returns 1 if it is answered already, else 0 and what to answer. */
+static int act(int listener, const struct seccomp_notif *request, long *answer)
+{
+	const __u64 *at = request->data.args;
+	pid_t tid = (pid_t)request->pid;
+	char path[PATH_MAX], target[PATH_MAX];
+	struct stat status;
+	int flags = 0;
+	long result;
+
+	switch (request->data.nr) {
+	case SYS_openat:
+	case SYS_newfstatat:
+	case SYS_readlinkat:
+		at++; /* the directory: paths are absolute */
+	}
+	*answer = read_path(tid, at[0], path);
+	if (*answer < 0)
+		return 0;
+	switch (request->data.nr) {
+#ifdef SYS_open
+	case SYS_open:
+#endif
+	case SYS_openat:
+		result = syscall(SYS_openat, AT_FDCWD, path, (int)at[1], (mode_t)at[2]);
+		*answer = result < 0 ? -errno : give_descriptor(listener, request->id, result, (int)at[1]);
+		return result >= 0 && *answer == 0;
+	case SYS_newfstatat:
+		flags = (int)at[2];
+#ifdef SYS_stat
+		/* fallthrough */
+	case SYS_stat:
+#endif
+		result = syscall(SYS_newfstatat, AT_FDCWD, path, &status, flags);
+		*answer = result < 0 ? -errno : give(tid, at[1], &status, sizeof status, 0);
+		return 0;
+	default:
+		result = syscall(SYS_readlinkat, AT_FDCWD, path, target, at[2] < PATH_MAX ? at[2] : PATH_MAX);
+		*answer = result < 0 ? -errno : give(tid, at[1], target, (size_t)result, result);
+		return 0;
+	}
+}
+
+/* Answers until the last task of the filter is gone. Returns the number of answers, or -1 with errno. */
+static long serve(int listener, int on_behalf)
+{
+	struct seccomp_notif request;
+	struct seccomp_notif_resp response;
+	long value;
+
+	for (long count = 0;; count++) {
+		memset(&request, 0, sizeof request);
+		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &request)) {
+			if (errno == EINTR)
+				continue;
+			return errno == ENOENT ? count : -1;
+		}
+		response = (struct seccomp_notif_resp){ .id = request.id, .flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE };
+		if (on_behalf) {
+			response.flags = 0;
+			if (act(listener, &request, &value))
+				continue;
+			response.error = value < 0 ? (__s32)value : 0;
+			response.val = value < 0 ? 0 : value;
+		}
+		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response) && errno != ENOENT)
+			return -1;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int told[2], go[2], number, listener, status;
+
+	if (argc < 3)
+		return 2;
+	if (pipe2(told, O_CLOEXEC) || pipe2(go, O_CLOEXEC))
+		return fail("pipe");
+	pid_t guest = fork();
+	if (guest < 0)
+		return fail("fork");
+	if (guest == 0)
+		_exit(become_guest(told[1], go[0], argv + 2));
+	close(told[1]);
+	if (read(told[0], &number, sizeof number) != sizeof number)
+		return 125; /* the guest has said why */
+	int pidfd = (int)syscall(SYS_pidfd_open, guest, 0);
+	listener = (int)syscall(SYS_pidfd_getfd, pidfd, number, 0);
+	if (listener < 0)
+		return fail("pidfd_getfd");
+	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP))
+		return fail("SYNC_WAKE_UP (Linux 6.6)");
+	if (write(go[1], "g", 1) != 1)
+		return fail("write");
+	long served = serve(listener, !strcmp(argv[1], "behalf"));
+	if (served < 0)
+		return fail("notification");
+	if (served < 100)
+		return fail("nothing was trapped");
+	if (waitpid(guest, &status, 0) != guest)
+		return fail("waitpid");
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}

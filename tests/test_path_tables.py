@@ -1,0 +1,31 @@
+"""Every call by path, with every sort of path and flag, does the same bare and where the supervisor does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ordinary
+import pytest
+from paths.tables import EXPECTED, NAMES, case
+from paths.worker import MODES, Pair, pair
+
+pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19), program="gcc"), pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", params=[(user, mode) for user in ordinary.USERS for mode in MODES], ids="-".join)
+def both(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with pair(*request.param) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", [*NAMES, "bases", "umask"])
+def test_it_does_the_same(both: Pair, name: str) -> None:
+    made = case(name, both.tree.encode(), both.mode)
+    both.same(made.setup, made.lines)
+
+
+def test_it_does_what_is_expected(both: Pair) -> None:
+    made = case("expected", both.tree.encode(), both.mode)
+    outcome = both.same(made.setup, made.lines)
+    said = [answer if answer[0] == "E" else "0" for answer in outcome.answers[-len(EXPECTED) :]]
+    assert [(entry, answer) for entry, answer in zip(EXPECTED, said, strict=True) if answer != entry[2]] == []
