@@ -30,8 +30,9 @@ from sandlock._redirect cimport (
 )
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, FileIdentity,
-    answer, argv_of, finish, load_paths, note_executed, note_slot, permit_slot, record_slot, viewer_of, was_written,
+    answer, argv_of, finish, load_paths, note_executed, note_slot, permit_slot, record_slot, was_written,
 )
+from sandlock._viewers cimport viewer_of
 from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
 
 cdef extern from "<errno.h>" nogil:
@@ -261,7 +262,7 @@ cdef int loaded_as_approved(const Table *table, const Slot *slot, pid_t pid) noe
     cdef Registers span
     cdef char path[64]
     cdef FileIdentity now
-    cdef int in_root = table.run.program.root != NULL
+    cdef int in_root = table.run.virtual_root != NULL
     cdef const char *words = argv_of(slot)
     cdef size_t length = slot.argv_length
     cdef uint64_t count = <uint64_t>slot.argv_count
@@ -421,7 +422,7 @@ cdef int seize_caller(const Slot *slot) noexcept nogil:
 cdef int start_exec(Table *table, Slot *slot, Redirect *redirect, Stage *stage) noexcept nogil:
     """Seizes the caller and lets it execute. Returns 0, or 1 if its call is over."""
     cdef int result
-    stage.in_root = table.run.program.root != NULL
+    stage.in_root = table.run.virtual_root != NULL
     stage.calls = 0
     stage.image.program = stage.image.loader = -1
     if stage.in_root:
@@ -463,7 +464,7 @@ cdef int run_attested(Table *table, Slot *slot, Redirect *redirect) noexcept nog
     if slot.waited and (was_written(table, slot) or not is_unchanged(table, slot)):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
-    if slot.waited and judges_programs(load_paths(&table.paths)) and table.run.program.root == NULL:
+    if slot.waited and judges_programs(load_paths(&table.paths)) and table.run.virtual_root == NULL:
         cause = judge_program(load_paths(&table.paths), slot, &slot.rule)      # while somebody thought, it may have changed
         if cause != CAUSE_NONE:
             refuse(table, slot, cause, EACCES)

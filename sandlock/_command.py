@@ -31,6 +31,8 @@ class Command:
     cwd: bytes | None
     executables: list[bytes]
     """Candidates in PATH order; the first that can be executed is."""
+    directory: int = -1
+    """A descriptor of the working directory, in a virtual root."""
 
     @property
     def text(self) -> tuple[str, ...]:

@@ -35,8 +35,7 @@ from sandlock._path_lane cimport start_mediating, vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, Program, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HANDLE, RULE_HOLD,
-    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START,
-    RULE_OPEN_VIRTUALLY, RULE_PATH,
+    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH,
     RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
     RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
@@ -47,7 +46,6 @@ from sandlock._slots cimport MAX_OPENERS, MAX_WORKERS, Table, load_int
 from sandlock._socket_calls cimport HELD, vet_socket
 from sandlock._sockets cimport forget_caller, listen_on_behalf
 from sandlock._tasks cimport count_fork, kill_task
-from sandlock._virtual cimport open_virtually
 from sandlock._workers cimport start_worker, stop_workers
 from sandlock._writers cimport close_writers
 
@@ -126,16 +124,6 @@ cdef inline Action continue_unsafely() noexcept nogil:
     return Action(kind=ACTION_CONTINUE, value=0)
 
 
-cdef int is_ours(Table *table, const Notification *notification) noexcept nogil:
-    """Whether a helper that lives has the caller make this call. What a dead one wanted counts no more: its task is
-    dead, too, and the number may be another's."""
-    cdef int i
-    for i in range(MAX_WORKERS + 1 + MAX_OPENERS):
-        if is_redirected(&table.redirects[i], notification) and load_int(&table.seats[i].lives) != 0:
-            return 1
-    return 0
-
-
 cdef Action act_by_rule(const Rule *rule) noexcept nogil:
     """What a rule alone says, whatever the call is about."""
     if rule.kind == RULE_ERRNO:
@@ -151,6 +139,16 @@ cdef Action act_by_rule(const Rule *rule) noexcept nogil:
     if rule.kind == RULE_KILL_TREE:
         return Action(kind=ACTION_KILL_TREE, value=0)
     return errno_action(EPERM)
+
+
+cdef int is_ours(Table *table, const Notification *notification) noexcept nogil:
+    """Whether a helper that lives has the caller make this call. What a dead one wanted counts no more: its task is
+    dead, too, and the number may be another's."""
+    cdef int i
+    for i in range(MAX_WORKERS + 1 + MAX_OPENERS):
+        if is_redirected(&table.redirects[i], notification) and load_int(&table.seats[i].lives) != 0:
+            return 1
+    return 0
 
 
 cdef Action look_or_tell(Lane *lane, const Rule *rule, const Notification *notification) noexcept nogil:
@@ -214,8 +212,6 @@ cdef Action dispatch(Lane *lane, const Notification *notification) noexcept nogi
     if rule.kind == RULE_VET_OPEN or rule.kind == RULE_VET_WRITE:
         error = vet_open(&lane.crew, notification, ASK_ALL if rule.kind == RULE_VET_OPEN else ASK_WRITES)
         return Action(kind=ACTION_HOLD, value=0) if error == 0 else errno_action(error)
-    if rule.kind == RULE_OPEN_VIRTUALLY:
-        return open_virtually(lane.table, notification)
     return look_or_tell(lane, rule, notification)
 
 
@@ -343,6 +339,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
     while run.stage == STAGE_STARTING:
         raw_syscall(SYS_futex, <long>&run.stage, FUTEX_WAIT, STAGE_STARTING, 0, 0, 0)
     if run.listener >= 0:
+        lane.crew.stays_in_hosts_table = lane.handlers != NULL
         if must_mediate_first(lane) and start_mediating(&lane.crew) < 0:
             kill_tree(lane)
         if run.program.record_execs:

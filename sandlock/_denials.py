@@ -27,7 +27,7 @@ __all__ = [
     "audited_like",
     "audited_of",
     "denial_of",
-    "denied_by",
+    "denied_path",
     "endpoint_target",
     "exec_fixes",
     "fixes",

@@ -25,9 +25,10 @@ from sandlock._programs cimport (
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE,
     MAX_ALL_FACTS, MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths, note_denial,
-    note_slot, offer, scratch_of, still_waits, take_slot, viewer_of,
+    note_slot, offer, scratch_of, still_waits, take_slot,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
+from sandlock._viewers cimport viewer_of
 from sandlock._workers cimport start_worker
 from sandlock._writers cimport count_writers, start_watch
 
@@ -190,14 +191,14 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
         return -ESRCH
     viewer_of(table, slot, &facts.viewer)
     # In a virtual root it is judged when it is opened to be executed (_new_image).
-    facts.found.prefix.wants_loader = judges_programs(paths) and facts.viewer.root == NULL
+    facts.found.prefix.wants_loader = judges_programs(paths) and facts.viewer.open_seen == NULL
     result = resolve_program(&facts.viewer, slot.directory, facts.path, slot.flags, &facts.found)
     if result < 0:
         return result
     slot.named = facts.found.named
     slot.loaded = facts.found.runs
     slot.has_loader = 0
-    if facts.viewer.root != NULL:
+    if facts.viewer.open_seen != NULL:
         result = look_at_loader(table, &facts.viewer, facts.found.opened, slot)
     raw_syscall(SYS_close, facts.found.opened, 0, 0, 0, 0, 0)
     if result < 0:
@@ -263,7 +264,7 @@ cdef int watch_files(Table *table, Slot *slot) noexcept nogil:
     """From here on it is seen who writes what an exec names and loads. Returns 0; or the errno of a denial, which is
     logged."""
     cdef const char *interpreter = argv_of(slot) - slot.prefix_length
-    cdef int in_root = table.run.program.root != NULL
+    cdef int in_root = table.run.virtual_root != NULL
     cdef int result = 0
     if in_root or may_write(&table.run.program.guest, exe_of(slot)):
         result = watch(table, slot, 0, slot.directory, slot.data, slot.flags, &slot.named)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._resolver import Resolver
     from ._stdio import Stdio
     from ._view_files import ViewFiles
+    from ._virtual_paths import VirtualRoot
     from .events import Event, Verdict
     from .handlers import Handler, NativeHandler
     from .policy import Policy
@@ -105,6 +106,7 @@ class Execution:
         handlers: Mapping[str, Handler | NativeHandler] | None = None,
         call_id: str = "",
         recorder: Recorder | None = None,
+        virtual_root: VirtualRoot | None = None,
         views: ViewFiles | None = None,
     ) -> None:
         self.policy = policy
@@ -115,6 +117,7 @@ class Execution:
         self.duration = 0.0
         """Seconds; 0 until the end."""
         self.command: Command
+        self._directory = -1
         self.stdio = stdio
         self.timeout = timeout
         self.launched = False
@@ -139,6 +142,9 @@ class Execution:
         limit = None if timeout is None else max(0, int(timeout * 1000))
         try:
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            self._mounts = None if virtual_root is None else virtual_root.open()
+            if self._mounts is not None:
+                self.run.set_virtual_root(self._mounts)
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -163,11 +169,13 @@ class Execution:
     def provide(self, command: Command) -> None:
         """Lets the launch go on: what to execute, on the descriptors of `stdio`."""
         self.command = command
+        self._directory = command.directory
         self.run.provide(
             executables=command.executables,
             argv=command.argv,
             envp=command.envp,
             cwd=command.cwd,
+            directory=command.directory,
             stdio=self.stdio.child,
             terminal=self.stdio.terminal,
         )
@@ -179,7 +187,13 @@ class Execution:
             self.run.kill()
             self.run.close()
             self.stdio.close()
+            self._let_go()
+            self._close_root()
             self._close_views()
+
+    def _close_root(self) -> None:
+        if self._mounts is not None:
+            self._mounts.close()
 
     @property
     def control_fd(self) -> int:
@@ -412,7 +426,9 @@ class Execution:
                 self.run.abandon()
             else:
                 self.run.close()
-            self._close_views()
+            self._close_root()
+            if not self.survivors:  # the supervisor stays for these, and its descriptors may be ours
+                self._close_views()
             self.duration = self.duration or monotonic() - self.started
 
     def _close_views(self) -> None:
@@ -492,6 +508,9 @@ class Execution:
         """The launch has its own copies: close what we held for it."""
         self.run.let_go()
         self.stdio.close_child()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
     def _fail(self, error: Exception) -> None:
         self.failure = error

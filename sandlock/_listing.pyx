@@ -16,8 +16,11 @@ from sandlock._memory cimport write_memory
 from sandlock._mediate cimport LATER, Mediator, get_to_know
 from sandlock._paths cimport Place, look_at_place
 from sandlock._programs cimport MAX_PATH, real_path_in
+from sandlock._run cimport VirtualRoot
 from sandlock._sockets cimport duplicate
 from sandlock._view_table cimport is_all_there, is_there
+from sandlock._virtual_listing cimport add_mounts
+from sandlock._virtual_root cimport mount_at
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -92,6 +95,7 @@ cdef long read_entries(
 
 
 cdef long list_duplicate(Mediator *mediator, const Notification *notification, long directory) noexcept nogil:
+    cdef const VirtualRoot *root = mediator.table.run.virtual_root
     cdef char entries[ROOM]
     cdef char path[MAX_PATH + 257]
     cdef Place place
@@ -114,6 +118,11 @@ cdef long list_duplicate(Mediator *mediator, const Notification *notification, l
         mediator, notification.data.nr, directory, entries, <long>(size if size < ROOM else ROOM), filters, path,
         <size_t>length
     )
+    if root != NULL and before == 0 and result > 0:
+        result = add_mounts(
+            root, mount_at(root, path), path, notification.data.nr, directory, entries, result,
+            <long>(size if size < ROOM else ROOM)
+        )
     if result > 0 and write_memory(
         <pid_t>notification.pid, notification.data.args[1], entries, <size_t>result
     ) < 0:

@@ -16,6 +16,7 @@ from sandlock._path_calls cimport (
 from sandlock._programs cimport format_own_descriptor
 from sandlock._tasks cimport put_number, thread_group_of
 from sandlock._users cimport group_for, user_for
+from sandlock._virtual_acts cimport as_seen_link
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -125,7 +126,7 @@ cdef long own_link(const PathCall *call, char *into) noexcept nogil:
     return length
 
 
-cdef long read_link(PathCall *call) noexcept nogil:
+cdef long read_link(PathCall *call, const Run *run) noexcept nogil:
     cdef Details *details = &call.details
     cdef long length
     if call.first.place.mode & S_IFMT != S_IFLNK:
@@ -136,6 +137,8 @@ cdef long read_link(PathCall *call) noexcept nogil:
             SYS_readlinkat, call.first.place.descriptor, <long><const char *>b"", <long>details.room, MAX_ATTRIBUTE, 0,
             0
         )
+    if run.virtual_root != NULL and call.first.place.on_procfs:
+        length = as_seen_link(run.virtual_root, call.first.path, details.room, length, MAX_ATTRIBUTE)
     if length < 0:
         return length
     if <size_t>length > details.size:
@@ -180,7 +183,7 @@ cdef long look(PathCall *call, const Run *run) noexcept nogil:
     if call.act == ACT_MAY_ACCESS:
         return look_for_access(call)
     if call.act == ACT_READ_LINK:
-        return read_link(call)
+        return read_link(call, run)
     if call.act == ACT_LOOK_AT_SYSTEM:
         return look_at_system(call)
     if call.act == ACT_GET_XATTR or call.act == ACT_LIST_XATTR:

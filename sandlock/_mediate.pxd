@@ -4,7 +4,9 @@ from posix.types cimport pid_t
 from sandlock._linux cimport Notification
 from sandlock._path_calls cimport PathCall
 from sandlock._path_table cimport PathTable
+from sandlock._programs cimport MAX_PATH
 from sandlock._procfs cimport Standing, Tree
+from sandlock._redirect cimport Redirect
 from sandlock._slots cimport Table
 from sandlock._sockets cimport Caller
 from sandlock._tasks cimport Ledger
@@ -28,11 +30,14 @@ cdef struct Mediator:
     int cause                # of a denial: enum Cause
     int rule
     const char *denied       # what was denied
+    char seen[MAX_PATH]      # the same, as the program calls it
+    Redirect *redirect       # for a call that nobody can make for the caller; NULL in the fast lane
     Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
     Caller lister            # who listed a directory last
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil
 cdef int get_to_know(Mediator *mediator) noexcept nogil
+cdef const char *as_seen(Mediator *mediator) noexcept nogil
 cdef long mediate(Mediator *mediator, const Notification *notification, int64_t rule) noexcept nogil
 cdef long open_quickly(Mediator *mediator, const Notification *notification) noexcept nogil

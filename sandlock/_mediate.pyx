@@ -9,7 +9,7 @@ value, an errno or a descriptor. What cannot be told is a denial.
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset, strncmp
+from libc.string cimport memcpy, memset
 from posix.types cimport pid_t
 
 from sandlock._linux cimport (
@@ -23,38 +23,47 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_LINK, ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_LINK, ACT_MAKE_NODE, ACT_READ_LINK, ACT_REMOVE,
-    ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TRUNCATE, ACT_WATCH, Name, PathCall, acts_in_directory,
-    decode_call, is_metadata, read_name, takes_no_path,
+    ACT_CHANGE_DIRECTORY, ACT_LINK, ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_LINK, ACT_MAKE_NODE, ACT_OPEN,
+    ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY, ACT_TRUNCATE,
+    ACT_WATCH, Name, PathCall, acts_in_directory, decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (
     WANT_READ, WANT_WRITE, PathTable, denied_by, holds_denied, is_covered, judge_open, lets_change,
 )
 from sandlock._paths cimport (
-    ACCESS_WRITE, FOLLOW_CACHED, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
+    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
-from sandlock._programs cimport open_descriptor_of
+from sandlock._programs cimport open_descriptor_of, real_path_in
 from sandlock._slots cimport CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
+from sandlock._redirect cimport change_directory
+from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport (
     format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
 )
 from sandlock._view_table cimport is_there, is_view, show_view
+from sandlock._virtual_acts cimport tell_directory
+from sandlock._virtual_root cimport enter, holds_mount, is_memory, mount_at, show_path
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EAGAIN
     const int EBADF
+    const int EBUSY
     const int EEXIST
     const int EMFILE
     const int ENOENT
+    const int ENOTDIR
     const int EPERM
+    const int EROFS
     const int ESRCH
+    const int EXDEV
 
 cdef extern from * nogil:
     """
     #include <fcntl.h>
+    #include <sys/stat.h>
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     #define SANDLOCK_O_PATH 010000000
     """
@@ -67,6 +76,8 @@ cdef extern from * nogil:
     const int O_NONBLOCK
     const int O_DIRECTORY
     const int O_TMPFILE
+    const unsigned int S_IFDIR
+    const unsigned int S_IFMT
 
 cdef enum:
     FDINFO_ROOM = 4096
@@ -117,11 +128,36 @@ cdef int deny(Mediator *mediator, int cause, int rule, const char *what) noexcep
     return DENIED
 
 
+cdef const char *as_seen(Mediator *mediator) noexcept nogil:
+    """What was denied, as the program calls it."""
+    cdef long length = show_path(mediator.table.run.virtual_root, mediator.denied, mediator.seen, sizeof(mediator.seen))
+    return mediator.denied if length < 0 else mediator.seen
+
+
+cdef int mount_of(const VirtualRoot *root, const Name *name) noexcept nogil:
+    """The mount in which a name is, not the one that lies on it."""
+    return root.mounts[name.place.mount].owner if name.place.is_mount_point else name.place.mount
+
+
+cdef int judge_mounts(const Mediator *mediator, const Name *name) noexcept nogil:
+    """What mounts of a virtual root forbid, in the kernel's words. Returns 0 or -errno."""
+    cdef const PathCall *call = &mediator.call
+    cdef const VirtualRoot *root = mediator.table.run.virtual_root
+    cdef int takes_away = call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY)
+    if call.second.present and call.first.present and mount_of(root, &call.first) != mount_of(root, &call.second):
+        return -EXDEV
+    if name.place.is_mount_point and name.following & FOLLOW_TO_PARENT:
+        return -EBUSY if takes_away else -EEXIST
+    if name.place.read_only and ACT_OPEN < call.act < ACT_LOOK and call.act != ACT_WATCH:
+        return -EROFS
+    if takes_away and holds_mount(root, name.path):
+        return -EBUSY
+    return 0
+
+
 cdef int has_no_name(const Name *name) noexcept nogil:
     """Whether it is in no directory: a pipe, a socket, a memfd."""
-    return name.path[0] != 47 or (
-        name.itself and name.place.links == 0 and strncmp(name.path, b"/memfd:", 7) == 0
-    )
+    return name.path[0] != 47 or (name.itself and is_memory(name.path, name.place.links))
 
 
 cdef int may_change(const Mediator *mediator, const Name *name) noexcept nogil:
@@ -138,7 +174,7 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     cdef const PathTable *paths = mediator.paths
     cdef PathCall *call = &mediator.call
     cdef long length = path_of_place(&name.place, name.path, sizeof(name.path))
-    cdef int rule
+    cdef int rule, result
     if length < 0:
         return <int>length
     name.path[length] = 0
@@ -152,6 +188,10 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
         rule = holds_denied(paths, name.path)
     if rule >= 0:
         return deny(mediator, CAUSE_RULE, rule, name.path)
+    if mediator.table.run.virtual_root != NULL:
+        result = judge_mounts(mediator, name)
+        if result < 0:
+            return result
     if ACT_TRUNCATE <= call.act <= ACT_MAKE_NODE and not lets_change(
         paths, &name.place, name.path, acts_in_directory(call.act)
     ):
@@ -188,6 +228,7 @@ cdef int is_only_path(pid_t tid, int descriptor) noexcept nogil:
 
 cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     """What the caller's descriptor refers to. Returns 0 or -errno."""
+    cdef const VirtualRoot *root = mediator.table.run.virtual_root
     cdef PathCall *call = &mediator.call
     cdef long opened
     cdef int result
@@ -210,6 +251,8 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
         if is_only_path(call.tid, name.directory):
             return -EBADF
     result = look_at_place(opened, &name.place)
+    if result == 0 and root != NULL and real_path_in(name.place.own_table, opened, name.path) >= 0:
+        enter(root, mount_at(root, name.path), &name.place)
     if result == 0 and not mediator.may_block and (name.place.on_procfs or not name.place.local):
         result = LATER
     return result
@@ -273,11 +316,27 @@ cdef int read_all(Mediator *mediator) noexcept nogil:
     return result
 
 
+cdef long lead_caller(Mediator *mediator) noexcept nogil:
+    """chdir(2): nobody can do that for somebody else. Returns GIVEN or -errno."""
+    cdef PathCall *call = &mediator.call
+    cdef int result
+    if call.first.place.mode & S_IFMT != S_IFDIR:
+        return -ENOTDIR
+    if mediator.redirect == NULL:
+        return -EACCES
+    result = change_directory(
+        mediator.redirect, mediator.table.run.listener, call.id, call.tid, call.first.place.descriptor
+    )
+    return GIVEN if result == 0 else result
+
+
 cdef long carry_out(Mediator *mediator) noexcept nogil:
     """What is decoded. Returns the call's value, -errno, LATER or DENIED."""
     cdef PathCall *call = &mediator.call
     cdef int result
-    if waits(call) and not mediator.may_block:
+    if call.act == ACT_TELL_DIRECTORY:
+        return tell_directory(mediator.table.run.virtual_root, mediator.tree.own_table, call)
+    if (waits(call) or call.act == ACT_CHANGE_DIRECTORY) and not mediator.may_block:
         return LATER
     result = read_all(mediator)
     if result < 0 or call.details.nothing_to_do:
@@ -292,7 +351,11 @@ cdef long carry_out(Mediator *mediator) noexcept nogil:
             raw_syscall(SYS_umask, mediator.caller.umask, 0, 0, 0, 0, 0)
     if result == 0 and not still_waits(mediator):
         result = -ESRCH
-    return act_on(call, mediator.table.run) if result == 0 else result
+    if result < 0:
+        return result
+    if call.act == ACT_CHANGE_DIRECTORY:
+        return lead_caller(mediator)
+    return act_on(call, mediator.table.run)
 
 
 cdef long mediate(Mediator *mediator, const Notification *notification, int64_t rule) noexcept nogil:

@@ -35,6 +35,7 @@ from sandlock._questions cimport (
 from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_paths, store_rules
 from sandlock._tasks cimport list_chain
 from sandlock._view_table cimport ViewSet
+from sandlock._virtual_root cimport VirtualMounts
 
 from os import getresgid, getresuid
 
@@ -152,7 +153,7 @@ cdef class Run:
         self.init_pidfd = -1
         memset(&self.c, 0, sizeof(self.c))
         memset(&self.lane, 0, sizeof(self.lane))
-        self.c.listener = self.c.host_listener = -1
+        self.c.listener = self.c.host_listener = self.c.directory = -1
         self.c.one_user = len({*getresuid()}) == len({*getresgid()}) == 1
         self.c.control_host = -1
         self.c.control_init_copy = -1
@@ -271,6 +272,14 @@ cdef class Run:
         self._alive.append(rules)      # a call that is being decided may still look at the last ones
         store_paths(&self.lane.table.paths, &rules.c)
 
+    def set_virtual_root(self, VirtualMounts root) -> None:
+        """This is what the program sees as its files; to be called before `start`. Its descriptors stay open until
+        `finish`."""
+        if self.lane.table == NULL or self.started:
+            raise RuntimeError("only a run that carries out path calls, and before it starts")
+        self._alive.append(root)
+        self.c.virtual_root = &root.c
+
     def set_views(self, ViewSet views, unsigned long long memory, unsigned long long available) -> None:
         """Files show these instead of what they hold, and sysinfo(2) so many bytes. Before the run starts."""
         if self.lane.table == NULL or self.started:
@@ -380,8 +389,11 @@ cdef class Run:
         """The process of the tree that asked the resolver from this local port last, 0 if none did."""
         return asker_of(self.lane.table.pins, port)
 
-    def provide(self, *, list executables, list argv, list envp, cwd, stdio, int terminal) -> None:
-        """What to execute, and on which descriptors. The launch, under way since `start`, waits for it."""
+    def provide(
+        self, *, list executables, list argv, list envp, cwd, stdio, int terminal, int directory=-1
+    ) -> None:
+        """What to execute, and on which descriptors; `directory`: one to start in, instead of `cwd`. The launch, under
+        way since `start`, waits for it."""
         if self.c.provided != 0:
             raise RuntimeError("a Run is provided once")
         self._alive += [executables, argv, envp, cwd]
@@ -389,6 +401,7 @@ cdef class Run:
         self.c.argv = pointers(argv)
         self.c.envp = pointers(envp)
         self.c.cwd = NULL if cwd is None else <const char *><bytes>cwd
+        self.c.directory = directory
         self.c.stdio[0], self.c.stdio[1], self.c.stdio[2] = stdio
         self.c.controlling_terminal = terminal
         self._set_provided(1)

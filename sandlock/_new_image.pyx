@@ -31,7 +31,8 @@ from sandlock._promises cimport promise
 from sandlock._redirect cimport (
     LOST, aim, find_instruction, finish_call, give_back_task, go_to_call, keep_registers, lose, set_stack, stack_of,
 )
-from sandlock._slots cimport CAUSE_ATTEST, CAUSE_CHANGED, CAUSE_NONE, argv_of, exe_of, load_paths, viewer_of
+from sandlock._slots cimport CAUSE_ATTEST, CAUSE_CHANGED, CAUSE_NONE, argv_of, exe_of, load_paths
+from sandlock._viewers cimport viewer_of
 from sandlock._tasks cimport format_proc_path, parse_number, read_proc_file, stat_field
 
 cdef extern from "<errno.h>" nogil:

@@ -23,7 +23,7 @@ from sandlock._linux cimport (
     Duration, Notification, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid, SYS_kill, SYS_umask, SYS_wait4,
     call0, duration_of, raw_clone, raw_syscall, set_prctl,
 )
-from sandlock._mediate cimport DENIED, Mediator, mediate
+from sandlock._mediate cimport DENIED, GIVEN, Mediator, as_seen, mediate
 from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare, probe,
     remember_place, reopen, table_is_full,
@@ -42,6 +42,7 @@ from sandlock._slots cimport (
 )
 from sandlock._tasks cimport caught_signals
 from sandlock._view_table cimport is_there, is_view, keep_with_views, show_view
+from sandlock._virtual_root cimport show_path
 from sandlock._wakeups cimport wake_openers
 
 cdef extern from "<errno.h>" nogil:
@@ -276,17 +277,21 @@ cdef int may_be_given(const Opener *opener, const Slot *slot, const Place *place
 cdef int is_still_the_trees(const Opener *opener, const Slot *slot, const Place *place) noexcept nogil:
     """Numbers of processes, and of inodes in /proc, are used again: whose a file is, is looked at once more."""
     cdef char path[MAX_PATH + MAX_LAST]
+    cdef char seen[MAX_PATH + MAX_LAST]
     if not place.on_procfs:
         return 1
     return (
-        path_of_place(place, path, MAX_PATH + MAX_LAST) >= 0 and strcmp(path, exe_of(slot)) == 0
-        and may_be_given(opener, slot, place, path) == 0
+        path_of_place(place, path, sizeof(path)) >= 0
+        and show_path(opener.table.run.virtual_root, path, seen, sizeof(seen)) >= 0
+        and strcmp(seen, exe_of(slot)) == 0 and may_be_given(opener, slot, place, path) == 0
     )
 
 
 cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Looks at what an open is about, for the first time."""
     cdef OpenCall *call = &slot.opened
+    cdef char path[MAX_PATH + MAX_LAST]
+    cdef char *seen = slot.data + slot.path_length
     cdef int cause, result = find(&opener.tree, slot.tid, slot.tgid, call, slot.data, 0, place)
     cdef long length
     if result == 0:
@@ -294,23 +299,25 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if result < 0:
         end_open(opener.table, slot, -EMFILE if table_is_full(slot.tid) else result)
         return
-    length = path_of_place(place, slot.data + slot.path_length, MAX_PATH + MAX_LAST)
+    length = path_of_place(place, path, sizeof(path))
+    if length >= 0:
+        path[length] = 0
+        length = show_path(opener.table.run.virtual_root, path, seen, MAX_PATH + MAX_LAST)
     if length < 0:
         refuse(opener.table, slot, CAUSE_UNREADABLE, <int>-length)
         return
     slot.exe_length = <unsigned int>length + 1
-    slot.data[slot.path_length + length] = 0
     if not still_waits(opener.table, slot):
         finish(opener.table, slot)
         return
     call.where.exists = place.descriptor >= 0
-    if not is_there(opener.table.views, &opener.tree, slot.data + slot.path_length):
+    if not is_there(opener.table.views, &opener.tree, path):
         end_open(opener.table, slot, -ENOENT)
         return
-    if may_be_given(opener, slot, place, slot.data + slot.path_length) < 0:
+    if may_be_given(opener, slot, place, path) < 0:
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
-    cause = judge_open(load_paths(&opener.table.paths), call, place, slot.data + slot.path_length, &slot.rule)
+    cause = judge_open(load_paths(&opener.table.paths), call, place, path, &slot.rule)
     if cause != CAUSE_NONE:
         refuse(opener.table, slot, cause, EACCES)
         return
@@ -361,9 +368,11 @@ cdef void serve_call(Opener *opener, Slot *slot) noexcept nogil:
         notification.data.args[i] = slot.handled.args[i]
     result = mediate(mediator, &notification, slot.handled.rule)
     if result == DENIED:
-        keep_denied(slot, mediator.denied)
+        keep_denied(slot, as_seen(mediator))
         slot.rule = mediator.rule
         refuse(opener.table, slot, mediator.cause, EACCES)
+    elif result == GIVEN:
+        finish(opener.table, slot)
     elif result < 0:
         end_open(opener.table, slot, result)
     else:
@@ -465,11 +474,12 @@ cdef int opener_main(void *argument) noexcept nogil:
     opener.mediator.table = table
     opener.mediator.ledger = opener.ledger
     opener.mediator.may_block = 1
+    opener.mediator.redirect = &table.redirects[MAX_WORKERS + 1 + opener.number]
     opener.tree.run = table.run
     opener.tree.ledger = opener.ledger
     keep[0] = table.run.listener
     keep[1] = table.wake_fd
-    if keep_with_views(table.views, keep, 2) < 0 or know_tree(&opener.tree) < 0:
+    if keep_with_views(table.views, table.run.virtual_root, keep, 2) < 0 or know_tree(&opener.tree) < 0:
         return 1
     while not load_int(&table.closing):
         seen = load_int(&table.open_work)

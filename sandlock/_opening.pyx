@@ -37,6 +37,7 @@ cdef extern from "<errno.h>" nogil:
     const int ENOSYS
     const int ENOTDIR
     const int ENXIO
+    const int EROFS
     const int ESRCH
 
 cdef extern from "<fcntl.h>" nogil:
@@ -198,9 +199,14 @@ cdef int check_flags(int number, OpenCall *call) noexcept nogil:
         result = raw_syscall(SYS_openat, AT_FDCWD, <long><const char *>b"", <long>call.flags, <long>call.mode, 0, 0)
     if result != -ENOENT:
         return <int>result if result < 0 else -EINVAL
-    # Such a descriptor cannot be handed over (SECCOMP_IOCTL_NOTIF_ADDFD), and the call cannot go on, for its flags lie
-    # in memory. The filter lets those of open and openat pass: programs use these where there is no openat2.
-    return -ENOSYS if call.flags & O_PATH else 0
+    # A descriptor with O_PATH cannot be handed over (SECCOMP_IOCTL_NOTIF_ADDFD), and the call cannot go on, for its
+    # flags lie in memory. Programs use open and openat where there is no openat2; these the filter lets pass, but for a
+    # virtual root, where the program gets a descriptor to read from instead.
+    if call.flags & O_PATH and number == SYS_openat2:
+        return -ENOSYS
+    if call.flags & O_PATH:
+        call.flags = call.flags & (O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) | O_NONBLOCK
+    return 0
 
 
 # Flags ---------------------------------------------------------------------------------------------------------------
@@ -285,6 +291,8 @@ cdef int check_place(const Tree *tree, const OpenCall *call, const Place *place)
     """What the kernel would say of flags and object (fs/namei.c: do_open). Returns 0 or -errno."""
     cdef uint64_t flags = call.flags
     if place.descriptor < 0:
+        if place.read_only and flags & O_CREAT:
+            return -EROFS
         return 0 if flags & O_CREAT and not place.on_procfs else -ENOENT
     if flags & O_CREAT:
         if flags & O_EXCL:
@@ -299,6 +307,10 @@ cdef int check_place(const Tree *tree, const OpenCall *call, const Place *place)
         return -ELOOP
     if kind_of(place) == S_IFDIR and not flags & O_TMPFILE_BIT and flags & (O_ACCMODE | O_TRUNC):
         return -EISDIR
+    if place.read_only and (flags & O_TMPFILE_BIT or (
+        kind_of(place) == S_IFREG and (flags & O_ACCMODE != O_RDONLY or flags & O_TRUNC)
+    )):
+        return -EROFS
     return 0
 
 

@@ -13,7 +13,7 @@ from ._path_table import PathRules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from .presets import Grant
 
@@ -39,16 +39,17 @@ def path_rules(
     narrow: bool = False,
     hides: bool = False,
     known: dict[bytes, list[Identity]] | None = None,
+    spell: Callable[[bytes], list[bytes]] | None = None,
 ) -> PathRules:
     """What the supervisor judges path calls by. `grants`: on real paths, as the kernel has them; a link that is there
     now is not followed. `shown`: names of what is granted. `known`: what was found before in denied trees, and is added
-    to."""
+    to. `spell`: the names of a denied path, as `names_of` has them, in a virtual root."""
     paths: dict[bytes, int] = {}
     identities: dict[Identity, int] = {}
     known = {} if known is None else known
     mounts = _mounts() if denied else []
     for number, text in enumerate(denied):
-        names = names_of(fsencode(text))
+        names = (spell or names_of)(fsencode(text))
         for name in names:
             for alias in (name, *_aliases(name, mounts)):
                 paths.setdefault(alias, number)
@@ -80,10 +81,13 @@ def covered(grants: Iterable[Grant], path: str) -> int:
     return found
 
 
-def shown_names(named: Iterable[Grant], granted: Iterable[Grant]) -> list[bytes]:
-    """The names by which what is granted is reached, if it is there: `named` as written, `granted` on real paths."""
+def shown_names(
+    named: Iterable[Grant], granted: Iterable[Grant], spell: Callable[[bytes], list[bytes]] | None = None
+) -> list[bytes]:
+    """The names by which what is granted is reached, if it is there: `named` as written, `granted` on real paths.
+    `spell`: see `path_rules`."""
     real = {fsencode(grant.path) for grant in granted}
-    found = (names_of(fsencode(grant.path)) for grant in named)
+    found = ((spell or names_of)(fsencode(grant.path)) for grant in named)
     return [name for names in found if names[-1] in real for name in names if os.path.lexists(name)]
 
 
@@ -94,7 +98,8 @@ def names_of(path: bytes) -> list[bytes]:
     """By what names a path is reached: with each link on the way as it is spelled, and last without any. Whoever could
     replace a link, or a directory that is left by "..", would decide where the path leads: these have a name here that
     lies below them."""
-    at, found = b"", []
+    at = b""
+    found: list[bytes] = []
     pending = path.split(b"/")[::-1]
     while pending and len(found) < MAX_LINKS:
         name = pending.pop()

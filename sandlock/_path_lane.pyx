@@ -2,26 +2,35 @@
 somebody may wait (_openers).
 """
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strlen
 from posix.types cimport pid_t
 
-from sandlock._actions cimport ACTION_HOLD, ACTION_VALUE, Action, errno_action, plain_action
+from sandlock._actions cimport ACTION_CONTINUE, ACTION_HOLD, ACTION_VALUE, Action, errno_action, plain_action
 from sandlock._destinations cimport OPERATION_OPEN, OPERATION_PATH
 from sandlock._linux cimport Notification, raw_syscall
-from sandlock._mediate cimport DENIED, GIVEN, LATER, Mediator, mediate, open_quickly
+from sandlock._memory cimport read_string
+from sandlock._mediate cimport DENIED, GIVEN, LATER, Mediator, as_seen, mediate, open_quickly
+from sandlock._opening cimport give_at_once, read_call
 from sandlock._opens cimport queue_path, vet_open
-from sandlock._path_calls cimport ACT_OPEN
-from sandlock._paths cimport ASK_NOTHING
-from sandlock._slots cimport note_path
+from sandlock._path_calls cimport ACT_LIST_DIRECTORY, ACT_OPEN
+from sandlock._paths cimport ASK_NOTHING, OpenCall
+from sandlock._programs cimport MAX_PATH
+from sandlock._promises cimport take_promised
+from sandlock._run cimport VirtualRoot
+from sandlock._slots cimport Table, load_int, note_path
 from sandlock._sockets cimport forget_caller
 from sandlock._tasks cimport now_ns, thread_group_of
 from sandlock._view_table cimport keep_with_views
+from sandlock._virtual_listing cimport may_list_mounts
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int ENOMEM
+
+cdef extern from "<fcntl.h>" nogil:
+    const int O_CLOEXEC
 
 cdef extern from * nogil:
     """
@@ -33,8 +42,9 @@ cdef extern from * nogil:
 
 
 cdef int start_mediating(Crew *crew) noexcept nogil:
-    """Gives the fast lane a descriptor table and a umask of its own: to close a file in the host's table would drop the
-    locks that the host has on it (fcntl(2)). Returns 0 or -errno."""
+    """Gives the fast lane a umask and a descriptor table of its own: to close a file in the host's table would drop the
+    locks that the host has on it (fcntl(2)). Handlers may give the program descriptors of the host's, so with them it
+    stays in that table. Returns 0 or -errno."""
     cdef Mediator *mediator
     cdef int keep[4]
     cdef long result = raw_syscall(SYS_unshare, CLONE_FS, 0, 0, 0, 0, 0)
@@ -51,26 +61,54 @@ cdef int start_mediating(Crew *crew) noexcept nogil:
     keep[1] = crew.table.wake_fd
     keep[2] = crew.table.poller_fd
     keep[3] = crew.table.run.control_host
-    result = keep_with_views(crew.table.views, keep, 4)
-    if result < 0:
-        free(mediator)
-        return <int>result
-    crew.table.run.host_listener = crew.table.run.listener
+    if not crew.stays_in_hosts_table:
+        result = keep_with_views(crew.table.views, crew.table.run.virtual_root, keep, 4)
+        if result < 0:
+            free(mediator)
+            return <int>result
+        crew.table.run.host_listener = crew.table.run.listener
     crew.mediator = mediator
     return 0
+
+
+cdef int keep_promise(Table *table, const Notification *notification) noexcept nogil:
+    """A loader opens the program that was executed: it gets what was judged. Returns whether it did."""
+    cdef OpenCall call
+    cdef char path[MAX_PATH]
+    cdef uint64_t address = 0
+    cdef long opened
+    if read_call(notification, &call, &address) < 0 or call.flags & ~<uint64_t>O_CLOEXEC:
+        return 0
+    if read_string(table.tid, address, path, MAX_PATH) < 0:
+        return 0
+    opened = take_promised(&table.promises, thread_group_of(table.tid), path)
+    if opened < 0:
+        return 0
+    give_at_once(table.run.listener, notification.id, opened, call.flags, 0)
+    return 1
 
 
 cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule) noexcept nogil:
     """Carries a path call out, now or later."""
     cdef Mediator *mediator = crew.mediator
     cdef int opens = rule & 0xFF == ACT_OPEN
+    cdef const char *denied
+    cdef const VirtualRoot *root = crew.table.run.virtual_root
     cdef long result
+    if (
+        rule & 0xFF == ACT_LIST_DIRECTORY and crew.table.views == NULL
+        and not may_list_mounts(root, <pid_t>notification.pid, <int>notification.data.args[0])
+    ):
+        # Nothing was read from memory. If it is another directory by then, the program does not find its own mounts.
+        return plain_action(ACTION_CONTINUE)
     if mediator == NULL:     # most runs make no such call, and need not pay for it before the first
         if start_mediating(crew) < 0:
             return errno_action(EACCES)
         mediator = crew.mediator
     crew.table.since_ns = now_ns()
     crew.table.tid = <pid_t>notification.pid
+    if opens and load_int(&crew.table.promises.count) > 0 and keep_promise(crew.table, notification):
+        return plain_action(ACTION_HOLD)
     result = open_quickly(mediator, notification) if opens else mediate(mediator, notification, rule)
     if result == GIVEN:
         return plain_action(ACTION_HOLD)
@@ -81,9 +119,10 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
         result = queue_path(crew, notification, rule, mediator.call.first.text, mediator.call.first.length)
         return plain_action(ACTION_HOLD) if result == 0 else errno_action(<int>result)
     if result == DENIED:
+        denied = as_seen(mediator)
         note_path(
             crew.table, OPERATION_OPEN if opens else OPERATION_PATH, mediator.cause, mediator.rule, EACCES,
-            notification.data.nr, thread_group_of(crew.table.tid), mediator.denied, strlen(mediator.denied)
+            notification.data.nr, thread_group_of(crew.table.tid), denied, strlen(denied)
         )
         return errno_action(EACCES)
     return Action(kind=ACTION_VALUE, value=result) if result >= 0 else errno_action(<int>-result)

@@ -17,7 +17,19 @@ if TYPE_CHECKING:
     from .policy import Policy
     from .presets import Grant
 
-__all__ = ["ACTS", "CALLS", "DEVICES", "LOOKS", "METADATA", "adjust", "covers_all", "option_of", "pack", "refused", "traps"]
+__all__ = [
+    "ACTS",
+    "CALLS",
+    "DEVICES",
+    "LOOKS",
+    "METADATA",
+    "adjust",
+    "covers_all",
+    "option_of",
+    "pack",
+    "refused",
+    "traps",
+]
 
 ACTS = (
     "open", "chmod", "chown", "times", "set-xattr", "remove-xattr", "set-flags", "watch", "truncate", "make-directory",
@@ -87,6 +99,8 @@ listxattr       list-xattr path=0 value=1
 llistxattr      list-xattr path=0 value=1 nofollow
 listxattrat     list-xattr dir=0 path=1 value=3 flags=2
 file_getattr    get-flags dir=0 path=1 value=2 flags=4
+chdir           change-directory path=0
+getcwd          tell-directory value=0
 getdents        list-directory fd=0 value=1
 getdents64      list-directory fd=0 value=1
 """
@@ -124,10 +138,11 @@ LOOKS = tuple(
 )
 """What only tells about files."""
 
-_NO_CHANGES = (*METADATA, *LOOKS, "getdents", "getdents64")
-_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in _NO_CHANGES and act != "open"))
-_OPENS = ("open", "openat", "openat2", "creat")
 _LISTS = ("getdents", "getdents64")
+_NO_CHANGES = (*METADATA, *LOOKS, "chdir", "getcwd", *_LISTS)
+_CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in _NO_CHANGES and act != "open"))
+_EXECS = ("execve", "execveat")
+_OPENS = ("open", "openat", "openat2", "creat")
 
 PAST_THE_FILTER = {
     "io_uring_setup": "io_uring (extra_allow_syscalls) opens files past every filter",
@@ -159,6 +174,8 @@ _REASONS = {
 def option_of(policy: Policy, narrow: bool) -> str:
     """The option for which the supervisor opens and changes all files; "" for none. `narrow`: grants of paths may change
     while programs run."""
+    if policy.chroot is not None:
+        return "chroot"
     if policy.fs_denied:
         return "fs_denied"
     return "ceiling" if narrow else "hide_ungranted" if policy.hide_ungranted else ""
@@ -181,13 +198,17 @@ def refused(words: Iterable[str]) -> set[str]:
 
 
 def traps(
-    mediated: str, metadata: bool, asked: Iterable[str], looks: bool = False, views: str = ""
+    mediated: str,
+    metadata: bool,
+    asked: Iterable[str],
+    looks: bool = False,
+    views: str = "",
+    lists: bool = False,
 ) -> list[tuple[str, str, str]]:
     """(system call, rule, reason) of what the supervisor carries out. `mediated`: the option for
-    which it opens and changes files. `metadata`:
-    what is known of files is changed inside the writable grants only. `looks`: what only tells about files is carried
+    which it opens and changes files. `metadata`: what is known of files is changed inside the writable grants only. `looks`: what only tells about files is carried
     out, too. `views`: the option for which some files show something else. `asked`: calls that have another answer
-    already."""
+    already. `lists`: there are mounts in the virtual root where its directories have nothing."""
     known = set(asked)
     wanted: dict[str, str] = {}
     if metadata:
@@ -201,7 +222,10 @@ def traps(
     if views == "private_proc":
         reason = "private_proc: other processes, and what tells about the machine, are not there"
         wanted |= dict.fromkeys((*_LISTS, *LOOKS), reason)
-    if mediated:
+    if mediated == "chroot":
+        reason = "chroot: no path means to the kernel what it means to the program, so the supervisor makes the call"
+        wanted |= {name: reason for name in CALLS if lists or name not in _LISTS}
+    elif mediated:
         reason = f"{mediated}: {_REASONS[mediated]}, so the supervisor opens and changes files"
         wanted |= dict.fromkeys((*_OPENS, *_CHANGES), reason)
     if looks:
@@ -222,8 +246,23 @@ def adjust(answers: dict[str, Answer], option: str, allowed: set[str]) -> None:
     for name, how in PAST_THE_FILTER.items():
         if name in allowed:
             raise PolicyError(f"{option}: {how}; drop one of the two", field=option)
+    if option == "chroot":
+        refuse_untranslated(answers)
     for name, argument in (("open", 1), ("openat", 2)):
-        if name in answers:
+        if name in answers and option != "chroot":
             answers[name] = (((_filter.any_bit(argument, 0o10000000),), _filter.ALLOW),), _filter.NOTIFY
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))
+
+
+def refuse_untranslated(answers: dict[str, Answer]) -> None:
+    """In a virtual root no call with a path reaches the kernel: those that nobody translates are refused, whatever the
+    policy allows; and opens are seen, whatever their flags."""
+    for call in syscalls.TABLE.values():
+        if call.name not in answers or "path" not in call.kind:
+            continue
+        answer = answers[call.name]
+        if call.name in _OPENS:
+            answers[call.name] = _filter.NOTIFY
+        elif call.name not in (*CALLS, *_EXECS) and (answer == _filter.ALLOW or not isinstance(answer, int)):
+            answers[call.name] = _EPERM

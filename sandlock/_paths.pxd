@@ -3,10 +3,10 @@
 from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
+from sandlock._places cimport (
+    MAX_LAST, Place, leave, look_at_place, parent_of_place, path_of_place, protects,
+)
 from sandlock._procfs cimport Tree
-
-cdef enum:
-    MAX_LAST = 256           # a name in a directory, with its NUL (NAME_MAX)
 
 # How a path is followed. A call that makes what is not there (O_CREAT) gets its directory instead.
 cdef enum Following:
@@ -21,24 +21,6 @@ cdef struct Origin:
     pid_t tgid
     int directory            # a descriptor of the caller, or AT_FDCWD
     const Tree *tree
-
-# Where a name leads. Whoever has one closes it (`leave`).
-cdef struct Place:
-    long descriptor          # the object (O_PATH); -1 where there is none
-    long parent              # the directory (O_PATH) that it is in, or would be made in; -1 if that was not looked for
-    char last[MAX_LAST]      # its name there
-    long own_table           # of the task whose descriptors these are, see _programs.own_descriptor
-    int on_procfs
-    int local                # on a file system that waits for nobody
-    int nosymfollow
-    unsigned int mode        # these of the object, or else of the directory
-    unsigned int owner
-    unsigned int links
-    unsigned int major
-    unsigned int minor
-    uint64_t device
-    uint64_t inode
-    int64_t birth_ns         # 0 where the file system does not say
 
 cdef enum Access:
     ACCESS_READ = 1
@@ -69,11 +51,6 @@ cdef enum AskOpens:
     ASK_WRITES = 1
     ASK_ALL = 2
 
-cdef int look_at_place(long descriptor, Place *place) noexcept nogil
 cdef int follow_path(
     const Origin *origin, const char *path, int following, uint64_t resolve, Place *place
 ) noexcept nogil
-cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil
-cdef int protects(const char *name, int level) noexcept nogil
-cdef void leave(Place *place) noexcept nogil
-cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil

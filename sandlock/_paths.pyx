@@ -8,14 +8,18 @@ Rules: runs in a task that has no root but the caller's, and descriptors of its 
 errors are those that the caller's own call would have got.
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
-from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_openat2, raw_syscall
-from sandlock._procfs cimport Tree, is_of_tree, may_follow_magic
+from sandlock._linux cimport raw_syscall
+from sandlock._places cimport close_pin, pin, take_pin
+from sandlock._procfs cimport Tree, is_of_tree, is_strangers, may_follow_magic
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
-from sandlock._tasks cimport parse_number, put_number, read_proc_file
+from sandlock._run cimport VirtualRoot
+from sandlock._tasks cimport parse_number, put_number
+from sandlock._virtual_root cimport (
+    enter, follow_in_root, is_hidden, is_memory, is_top, mount_at, mounted_on, open_mount,
+)
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -30,75 +34,30 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
-    const int O_CLOEXEC
     const int O_DIRECTORY
     const int O_NOFOLLOW
 
 cdef extern from * nogil:
     """
-    #include <linux/magic.h>
     #include <linux/openat2.h>
-    #include <linux/stat.h>
-    #include <sys/statfs.h>
+    #include <sys/stat.h>
     #include <sys/syscall.h>
-    #define SANDLOCK_O_PATH 010000000
-    #define SANDLOCK_AT_EMPTY_PATH 0x1000
-    #define SANDLOCK_ST_NOSYMFOLLOW 0x2000     /* Linux 5.10 */
     #ifndef RESOLVE_CACHED
     #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
     #endif
     """
-    const int O_PATH "SANDLOCK_O_PATH"
-    const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
-    const long NOSYMFOLLOW "SANDLOCK_ST_NOSYMFOLLOW"
-    const long PROC_SUPER_MAGIC
-    const long EXT4_SUPER_MAGIC
-    const long XFS_SUPER_MAGIC
-    const long BTRFS_SUPER_MAGIC
-    const long F2FS_SUPER_MAGIC
-    const long TMPFS_MAGIC
-    const long RAMFS_MAGIC
-    const long OVERLAYFS_SUPER_MAGIC
-    const long EROFS_SUPER_MAGIC_V1
-    const long SQUASHFS_MAGIC
-    const long ZFS_MAGIC "0x2FC12FC1"
     const uint64_t RESOLVE_BENEATH
     const uint64_t RESOLVE_CACHED
     const uint64_t RESOLVE_IN_ROOT
     const uint64_t RESOLVE_NO_MAGICLINKS
     const uint64_t RESOLVE_NO_SYMLINKS
     const uint64_t RESOLVE_NO_XDEV
-    const unsigned int STATX_BASIC_STATS
-    const unsigned int STATX_BTIME
-    const long SYS_fstatfs
     const long SYS_readlinkat
-    const long SYS_statx
     const unsigned int S_IFDIR
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
     const unsigned int S_ISVTX
     const unsigned int S_IWOTH
-    ctypedef struct StatxTime "struct statx_timestamp":
-        long long tv_sec
-        unsigned int tv_nsec
-    ctypedef struct Statx "struct statx":
-        unsigned int stx_mask
-        unsigned int stx_nlink
-        unsigned int stx_uid
-        unsigned short stx_mode
-        unsigned long long stx_ino
-        StatxTime stx_btime
-        unsigned int stx_rdev_major
-        unsigned int stx_rdev_minor
-        unsigned int stx_dev_major
-        unsigned int stx_dev_minor
-    ctypedef struct FileSystem "struct statfs":
-        long f_type
-        long f_flags
-    ctypedef struct OpenHow "struct open_how":
-        uint64_t flags
-        uint64_t mode
-        uint64_t resolve
 
 cdef enum:
     MAX_LINKS = 40           # MAXSYMLINKS of linux/namei.h
@@ -111,7 +70,11 @@ cdef struct Walk:
     const Origin *origin
     int following            # enum Following
     int magic                # the caller allows magic links
+    int no_links             # the caller allows none
     int links
+    const VirtualRoot *root  # NULL: the caller sees the host's
+    int mount                # of the root, where it has come to; -1: among no files
+    int at_mount             # the last name is a mount's
     long current             # where it has come to; ours
     long parent              # of the last name; ours, or -1
     char last[MAX_LAST]
@@ -119,107 +82,60 @@ cdef struct Walk:
     char rest[2 * MAX_PATH]
 
 
-# What is there -------------------------------------------------------------------------------------------------------
-
-cdef void close_pin(long descriptor) noexcept nogil:
-    if descriptor >= 0:
-        raw_syscall(SYS_close, descriptor, 0, 0, 0, 0, 0)
-
-
-cdef void leave(Place *place) noexcept nogil:
-    close_pin(place.descriptor)
-    close_pin(place.parent)
-    place.descriptor = place.parent = -1
-
-
-cdef int is_local(long kind) noexcept nogil:
-    """Whether such a file system answers by itself: no server, and no program, is asked."""
-    return kind in (
-        EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, RAMFS_MAGIC,
-        OVERLAYFS_SUPER_MAGIC, EROFS_SUPER_MAGIC_V1, SQUASHFS_MAGIC, ZFS_MAGIC,
-    )
-
-
-cdef int look_at_place(long descriptor, Place *place) noexcept nogil:
-    """Fills in what there is to know of a pinned object. Returns 0 or -errno."""
-    cdef Statx found
-    cdef FileSystem system
-    cdef long result
-    memset(&found, 0, sizeof(found))
-    result = raw_syscall(
-        SYS_statx, descriptor, <long><const char *>b"", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, <long>&found, 0
-    )
-    if result == 0:
-        memset(&system, 0, sizeof(system))
-        result = raw_syscall(SYS_fstatfs, descriptor, <long>&system, 0, 0, 0, 0)
-    if result < 0:
-        return <int>result
-    place.on_procfs = system.f_type == PROC_SUPER_MAGIC
-    place.local = is_local(system.f_type)
-    place.nosymfollow = system.f_flags & NOSYMFOLLOW != 0
-    place.mode = found.stx_mode
-    place.owner = found.stx_uid
-    place.links = found.stx_nlink
-    place.major = found.stx_rdev_major
-    place.minor = found.stx_rdev_minor
-    place.device = <uint64_t>found.stx_dev_major << 32 | found.stx_dev_minor
-    place.inode = found.stx_ino
-    place.birth_ns = 0
-    if found.stx_mask & STATX_BTIME:
-        place.birth_ns = found.stx_btime.tv_sec * <int64_t>1000000000 + found.stx_btime.tv_nsec
-    return 0
-
-
-cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil:
-    """What there is to know of the directory. Returns 0 or -errno."""
-    memset(parent, 0, sizeof(parent[0]))
-    parent.descriptor = parent.parent = -1
-    return look_at_place(place.parent, parent)
-
-
-cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil:
-    """The path without links, of what there is not yet that which it would have. Returns its length or -errno."""
-    cdef long length = real_path_in(
-        place.own_table, place.descriptor if place.descriptor >= 0 else place.parent, into
-    )
-    cdef long more
-    if length > 10 and place.descriptor >= 0 and place.links == 0 and strcmp(into + length - 10, b" (deleted)") == 0:
-        length -= 10         # the kernel's mark; the file is judged by where it was
-        into[length] = 0
-    if length < 0 or place.descriptor >= 0:
-        return length
-    more = <long>strlen(place.last)
-    if length + more + 2 > size:
-        return -ENAMETOOLONG
-    if length > 1:
-        into[length] = 47    # '/'
-        length += 1
-    memcpy(into + length, place.last, more + 1)
-    return length + more
-
-
-cdef int protects(const char *name, int level) noexcept nogil:
-    """Whether one of the kernel's protections of sticky directories (/proc/sys/fs/protected_*) is on; if that cannot
-    be seen, it is."""
-    cdef char text[16]
-    if read_proc_file(name, text, sizeof(text)) <= 0:
-        return 1
-    return parse_number(text) >= level
-
-
 # One name ------------------------------------------------------------------------------------------------------------
-
-cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil:
-    cdef OpenHow how
-    how.flags = O_PATH | O_CLOEXEC | flags
-    how.mode = 0
-    how.resolve = resolve
-    return raw_syscall(SYS_openat2, base, <long>name, <long>&how, sizeof(how), 0, 0)
-
 
 cdef void go_to(Walk *walk, long descriptor) noexcept nogil:
     close_pin(walk.current)
     walk.current = descriptor
+
+
+cdef int go_to_root(Walk *walk) noexcept nogil:
+    """Returns 0 or -errno."""
+    cdef long root
+    if walk.root == NULL:
+        root = pin(AT_FDCWD, b"/", O_DIRECTORY, 0)
+    else:
+        walk.mount = walk.root.count - 1
+        root = open_mount(walk.root, walk.mount)
+    if root < 0:
+        return <int>root
+    go_to(walk, root)
+    return 0
+
+
+cdef int go_up(Walk *walk) noexcept nogil:
+    """To the directory above, in a virtual root: of the root there is none, and above a mount is where that is seen.
+    Returns 0 or -errno."""
+    cdef char real[MAX_PATH]
+    cdef long own_table = walk.origin.tree.own_table
+    cdef long length = real_path_in(own_table, walk.current, real)
+    cdef long next
+    cdef int owner
+    if length < 0 or walk.mount < 0:
+        return -ENOTDIR if walk.mount < 0 else <int>length
+    if is_top(walk.root, walk.mount, real):
+        owner = walk.root.mounts[walk.mount].owner
+        if owner < 0:
+            return 0
+        next = pin(
+            walk.root.mounts[owner].descriptor, walk.root.mounts[walk.mount].above, O_DIRECTORY,
+            RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+        )
+        if next < 0:
+            return <int>next
+        walk.mount = owner
+        go_to(walk, next)
+        return 0
+    next = pin(walk.current, b"..", O_DIRECTORY, RESOLVE_NO_MAGICLINKS)
+    if next < 0:
+        return <int>next
+    owner = mount_at(walk.root, real) if real_path_in(own_table, next, real) >= 0 else -1
+    if owner < 0:                # somebody has moved it out
+        close_pin(next)
+        return -ENOENT
+    walk.mount = owner
+    go_to(walk, next)
+    return 0
 
 
 cdef int own_directory(const Walk *walk, const char *name, char *into) noexcept nogil:
@@ -235,17 +151,6 @@ cdef int own_directory(const Walk *walk, const char *name, char *into) noexcept 
         memcpy(into + length, <const char *>b"/task/", 6)
         put_number(into + length + 6, walk.origin.tid)
     return 1
-
-
-cdef int is_strangers(const Walk *walk, const char *name) noexcept nogil:
-    """Whether this is the directory of a process that is not there for the tree."""
-    cdef const Tree *tree = walk.origin.tree
-    cdef Place here
-    if not tree.run.program.private_proc or not 48 <= name[0] <= 57:
-        return 0
-    if look_at_place(walk.current, &here) < 0 or not here.on_procfs or here.inode != PROCFS_ROOT:
-        return 0
-    return not is_of_tree(tree, <pid_t>parse_number(name))
 
 
 cdef int is_magic(long directory, const char *name) noexcept nogil:
@@ -274,28 +179,40 @@ cdef int follow_magic(Walk *walk, const char *name) noexcept nogil:
         return -ELOOP
     if not may_follow_magic(walk.origin.tree, walk.current):
         return -EACCES
+    if walk.root != NULL and strcmp(name, b"root") == 0:
+        return go_to_root(walk)
     opened = pin(walk.current, name, 0, 0)
     if opened < 0:
         return <int>opened
+    if walk.root != NULL and not find_mount(walk, opened):
+        close_pin(opened)
+        return -EACCES
     go_to(walk, opened)
     return 0
+
+
+cdef int find_mount(Walk *walk, long opened) noexcept nogil:
+    """Whether a thing that was reached by no name is in the virtual root, or among no files at all."""
+    cdef char real[MAX_PATH]
+    cdef Place facts
+    walk.mount = -1
+    if real_path_in(walk.origin.tree.own_table, opened, real) < 0:
+        return 0
+    if real[0] != 47:            # a pipe, a socket
+        return 1
+    walk.mount = mount_at(walk.root, real)
+    return walk.mount >= 0 or (look_at_place(opened, &facts) == 0 and is_memory(real, facts.links))
 
 
 cdef int go_on_with(Walk *walk, const char *target, size_t length) noexcept nogil:
     """Puts what a link says before the rest of the path. Returns 0 or -errno."""
     cdef size_t left = strlen(walk.rest + walk.at)
-    cdef long root
     if length + left + 1 > sizeof(walk.rest):
         return -ENAMETOOLONG
     memmove(walk.rest + length, walk.rest + walk.at, left + 1)
     memcpy(walk.rest, target, length)
     walk.at = 0
-    if target[0] == 47:      # '/'
-        root = pin(AT_FDCWD, b"/", O_DIRECTORY, 0)
-        if root < 0:
-            return <int>root
-        go_to(walk, root)
-    return 0
+    return go_to_root(walk) if target[0] == 47 else 0
 
 
 cdef int follow_link(Walk *walk, const char *name, long link, const Place *facts, int last) noexcept nogil:
@@ -304,7 +221,7 @@ cdef int follow_link(Walk *walk, const char *name, long link, const Place *facts
     cdef long length
     cdef int result
     walk.links += 1
-    if walk.links > MAX_LINKS or facts.nosymfollow:
+    if walk.links > MAX_LINKS or facts.nosymfollow or walk.no_links:
         return -ELOOP
     result = may_follow_link(walk, facts) if last else 0
     if result < 0:
@@ -324,18 +241,26 @@ cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept n
     cdef char own[64]
     cdef Place facts
     cdef long next
-    cdef int result, dots = strcmp(name, b".") == 0 or strcmp(name, b"..") == 0
+    cdef int result, mounted = -1, dots = strcmp(name, b".") == 0 or strcmp(name, b"..") == 0
     cdef int link_is_meant = last and not slash and walk.following & FOLLOW_NOT_LAST
     if last and slash and not dots and walk.following & FOLLOW_MAKES:
         return -EISDIR
-    if is_strangers(walk, name):
+    if is_strangers(walk.origin.tree, walk.current, name):
         return -ENOENT
     if not link_is_meant and own_directory(walk, name, own):
         next = pin(walk.current, own, 0, RESOLVE_NO_SYMLINKS)
         if next >= 0:
             go_to(walk, next)
         return 0 if next >= 0 else <int>next
-    next = pin(walk.current, name, O_DIRECTORY if dots else O_NOFOLLOW, RESOLVE_NO_MAGICLINKS)
+    if walk.root != NULL and dots and name[1] != 0:
+        return go_up(walk)
+    if walk.root != NULL and not dots:
+        mounted = mounted_on(walk.root, walk.mount, walk.origin.tree.own_table, walk.current, name)
+    if mounted >= 0:
+        next = open_mount(walk.root, mounted)
+    else:
+        next = pin(walk.current, name, O_DIRECTORY if dots else O_NOFOLLOW, RESOLVE_NO_MAGICLINKS)
+    walk.at_mount = last and mounted >= 0
     if last and not dots:
         close_pin(walk.parent)
         walk.parent = pin(walk.current, b".", O_DIRECTORY, 0)
@@ -352,6 +277,8 @@ cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept n
     if result < 0:
         close_pin(next)
         return result
+    if mounted >= 0:
+        walk.mount = mounted
     go_to(walk, next)
     return ARRIVED if facts.mode & S_IFMT == S_IFLNK else 0
 
@@ -422,34 +349,37 @@ cdef int finish_walk(Walk *walk, int result, Place *place) noexcept nogil:
         result = look_at_place(place.descriptor if place.descriptor >= 0 else place.parent, place)
     if result < 0:
         leave(place)
+    elif walk.root != NULL:
+        enter(walk.root, walk.mount, place)
+        place.is_mount_point = walk.at_mount
     return result
 
 
 cdef int follow_slowly(
-    const Origin *origin, long base, const char *path, int following, int magic, Place *place
+    const Origin *origin, long base, int mount, const char *path, int following, uint64_t resolve, Place *place
 ) noexcept nogil:
     cdef Walk walk
+    cdef int result = 0
     walk.origin = origin
     walk.following = following
-    walk.magic = magic
+    walk.magic = resolve & RESOLVE_NO_MAGICLINKS == 0
+    walk.no_links = resolve & RESOLVE_NO_SYMLINKS != 0
     walk.links = 0
-    walk.parent = -1
+    walk.root = origin.tree.run.virtual_root
+    walk.mount = mount
+    walk.at_mount = 0
+    walk.current = walk.parent = -1
     walk.last[0] = 0
     walk.at = 0
     memcpy(walk.rest, path, strlen(path) + 1)
-    walk.current = pin(AT_FDCWD, b"/", O_DIRECTORY, 0) if path[0] == 47 else pin(base, b".", O_DIRECTORY, 0)
-    if walk.current < 0:
-        return <int>walk.current
-    return finish_walk(&walk, walk_path(&walk), place)
-
-
-cdef int take_pin(long descriptor, Place *place) noexcept nogil:
-    cdef int result = look_at_place(descriptor, place)
-    if result < 0:
-        close_pin(descriptor)
+    if path[0] == 47:
+        result = go_to_root(&walk)
     else:
-        place.descriptor = descriptor
-    return result
+        walk.current = pin(base, b".", O_DIRECTORY, 0)
+        result = <int>walk.current if walk.current < 0 else 0
+    if result < 0:
+        return result
+    return finish_walk(&walk, walk_path(&walk), place)
 
 
 cdef int follow_within(
@@ -578,7 +508,65 @@ cdef int follow_from(
             if take_pin(opened, place) == 0 and not place.on_procfs:
                 return 0
             leave(place)     # in /proc: perhaps by a name that means something else to us than to the caller
-    return follow_slowly(origin, base, path, following, resolve & RESOLVE_NO_MAGICLINKS == 0, place)
+    return follow_slowly(origin, base, -1, path, following, resolve, place)
+
+
+# In a virtual root -----------------------------------------------------------------------------------------------------
+
+cdef int follow_scoped(
+    const Origin *origin, long base, int mount, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil:
+    """A path with limits that only the kernel can keep, within one mount: to another one would be across devices."""
+    cdef const VirtualRoot *root = origin.tree.run.virtual_root
+    cdef char real[MAX_PATH]
+    cdef int result
+    if path[0] == 47 and not resolve & RESOLVE_IN_ROOT:
+        mount = root.count - 1
+        base = root.mounts[mount].descriptor
+        resolve |= RESOLVE_IN_ROOT
+    elif not resolve & RESOLVE_IN_ROOT:
+        resolve |= RESOLVE_BENEATH
+    result = follow_within(origin, base, path, following, resolve, place)
+    if result < 0:
+        return result
+    enter(root, mount, place)
+    if (
+        real_path_in(place.own_table, place.descriptor if place.descriptor >= 0 else place.parent, real) < 0
+        or is_hidden(root, mount, real)
+        or (place.parent >= 0 and mounted_on(root, mount, place.own_table, place.parent, place.last) >= 0)
+    ):
+        leave(place)
+        return -EXDEV
+    return 0
+
+
+cdef int follow_inside(
+    const Origin *origin, long base, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil:
+    cdef const VirtualRoot *root = origin.tree.run.virtual_root
+    cdef char real[MAX_PATH]
+    cdef long length
+    cdef int result, mount = -1
+    if base >= 0:
+        length = real_path_in(place.own_table, base, real)
+        if length < 0:
+            return <int>length
+        if real[0] != 47:
+            return -ENOTDIR
+        mount = mount_at(root, real)
+        if mount < 0:            # outside: the program was born there, or was sent a descriptor
+            return -ENOENT if origin.directory == AT_FDCWD else -EACCES
+    if following & FOLLOW_CACHED:
+        return -EAGAIN if resolve else follow_in_root(root, base, mount, path, following, RESOLVE_CACHED, place)
+    if resolve & RESOLVE_CACHED:
+        return -EAGAIN
+    if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV):
+        return follow_scoped(origin, base, mount, path, following, resolve, place)
+    if not resolve:
+        result = follow_in_root(root, base, mount, path, following, 0, place)
+        if result != -EAGAIN:
+            return result
+    return follow_slowly(origin, base, mount, path, following, resolve, place)
 
 
 cdef int follow_path(
@@ -601,7 +589,10 @@ cdef int follow_path(
             return -EBADF
         if base < 0:
             return <int>base
-    result = follow_from(origin, base, path, following, resolve, place)
+    if origin.tree.run.virtual_root == NULL:
+        result = follow_from(origin, base, path, following, resolve, place)
+    else:
+        result = follow_inside(origin, base, path, following, resolve, place)
     if base >= 0:
         close_pin(base)
     return result

@@ -135,12 +135,14 @@ def plan(
     programs: tuple[tuple[str, str], ...] = (),
     handlers: tuple[str, ...] = (),
     narrow: bool = False,
+    lists: bool = False,
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
     widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `narrow`: grants of
-    paths may change while programs run; then `expansion` is all that may ever be granted.
+    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
+    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted.
+    `lists`: see `_path_rules.traps`.
 
     Raises Unsupported for what this host, or this version of sandlock, cannot enforce, and PolicyError for
     syscall names and combinations that make no sense.
@@ -156,15 +158,9 @@ def plan(
     network = _supervised_network(possible_rules, vet) if supervised else _network(connect, bind, waived)
     grants = (expansion or policy.expand()).grants
     metadata = not ("fs-metadata" in waived or _path_rules.covers_all(grants))
-    own = _traps(widest, host.arch, network, vet, record, metadata, mediated, handlers)
+    own = _traps(widest, host.arch, network, vet, record, metadata, mediated, handlers, lists)
     rules = (*own, *handle_rules(handlers, host.arch, own))
-    if rules and not host.seccomp_user_notif:
-        raise Unsupported(
-            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
-            missing=frozenset({"seccomp-user-notification"}),
-        )
-    judged = any(rule.rule in ("vet_exec", "handle") for rule in rules) or bool(_view_rules.option_of(policy))
-    _require(host, judged, supervised, any(rule.syscall in ("listen", "getdents64") for rule in rules))
+    _require(host, rules, supervised, bool(mediated or _view_rules.option_of(policy)))
     others = any(rule.rule != "path" for rule in rules)
     answers, risks = _answers(policy, host.arch, network, own, waived, others, mediated)
     handled_answers(answers, handlers)
@@ -213,15 +209,22 @@ def _supervised_rulesets(
     return _guest_ruleset(grants, none, none, abi, waived), outer
 
 
-def _require(host: Host, judged: bool, supervised: bool, listen: bool) -> None:
+def _require(host: Host, rules: tuple[TrapRule, ...], supervised: bool, views: bool) -> None:
     """Raises Unsupported where the supervisor could not do soundly what it is needed for."""
-    if (judged or supervised) and not host.wait_killable:
+    if rules and not host.seccomp_user_notif:
         raise Unsupported(
-            "policy_fn, handlers, audit, exec rules and network rules by address: a call can only be judged while its "
-            "program waits uninterrupted (Linux 5.19)",
+            f"{rules[0].reason}, which needs seccomp user notification (Linux 5.0); this kernel or container lacks it",
+            missing=frozenset({"seccomp-user-notification"}),
+        )
+    judged = supervised or views or any(rule.rule in ("vet_exec", "handle") for rule in rules)
+    if judged and not host.wait_killable:
+        raise Unsupported(
+            "policy_fn, handlers, audit, exec rules, hostname, private_proc and network rules by address: a call can "
+            "only be judged while its program waits uninterrupted (Linux 5.19)",
             missing=frozenset({"seccomp-wait-killable"}),
         )
-    if (supervised or listen) and not host.pidfd_getfd:
+    takes = any(rule.rule == "listen" or rule.syscall == "getdents64" for rule in rules)
+    if (supervised or takes) and not host.pidfd_getfd:
         raise Unsupported(
             "policy_fn, audit, private_proc, network rules by address, and net_allow_bind by port need pidfd_getfd(2), "
             "of Linux 5.6, which this kernel or container refuses: allow it in the container's seccomp profile, or "
@@ -379,6 +382,7 @@ def _traps(
     metadata: bool,
     mediated: str,
     handlers: tuple[str, ...],
+    lists: bool,
 ) -> tuple[TrapRule, ...]:
     """The syscalls that the supervisor answers. Each is here for a reason that the policy gave."""
     wanted: list[tuple[str, str, str]] = []
@@ -396,7 +400,7 @@ def _traps(
     wanted += _open_rules.traps(policy.ask_opens, vet) + _view_rules.traps(policy)
     vet = vet or record or policy.has_exec_rules() or bool(mediated)
     if vet:
-        reason = "policy_fn, exec rules, fs_denied and audit: each exec is decided, and attested"
+        reason = "policy_fn, exec rules, fs_denied, chroot and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
     if policy.record_execs:
         reason = "record_execs: what is executed is written down"
@@ -414,9 +418,8 @@ def _traps(
         wanted.append(("listen", "listen", reason))
     answered = {name for name, _, _ in wanted} | _path_rules.refused(policy.extra_deny_syscalls)
     answered |= {"ioctl"} & set(handlers)  # its commands that set flags of inodes are nobody's then
-    wanted += _path_rules.traps(
-        mediated, metadata, answered, looks=policy.hide_ungranted, views=_view_rules.option_of(policy)
-    )
+    views = _view_rules.option_of(policy)
+    wanted += _path_rules.traps(mediated, metadata, answered, looks=policy.hide_ungranted, views=views, lists=lists)
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
         TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)
@@ -442,6 +445,7 @@ def _answers(
         count_forks="clone" in trapped,
         signal_scope="signal-scope" not in waived,
         inode_flags=_filter.NOTIFY if "ioctl" in trapped else _arguments.EPERM,
+        rooted=policy.chroot is not None,
     )
     by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
     allowed, risks = extra_allowed(policy.extra_allow_syscalls)
@@ -487,10 +491,11 @@ def _guest_ruleset(
     paths: dict[bytes, PathRule] = {}
     for grant in grants:
         path = fsencode(grant.path)
-        rule = PathRule(path, _landlock.GRANTS[grant.kind] & handled_fs, grant.optional)
+        root = None if grant.root is None else fsencode(grant.root)
+        rule = PathRule(path, _landlock.GRANTS[grant.kind] & handled_fs, grant.optional, root)
         known = paths.get(path)
         if known is not None:  # one rule for each path; it must exist if one of its grants says so
-            rule = PathRule(path, known.access | rule.access, known.optional and rule.optional)
+            rule = PathRule(path, known.access | rule.access, known.optional and rule.optional, root)
         paths[path] = rule
     ports: dict[int, int] = {}
     for granted, right in ((connect, CONNECT_TCP), (bind, BIND_TCP)):
@@ -514,7 +519,8 @@ def _within_writable(rules: Iterable[PathRule]) -> tuple[PathRule, ...]:
     roots = sorted((rule.path.rstrip(b"/") for rule in rules if rule.access & _landlock.MAKE_SYM), key=len)
     return tuple(
         replace(rule, root=root)
-        if (root := next((root for root in roots if rule.path.startswith(root + b"/")), None)) is not None
+        if rule.root is None
+        and (root := next((root for root in roots if rule.path.startswith(root + b"/")), None)) is not None
         and rule.path.strip(b"/") != root.strip(b"/")
         else rule
         for rule in rules

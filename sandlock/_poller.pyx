@@ -28,8 +28,9 @@ from sandlock._sockets cimport (
     CHANGED, SocketCall, SocketFacts, cookie_of, duplicate, listen_here, look_at, may_wait, send_limit_ms,
     start_connect,
 )
-from sandlock._tasks cimport caught_signals, keep_two, kill_task, now_ms
+from sandlock._tasks cimport caught_signals, kill_task, now_ms
 from sandlock._unix_sockets cimport bind_path, connect_path, denied_socket, pin
+from sandlock._view_table cimport keep_with_views
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -88,7 +89,7 @@ cdef int64_t go_on_sending(Poller *poller, Slot *slot, int descriptor) noexcept 
     if slot.waited and slot.call.message != 0 and poller.message.total != slot.call.size:
         return CHANGED
     if slot.call.endpoint.path_length > 0 and not slot.call.endpoint.abstract:
-        opened = pin(slot.tid, slot.tgid, &slot.call, &pinned)
+        opened = pin(poller.table.run, slot.tid, slot.tgid, &slot.call, &pinned)
         if opened < 0:
             return opened
         result = send_some(
@@ -115,11 +116,11 @@ cdef int64_t try_call(Poller *poller, Slot *slot, int descriptor) noexcept nogil
     """Makes the call. Returns its result; -EAGAIN or -EINPROGRESS if a blocking socket has to wait for it."""
     if slot.call.endpoint.operation == OPERATION_CONNECT:
         if slot.call.endpoint.path_length > 0 and not slot.call.endpoint.abstract:
-            return connect_path(slot.tid, slot.tgid, descriptor, &slot.call)
+            return connect_path(poller.table.run, slot.tid, slot.tgid, descriptor, &slot.call)
         return start_connect(descriptor, &slot.call)
     if slot.call.endpoint.operation == OPERATION_BIND:
         if slot.call.endpoint.path_length > 0 and not slot.call.endpoint.abstract:
-            return bind_path(slot.tid, slot.tgid, descriptor, &slot.call)
+            return bind_path(poller.table.run, slot.tid, slot.tgid, descriptor, &slot.call)
         return raw_syscall(SYS_bind, descriptor, <long>slot.call.address, slot.call.address_length, 0, 0, 0)
     if slot.call.endpoint.operation == OPERATION_LISTEN:
         return listen_here(descriptor, slot.call.flags, slot.call.endpoint.port)
@@ -264,12 +265,15 @@ cdef int poller_main(void *argument) noexcept nogil:
     cdef Poller *poller = <Poller *>argument
     cdef uint64_t seen
     cdef int64_t next_look = 0
+    cdef int keep[2]
     cdef int i, retries
     set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-net", 0)
     if poller.table.journal != NULL:
         enlist(poller.table.journal, MAX_WRITERS - 1, poller.lives)
-    if keep_two(poller.table.run.listener, poller.table.poller_fd) < 0:
+    keep[0] = poller.table.run.listener
+    keep[1] = poller.table.poller_fd
+    if keep_with_views(NULL, poller.table.run.virtual_root, keep, 2) < 0:
         return 1
     while not load_int(&poller.table.closing):
         take_new(poller)

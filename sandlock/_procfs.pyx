@@ -194,6 +194,16 @@ cdef int needs_tracing(const char *rest) noexcept nogil:
     )
 
 
+cdef int is_strangers(const Tree *tree, long directory, const char *name) noexcept nogil:
+    """Whether this name in a directory is that of a process which is not there for the tree (private_proc)."""
+    cdef char path[MAX_PATH]
+    if not tree.run.program.private_proc or not 48 <= name[0] <= 57:
+        return 0
+    if real_path(directory, path) < 0 or strcmp(path, b"/proc") != 0:
+        return 0
+    return not is_of_tree(tree, <pid_t>parse_number(name))
+
+
 cdef int may_follow_magic(const Tree *tree, long directory) noexcept nogil:
     """Whether the links of this directory of /proc (its path has no links) lead to things of the tree."""
     cdef char path[MAX_PATH]

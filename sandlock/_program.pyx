@@ -11,8 +11,7 @@ from sandlock._programs cimport Resolved, Viewer, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    ExecRule, NetRule, RULE_OBSERVE_START, RULE_OPEN_VIRTUALLY, RULE_PATH, RULE_TELL_NAMES,
-    RULE_TELL_RESOURCES, RULE_VALUE,
+    ExecRule, NetRule, RULE_OBSERVE_START, RULE_PATH, RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE,
     RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
@@ -47,7 +46,6 @@ RULE_KINDS = {
     "tell_names": RULE_TELL_NAMES,
     "tell_resources": RULE_TELL_RESOURCES,
     "path": RULE_PATH,
-    "open_virtually": RULE_OPEN_VIRTUALLY,
 }
 
 
@@ -114,10 +112,8 @@ cdef class Program:
         self.c.personality = <unsigned long>-1
         self._alive = []
 
-    def __init__(self, plan, *, bint wait_killable, bytes root=None):
+    def __init__(self, plan, *, bint wait_killable):
         cdef bytes code = plan.filter
-        if root is not None:
-            self.c.root = self._keep(root)
         launch = plan.launch
         self.c.filter.len = <unsigned short>(len(code) // 8)
         self.c.filter.filter = <Instruction *>self._keep(code)
@@ -153,7 +149,7 @@ cdef class Program:
         for i, rule in enumerate(ruleset.paths):
             path = rule.path
             if rule.root is not None:
-                path = rule.path[len(rule.root):].strip(b"/")
+                path = rule.path[len(rule.root):].strip(b"/") or b"."
                 out.paths[i].root = self._keep(rule.root or b"/")
             out.paths[i].path = self._keep(path)
             out.paths[i].access = rule.access
@@ -179,8 +175,6 @@ cdef class Program:
                 self.c.vets = self.c.vets_exec = 1
             if rule.rule == "path":
                 self.c.vets = self.c.mediates = 1
-            if rule.rule == "open_virtually":
-                self.c.vets = 1
             if rule.rule == "handle":
                 self.c.vets = 1
             if rule.rule == "vet_socket":
@@ -223,7 +217,8 @@ cdef class Program:
         found.prefix.wants_loader = 0
         viewer.tid = <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0)
         viewer.tgid = <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0)
-        viewer.root = self.c.root
+        viewer.open_seen = NULL
+        viewer.show = NULL
         result = resolve_program(&viewer, AT_FDCWD, path, 0, &found)
         if result < 0:
             raise OSError(-result, "look at the program")

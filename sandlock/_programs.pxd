@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
-from sandlock._run cimport Ruleset
+from sandlock._run cimport Ruleset, Run
 
 cdef enum:
     MAX_PATH = 4096
@@ -31,11 +31,18 @@ cdef struct Prefix:
     FileIdentity loader_file
     char loader[MAX_PATH]    # its path, without links
 
-# Who names a file.
+# Who names a file. With a virtual root the functions are those of _viewers, else NULL.
+cdef struct Viewer
+
+ctypedef long (*OpenSeen)(const Viewer *viewer, int directory, const char *path, int flags, int how) noexcept nogil
+ctypedef long (*Show)(const Viewer *viewer, long descriptor, char *into) noexcept nogil
+
 cdef struct Viewer:
     pid_t tid
     pid_t tgid
-    const char *root         # the directory that is / to it, a real path without links and '/' at its end; or NULL
+    const Run *run
+    OpenSeen open_seen       # opens what a path leads to
+    Show show                # how a file that is open is called, in MAX_PATH bytes
 
 # What an exec of a script or a program comes to.
 cdef struct Resolved:
@@ -62,6 +69,7 @@ cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept 
 cdef int may_write(const Ruleset *guest, const char *path) noexcept nogil
 cdef int is_executable(long descriptor) noexcept nogil
 cdef int name_for_interpreter(int directory, const char *path, char *out) noexcept nogil
+cdef long open_again(long place, int how) noexcept nogil
 cdef long seen_path(const Viewer *viewer, long descriptor, char *into) noexcept nogil
 cdef int resolve_program(
     const Viewer *viewer, int directory, const char *path, int flags, Resolved *out

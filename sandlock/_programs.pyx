@@ -5,16 +5,15 @@ read. What is found here is a prediction; that it came true is attested after th
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, memset, strlen, strncmp
+from libc.string cimport memcmp, memcpy, memset, strlen, strncmp
 from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, raw_syscall
-from sandlock._rooted cimport has_no_name, is_closed_by_exec, is_own_exe, open_in_root, seen_exe
+from sandlock._rooted cimport is_closed_by_exec, is_own_exe, seen_exe
 from sandlock._tasks cimport format_proc_path, put_number
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
-    const int EAGAIN
     const int EBADF
     const int ELOOP
     const int ENAMETOOLONG
@@ -165,26 +164,21 @@ cdef long open_as_named(const Viewer *viewer, int directory, const char *path, i
         if not flags & AT_EMPTY_PATH:
             return -ENOENT
         opened = open_descriptor_of(viewer.tid, directory)
-        if opened >= 0 and not how & O_PATH and viewer.root != NULL:
+        if opened >= 0 and not how & O_PATH and viewer.open_seen != NULL:
             return open_again(opened, how)
         return -EBADF if opened == -ENOENT else opened
-    if viewer.root != NULL and is_own_exe(path):
-        return open_in_root(viewer.root, own, how) if seen_exe(viewer.tgid, own) > 0 else -ENOENT
+    if viewer.open_seen != NULL and is_own_exe(path):
+        return viewer.open_seen(viewer, AT_FDCWD, own, 0, how) if seen_exe(viewer.tgid, own) > 0 else -ENOENT
     if path[0] == 47 and callers_own(viewer, path, own) == 0:    # '/'
         return raw_syscall(SYS_openat, AT_FDCWD, <long>own, how, 0, 0, 0)
-    if path[0] == 47 and viewer.root != NULL:
-        return open_in_root(viewer.root, path, how)
+    if viewer.open_seen != NULL:
+        return viewer.open_seen(viewer, directory, path, flags, how)
     if path[0] == 47:
         return raw_syscall(SYS_openat, AT_FDCWD, <long>path, how, 0, 0, 0)
     base = open_descriptor_of(viewer.tid, directory)
     if base < 0:
         return -EBADF if base == -ENOENT and directory != AT_FDCWD else base
-    if viewer.root == NULL:
-        opened = raw_syscall(SYS_openat, base, <long>path, how, 0, 0, 0)
-    else:
-        opened = join(viewer, base, path, own)
-        if opened == 0:
-            opened = open_in_root(viewer.root, own, how)
+    opened = raw_syscall(SYS_openat, base, <long>path, how, 0, 0, 0)
     raw_syscall(SYS_close, base, 0, 0, 0, 0, 0)
     return opened
 
@@ -199,38 +193,12 @@ cdef long open_again(long place, int how) noexcept nogil:
     return opened
 
 
-# In a directory that is / to the caller ------------------------------------------------------------------------------
+# In a virtual root ----------------------------------------------------------------------------------------------------
 
 cdef long seen_path(const Viewer *viewer, long descriptor, char *into) noexcept nogil:
     """The path, without links, of what a descriptor of ours refers to, as the caller sees it, in MAX_PATH bytes.
     Returns its length or -errno; -EACCES for what is outside of its root."""
-    cdef long length = real_path(descriptor, into)
-    cdef size_t skipped
-    if length < 0 or viewer.root == NULL:
-        return length
-    skipped = strlen(viewer.root)
-    if strncmp(into, viewer.root, skipped) != 0 or (into[skipped] != 47 and into[skipped] != 0):
-        return length if has_no_name(descriptor) else -EACCES
-    length -= <long>skipped
-    memmove(into, into + skipped, <size_t>length + 1)
-    if length == 0:
-        into[0] = 47
-        into[1] = 0
-        length = 1
-    return length
-
-
-cdef int join(const Viewer *viewer, long base, const char *path, char *into) noexcept nogil:
-    """A path relative to a directory as an absolute one of the caller's. Returns 0 or -errno."""
-    cdef long length = seen_path(viewer, base, into)
-    cdef size_t size = strlen(path) + 1
-    if length < 0:
-        return <int>length
-    if length + size + 1 > MAX_PATH:
-        return -ENAMETOOLONG
-    into[length] = 47
-    memcpy(into + length + 1, path, size)
-    return 0
+    return real_path(descriptor, into) if viewer.show == NULL else viewer.show(viewer, descriptor, into)
 
 
 # Who the file is -----------------------------------------------------------------------------------------------------
@@ -559,7 +527,7 @@ cdef int resolve_program(
         if result == -ENAMETOOLONG:     # no script could be told its name; a program has no such name
             name[0] = 0
         result = follow_interpreters(viewer, name, out)
-        if result == 0 and viewer.root != NULL and out.prefix.count > 0 and directory != AT_FDCWD and path[0] != 47:
+        if result == 0 and viewer.open_seen != NULL and out.prefix.count > 0 and directory != AT_FDCWD and path[0] != 47:
             result = -ENOENT if is_closed_by_exec(viewer.tid, directory) else 0      # as the kernel has it
     if result < 0 and out.opened >= 0:
         raw_syscall(SYS_close, out.opened, 0, 0, 0, 0, 0)

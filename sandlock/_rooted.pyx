@@ -1,69 +1,23 @@
-"""What execs in a virtual root look at besides files by their paths, and how these are opened there."""
+"""What execs in a virtual root look at besides files by their paths."""
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, strcmp
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_openat2, raw_syscall
 from sandlock._memory cimport read_string
 from sandlock._tasks cimport format_proc_path, parse_digits, put_number, read_proc_file, status_field
 
 cdef extern from "<errno.h>" nogil:
-    const int EAGAIN
     const int ENOENT
 
 cdef extern from "<fcntl.h>" nogil:
-    const int AT_FDCWD
     const int O_CLOEXEC
-    const int O_DIRECTORY
-
-cdef extern from * nogil:
-    """
-    #include <linux/openat2.h>
-    #include <sys/stat.h>
-    #define SANDLOCK_O_PATH 010000000
-    """
-    const int O_PATH "SANDLOCK_O_PATH"
-    const uint64_t RESOLVE_IN_ROOT
-    const uint64_t RESOLVE_NO_MAGICLINKS
-    ctypedef struct OpenHow "struct open_how":
-        uint64_t flags
-        uint64_t mode
-        uint64_t resolve
-    ctypedef struct Status "struct stat":
-        unsigned long st_nlink
 
 cdef enum:
     AUXILIARY = 128          # words
     AT_EXECFN = 31
     MAX_PATH = 4096
-    MAX_TRIES = 64
     TEXT = 256
-
-
-cdef long open_in_root(const char *root, const char *path, int how) noexcept nogil:
-    """Opens what an absolute path leads to, where `root` is /; links and `..` lead nowhere else. Returns the descriptor
-    or -errno."""
-    cdef OpenHow wanted
-    cdef long opened = -EAGAIN
-    cdef long base = raw_syscall(SYS_openat, AT_FDCWD, <long>root, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, 0, 0)
-    cdef int tries = 0
-    if base < 0:
-        return base
-    wanted.flags = <uint64_t>how
-    wanted.mode = 0
-    wanted.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
-    while opened == -EAGAIN and tries < MAX_TRIES:       # something was renamed while the kernel was at a `..`
-        opened = raw_syscall(SYS_openat2, base, <long>path, <long>&wanted, sizeof(wanted), 0, 0)
-        tries += 1
-    raw_syscall(SYS_close, base, 0, 0, 0, 0, 0)
-    return opened
-
-
-cdef int has_no_name(long descriptor) noexcept nogil:
-    """It is in no directory, and never was in one: "/memfd:x (deleted)"."""
-    cdef Status status
-    return raw_syscall(SYS_fstat, descriptor, <long>&status, 0, 0, 0, 0) == 0 and status.st_nlink == 0
 
 
 cdef int is_own_exe(const char *path) noexcept nogil:

@@ -10,6 +10,7 @@ cdef enum:
     MAX_SYSCALLS = 1024
     MAX_RULES = 256
     MAX_RLIMITS = 20
+    MAX_MOUNTS = 64          # _virtual_paths.MAX_MOUNTS
 
 # What the core does with a trapped syscall. Facts for these rules come from registers and descriptors only.
 cdef enum RuleKind:
@@ -35,7 +36,6 @@ cdef enum RuleKind:
     RULE_PATH = 19           # a path call, carried out by the supervisor
     RULE_TELL_NAMES = 20     # uname, with the policy's name of the machine
     RULE_TELL_RESOURCES = 21  # sysinfo, without what others do
-    RULE_OPEN_VIRTUALLY = 22  # opens in a virtual root, for tests of the execs there
 
 cdef struct Rule:
     RuleKind kind
@@ -100,6 +100,27 @@ cdef struct ExecRule:
     int word_count
     const char *words        # each with its NUL
 
+# A directory or file of the host that the program sees at another place. Paths are without links, and have no '/' at
+# their end: "" is a root directory.
+cdef struct VirtualMount:
+    const char *seen_at
+    size_t seen_length
+    const char *real
+    size_t real_length
+    int read_only
+    int owner                # the mount that its place is in; -1: it is the root
+    const char *above        # the directory of its place, from the owner's
+    const char *place        # the real path of what it hides there
+    size_t place_length
+    const char *name         # the last one in `place`
+    int absent               # there is nothing in its place
+    int descriptor           # O_PATH
+
+# The program's root directory, and what is mounted in it: those with the longest `seen_at` first, the root last.
+cdef struct VirtualRoot:
+    int count
+    VirtualMount mounts[MAX_MOUNTS]
+
 cdef struct ResourceLimit:
     int resource
     uint64_t soft
@@ -131,7 +152,6 @@ cdef struct Program:
     char hostname[65]        # what RULE_TELL_NAMES tells
     int asks_network         # what no rule of the network decides waits for a verdict
     int vets_network
-    const char *root         # a directory that is / to the program, as in Viewer; or NULL
     int mediates             # path calls are carried out by the supervisor
     int looks_up             # lookups of names are led to a resolver of ours
     int exec_otherwise       # enum Decision, where no exec rule matches
@@ -147,6 +167,8 @@ cdef struct Run:
     const char *const *argv
     const char *const *envp
     const char *cwd                  # NULL: inherited
+    int directory                    # a descriptor of it instead, in a virtual root, else -1
+    const VirtualRoot *virtual_root  # NULL: the program sees the host's
     int stdio[3]
     int new_session
     int controlling_terminal         # descriptor of a pty slave, or -1

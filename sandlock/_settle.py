@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 
-class _ForeignLinkError(Exception):
+class ForeignLinkError(Exception):
     """A link in a writable directory."""
 
 
@@ -29,23 +29,23 @@ def settle(grants: Iterable[Grant]) -> tuple[Grant, ...]:
     if os.geteuid() == 0:
         for grant in grants:
             if grant.kind == "write":
-                _refuse_the_machine(grant)
+                refuse_the_machine(grant)
     writable = sorted((grant.path for grant in grants if grant.kind == "write"), key=len)
     if not writable:
         return grants
     roots: list[str] = []
     for path in writable:
         try:
-            roots.append(_real(path, roots))
-        except _ForeignLinkError:
+            roots.append(real_path(path, roots))
+        except ForeignLinkError:
             continue  # refused below, by its own grant
     settled = []
     for grant in grants:
         try:
             settled.append(
-                Grant(grant.path if grant.path in roots else _real(grant.path, roots), grant.kind, grant.optional)
+                Grant(grant.path if grant.path in roots else real_path(grant.path, roots), grant.kind, grant.optional)
             )
-        except _ForeignLinkError as link:
+        except ForeignLinkError as link:
             if not grant.optional:
                 raise PolicyError(
                     f"{grant.path}: {link} is a link inside a directory that the sandbox may write, and is not "
@@ -59,10 +59,10 @@ def real_paths(grants: Iterable[Grant]) -> tuple[Grant, ...]:
     grants = tuple(grants)
     if any(grant.kind == "write" for grant in grants):
         return settle(grants)
-    return tuple(Grant(_real(grant.path, []), grant.kind, grant.optional) for grant in grants)
+    return tuple(Grant(real_path(grant.path, []), grant.kind, grant.optional) for grant in grants)
 
 
-def _refuse_the_machine(grant: Grant) -> None:
+def refuse_the_machine(grant: Grant) -> None:
     """Root without capabilities still owns sysctls, core_pattern, module parameters and disks: writing there is a way
     out. Raises PolicyError."""
     path = os.path.realpath(grant.path)
@@ -87,7 +87,7 @@ def refuse_memory(grants: Iterable[Grant]) -> None:
             )
 
 
-def _real(path: str, roots: list[str]) -> str:
+def real_path(path: str, roots: list[str]) -> str:
     """The path without links. Links of /proc depend on who asks: such a path is left as it is."""
     at, links = "", 0
     pending = path.split("/")[::-1]
@@ -107,7 +107,7 @@ def _real(path: str, roots: list[str]) -> str:
         if here.startswith("/proc/"):
             return path
         if any(here.startswith(root.rstrip("/") + "/") for root in roots):
-            raise _ForeignLinkError(here)
+            raise ForeignLinkError(here)
         links += 1
         if links > MAX_LINKS:
             return path  # the kernel says ELOOP

@@ -23,7 +23,7 @@ from sandlock._linux cimport Notification
 from sandlock._path_table cimport PathTable
 from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
-from sandlock._programs cimport MAX_LEVELS, FileIdentity, Viewer
+from sandlock._programs cimport MAX_LEVELS, FileIdentity
 from sandlock._promises cimport Promises
 from sandlock._redirect cimport Redirect
 from sandlock._run cimport NetRules, Run
@@ -224,11 +224,6 @@ cdef inline int state_of(uint64_t word) noexcept nogil:
 
 cdef inline uint64_t with_state(uint64_t word, int state) noexcept nogil:
     return (word & ~<uint64_t>0xFF) | <uint64_t>state
-
-cdef inline void viewer_of(const Table *table, const Slot *slot, Viewer *viewer) noexcept nogil:
-    viewer.tid = slot.tid
-    viewer.tgid = slot.tgid
-    viewer.root = table.run.program.root
 
 cdef Slot *take_slot(Table *table) noexcept nogil
 cdef void free_done(Table *table) noexcept nogil

@@ -21,6 +21,7 @@ from sandlock._memory cimport Address, MessageHeader, read_msghdr, read_sockaddr
 from sandlock._messages cimport Outgoing, break_pipe, read_outgoing, send_some, write_count
 from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
+from sandlock._run cimport Run
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_AUDIT, CAUSE_FULL, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, READY, Slot,
     Table, ask, give_back, load_int, load_paths, load_rules, note_call, permit_call, scratch_of, still_waits, store_word,
@@ -110,7 +111,7 @@ cdef int read_address(const Notification *notification, const SocketCall *call, 
     return read_sockaddr(tid, header.name, header.name_length, address)
 
 
-cdef int set_endpoint(const Notification *notification, SocketCall *call, const Address *address) noexcept nogil:
+cdef int set_endpoint(const Run *run, const Notification *notification, SocketCall *call, const Address *address) noexcept nogil:
     """Where the call leads. Returns 0, NO_DECISION, or -errno."""
     cdef int domain = call.facts.domain
     cdef int binds = call.endpoint.operation == OPERATION_BIND
@@ -128,7 +129,7 @@ cdef int set_endpoint(const Notification *notification, SocketCall *call, const 
         if address.path_length == 0 and not address.abstract:
             return NO_DECISION if binds else -EINVAL      # autobind(7): a name of the kernel's choice
         if not address.abstract:
-            return find_socket(<pid_t>notification.pid, thread_group_of(<pid_t>notification.pid), call)
+            return find_socket(run, <pid_t>notification.pid, thread_group_of(<pid_t>notification.pid), call)
         memcpy(call.endpoint.path, address.path, address.path_length)
         call.endpoint.path_length = address.path_length
         return 0
@@ -150,7 +151,7 @@ cdef int set_endpoint(const Notification *notification, SocketCall *call, const 
     return 0
 
 
-cdef int read_target(const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
+cdef int read_target(const Run *run, const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
     """Reads where the call leads. Returns 0 if that has to be decided, NO_DECISION, or -errno."""
     cdef Address address
     cdef long port
@@ -173,7 +174,7 @@ cdef int read_target(const Notification *notification, SocketCall *call, long de
         return NO_DECISION           # to the peer, or nowhere (EDESTADDRREQ)
     call.address_length = address.length
     memcpy(call.address, address.raw, sizeof(call.address))
-    return set_endpoint(notification, call, &address)
+    return set_endpoint(run, notification, call, &address)
 
 
 cdef int measure(const Notification *notification, SocketCall *call) noexcept nogil:
@@ -346,7 +347,7 @@ cdef int64_t vet_call(Crew *crew, const Notification *notification, SocketCall *
         return descriptor
     result = look_at(descriptor, &call.facts)
     if result == 0:
-        result = read_target(notification, call, descriptor)
+        result = read_target(crew.table.run, notification, call, descriptor)
         if result == -EACCES or result == -EPERM:
             note_refusal(crew, notification, call, CAUSE_NO_RULE, -1, result)
     if result == NO_DECISION:

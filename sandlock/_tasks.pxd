@@ -20,7 +20,6 @@ cdef int kill_task(pid_t tid) noexcept nogil
 cdef int count_fork(Ledger *ledger, pid_t init, pid_t caller) noexcept nogil
 cdef long read_proc_file(const char *path, char *into, size_t size) noexcept nogil
 cdef int keep_few(int *descriptors, int count) noexcept nogil
-cdef int keep_two(int one, int other) noexcept nogil
 cdef int put_number(char *into, long value) noexcept nogil
 cdef int format_proc_path(char *into, pid_t pid, const char *name) noexcept nogil
 cdef pid_t parent_of(pid_t pid) noexcept nogil

@@ -118,14 +118,6 @@ cdef int keep_few(int *descriptors, int count) noexcept nogil:
     return 0
 
 
-cdef int keep_two(int one, int other) noexcept nogil:
-    """A descriptor table of its own, with these two in it. Returns 0 or -errno."""
-    cdef int descriptors[2]
-    descriptors[0] = one
-    descriptors[1] = other
-    return keep_few(descriptors, 2)
-
-
 cdef int put_number(char *into, long value) noexcept nogil:
     """Writes a number in decimal, with a NUL (at most 21 bytes). Returns its length."""
     cdef char digits[20]

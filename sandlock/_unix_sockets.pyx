@@ -11,20 +11,27 @@ from posix.types cimport pid_t
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
 from sandlock._path_table cimport PATH_RULES, denied_file
+from sandlock._paths cimport Origin, Place, follow_path, leave
+from sandlock._procfs cimport Tree, read_standing
 from sandlock._programs cimport (
     FileIdentity, Viewer, format_own_descriptor, identify, last_part, open_named, real_path,
 )
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
+from sandlock._virtual_root cimport mounted_on, show_path
 
 cdef extern from "<errno.h>" nogil:
     const int EADDRINUSE
     const int ECONNREFUSED
     const int EINVAL
     const int ENAMETOOLONG
+    const int EROFS
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
+
+cdef extern from "<linux/openat2.h>" nogil:
+    const unsigned long long RESOLVE_NO_MAGICLINKS
 
 cdef extern from "<sys/socket.h>" nogil:
     const int AF_UNIX
@@ -44,11 +51,43 @@ cdef void read_name(const SocketCall *call, char *name) noexcept nogil:
     memcpy(name, call.address + FAMILY, call.address_length - FAMILY)
 
 
-cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file) noexcept nogil:
+cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, const char *made) noexcept nogil:
+    """What a name means to the caller, in its virtual root if there is one; `made`: the name that shall be made in this
+    directory, or NULL. Returns a pin or -errno."""
+    cdef Tree tree
+    cdef Origin origin
+    cdef Place place
+    cdef Viewer viewer
+    cdef int result
+    if run.virtual_root == NULL:
+        memset(&viewer, 0, sizeof(viewer))
+        viewer.tid = tid
+        viewer.tgid = tgid
+        return open_named(&viewer, AT_FDCWD, name, 0)
+    memset(&tree, 0, sizeof(tree))
+    tree.run = run
+    origin.tid = tid
+    origin.tgid = tgid
+    origin.directory = AT_FDCWD
+    origin.tree = &tree
+    result = read_standing(0, &tree.own)
+    if result == 0:
+        result = follow_path(&origin, name, 0, RESOLVE_NO_MAGICLINKS, &place)
+    if result < 0:
+        return result
+    if made != NULL and mounted_on(run.virtual_root, place.mount, 0, place.descriptor, made) >= 0:
+        result = -EADDRINUSE
+    elif made != NULL and place.read_only:
+        result = -EROFS
+    if result < 0:
+        leave(&place)
+    return result if result < 0 else place.descriptor
+
+
+cdef long open_place(const Run *run, pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file) noexcept nogil:
     """The socket that a name means (to bind: its directory), pinned; or -errno."""
     cdef char directory[MAX_NAME + 2]
     cdef const char *last = last_part(name)
-    cdef Viewer viewer
     cdef long opened
     cdef int mode
     if binds:
@@ -58,10 +97,7 @@ cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIde
         directory[0] = 46    # '.'
         memcpy(directory, name, last - name)
         name = directory
-    viewer.tid = tid
-    viewer.tgid = tgid
-    viewer.root = NULL
-    opened = open_named(&viewer, AT_FDCWD, name, 0)
+    opened = open_as_seen(run, tid, tgid, name, last if binds else NULL)
     if opened < 0:
         return opened
     mode = identify(opened, file)
@@ -73,10 +109,11 @@ cdef long open_place(pid_t tid, pid_t tgid, const char *name, int binds, FileIde
     return opened
 
 
-cdef int find_socket(pid_t tid, pid_t tgid, SocketCall *call) noexcept nogil:
+cdef int find_socket(const Run *run, pid_t tid, pid_t tgid, SocketCall *call) noexcept nogil:
     """Sets the endpoint's path, without links, and who the file is. Returns 0, or the -errno of the call; the path is
     the name that was given then."""
     cdef char name[MAX_NAME + 2]
+    cdef char real[4096]
     cdef char path[4096]
     cdef const char *last
     cdef int binds = call.endpoint.operation == OPERATION_BIND
@@ -84,11 +121,13 @@ cdef int find_socket(pid_t tid, pid_t tgid, SocketCall *call) noexcept nogil:
     read_name(call, name)
     call.endpoint.path_length = <int>strlen(name)
     memcpy(call.endpoint.path, name, call.endpoint.path_length)
-    opened = open_place(tid, tgid, name, binds, &call.file)
+    opened = open_place(run, tid, tgid, name, binds, &call.file)
     if opened < 0:
         return <int>opened
-    length = real_path(opened, path)
+    length = real_path(opened, real)
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    if length >= 0:
+        length = show_path(run.virtual_root, real, path, sizeof(path))
     if length < 0:
         return <int>length
     if binds:
@@ -120,13 +159,13 @@ cdef int denied_socket(const PathTable *paths, const SocketCall *call) noexcept 
     return rule if rule < 0 else PATH_RULES + rule
 
 
-cdef long open_judged(pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:
+cdef long open_judged(const Run *run, pid_t tid, pid_t tgid, const SocketCall *call, int binds) noexcept nogil:
     """The file that was judged, pinned; CHANGED if the name means another one now."""
     cdef char name[MAX_NAME + 2]
     cdef FileIdentity now
     cdef long opened
     read_name(call, name)
-    opened = open_place(tid, tgid, name, binds, &now)
+    opened = open_place(run, tid, tgid, name, binds, &now)
     if opened >= 0 and (now.device != call.file.device or now.inode != call.file.inode):
         raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         return CHANGED
@@ -141,11 +180,11 @@ cdef void set_name(SocketCall *call, const char *name) noexcept nogil:
     call.address_length = FAMILY + <int>strlen(name) + 1
 
 
-cdef long pin(pid_t tid, pid_t tgid, const SocketCall *call, SocketCall *pinned) noexcept nogil:
+cdef long pin(const Run *run, pid_t tid, pid_t tgid, const SocketCall *call, SocketCall *pinned) noexcept nogil:
     """The call, with the address of exactly the socket that was judged. Returns a descriptor that keeps it true,
     CHANGED, or -errno."""
     cdef char link[64]
-    cdef long opened = open_judged(tid, tgid, call, 0)
+    cdef long opened = open_judged(run, tid, tgid, call, 0)
     if opened < 0:
         return opened
     pinned[0] = call[0]
@@ -154,12 +193,12 @@ cdef long pin(pid_t tid, pid_t tgid, const SocketCall *call, SocketCall *pinned)
     return opened
 
 
-cdef long connect_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
+cdef long connect_path(const Run *run, pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
     """connect(2) to the socket that was judged. Returns 0, CHANGED or -errno; -EAGAIN where the guest's own call may
     wait."""
     cdef SocketCall pinned
     cdef long result
-    cdef long opened = pin(tid, tgid, call, &pinned)
+    cdef long opened = pin(run, tid, tgid, call, &pinned)
     if opened < 0:
         return opened
     result = start_connect(descriptor, &pinned)
@@ -167,14 +206,14 @@ cdef long connect_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall 
     return result
 
 
-cdef long bind_path(pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
+cdef long bind_path(const Run *run, pid_t tid, pid_t tgid, long descriptor, const SocketCall *call) noexcept nogil:
     """bind(2) in the directory that was judged, with the caller's umask. Only for a task with a working directory and
     umask of its own (no CLONE_FS). Returns 0, CHANGED or -errno."""
     cdef SocketCall pinned = call[0]
     cdef char name[MAX_NAME + 2]
     cdef long result
     cdef long mask = umask_of(tid)
-    cdef long opened = open_judged(tid, tgid, call, 1)
+    cdef long opened = open_judged(run, tid, tgid, call, 1)
     if opened < 0:
         return opened
     read_name(call, name)

@@ -136,6 +136,41 @@ def read_paths(field: str, value: object) -> tuple[str, ...]:
     return unique(read_path(field, element) for element in elements(field, value))
 
 
+def read_mount(field: str, value: object, text: str) -> tuple[str, str, bool]:
+    """ "VIRTUAL:HOST[:ro]" as (virtual path, host path, read-only). `value` is what the error shows."""
+    fix = 'write "/path/inside:/path/here", ":ro" behind it to have it read-only'
+    virtual, colon, host = text.partition(":")
+    host, _, how = host.rpartition(":") if host.endswith((":ro", ":rw")) else (host, "", "rw")
+    if not colon or not host or not virtual.startswith("/"):
+        refuse(field, value, "is not a mount", fix)
+    virtual = read_path(field, virtual)
+    if virtual == "/" or ".." in virtual.split("/"):
+        refuse(field, value, "is no place for a mount", 'name a path below "/" without ".."; the root itself is chroot')
+    return virtual, read_path(field, host), how == "ro"
+
+
+def read_mounts(field: str, value: object) -> tuple[str, ...]:
+    """What of the host is seen where: {"/virtual": "/host"} or "/virtual:/host[:ro]" texts, one for each place."""
+    items: list[tuple[object, object]] = []
+    if isinstance(value, dict):
+        items = list(value.items())
+    else:
+        for element in elements(field, value):
+            virtual, _, host = read_text(field, element, "write mounts as text").partition(":")
+            items.append((virtual, host))
+    mounts: dict[str, str] = {}
+    for inside, outside in items:
+        try:
+            text = f"{os.fsdecode(inside)}:{os.fsdecode(outside)}"  # type: ignore[arg-type]  # the except says no
+        except TypeError:
+            refuse(field, (inside, outside), "is not a mount", "write two paths")
+        place, host, read_only = read_mount(field, text, read_text(field, text))
+        if place in mounts:
+            refuse(field, text, f"is a second mount at {place}", "keep one of the two")
+        mounts[place] = f"{place}:{host}{':ro' if read_only else ''}"
+    return tuple(mounts.values())
+
+
 # --- numbers --------------------
 
 
@@ -441,6 +476,7 @@ def read_exec_rules(field: str, value: object) -> tuple[str, ...]:
 READERS: dict[str, Callable[[str, object], object]] = {
     "path": read_path,
     "paths": read_paths,
+    "mounts": read_mounts,
     "switch": read_switch,
     "int": read_int,
     "size": read_size,

@@ -24,6 +24,8 @@ __all__ = ["ViewFiles", "Viewing", "look_around"]
 
 MODE = 0o444
 """Of a view: also its owner may only read it."""
+MAX_HOSTS = 2**20
+"""Bytes of an image's /etc/hosts that are shown."""
 _EINVAL = 22
 
 
@@ -155,25 +157,45 @@ def _names(path: bytes) -> set[bytes]:
 class Viewing:
     """What the runs of one sandbox see instead of what is there."""
 
-    def __init__(self, policy: Policy, hostname: bytes) -> None:
+    def __init__(self, policy: Policy, hostname: bytes, root: bytes = b"") -> None:
+        """`root`: the real path of a root directory of the program's own, without a last "/"; empty for the
+        machine's. Raises ConfinementError."""
         self.hostname = hostname
+        self.root = root
         self.facts = look_around(policy.cpu_cores) if is_private(policy) else None
-        root = os.stat("/").st_dev
+        device = os.stat(root or "/").st_dev
         writable = "/" in policy.fs_writable
         self.mounts = (
-            _views.Mount(target=b"/", writable=writable, device=(os.major(root), os.minor(root))),
+            _views.Mount(target=b"/", writable=writable, device=(os.major(device), os.minor(device))),
             _views.Mount(target=b"/proc", writable=False, kind=b"proc"),
         )
 
     def open(self, names: Iterable[tuple[str, Iterable[str]]]) -> ViewFiles:
         """The files of one run, whose network rules have these names, with addresses. Raises ConfinementError."""
-        views = _views.make(_views.etc_files(self.hostname, names), self.facts, self.mounts)
+        etc = _views.etc_files(self.hostname, names, self._hosts_of_image())
+        views = _views.make(etc, self.facts, self.mounts, self.root)
         try:
             return ViewFiles(views, self.facts)
         except OSError as error:
             raise ConfinementError(
                 "make the files that are shown instead of the machine's", error.errno or 0, fix=MORE_FILES
             ) from error
+
+    def _hosts_of_image(self) -> bytes:
+        """What stands in /etc/hosts of the program's own root directory: read without following links, which would lead
+        out of it."""
+        if not self.root:
+            return b""
+        try:
+            directory = os.open(self.root + b"/etc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                with open(os.open("hosts", flags, dir_fd=directory), "rb") as file:
+                    return file.read(MAX_HOSTS)
+            finally:
+                os.close(directory)
+        except OSError:
+            return b""
 
 
 class ViewFiles:

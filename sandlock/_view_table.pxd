@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from sandlock._paths cimport Place
 from sandlock._procfs cimport Tree
+from sandlock._run cimport VirtualRoot
 
 cdef enum:
     MAX_VIEW_FILES = 96
@@ -28,7 +29,9 @@ cdef struct ViewTable:
     int descriptor_count     # each once
     int descriptors[MAX_VIEW_FILES]
 
-cdef int keep_with_views(const ViewTable *table, const int *descriptors, int count) noexcept nogil
+cdef int keep_with_views(
+    const ViewTable *table, const VirtualRoot *root, const int *descriptors, int count
+) noexcept nogil
 cdef int is_there(const ViewTable *table, const Tree *tree, const char *path) noexcept nogil
 cdef int is_all_there(const ViewTable *table, const char *path) noexcept nogil
 cdef int is_view(const ViewTable *table, const Place *place, const char *path) noexcept nogil

@@ -13,6 +13,7 @@ from sandlock._opening cimport reopen
 from sandlock._paths cimport Place, look_at_place
 from sandlock._procfs cimport is_of_tree, process_in
 from sandlock._programs cimport MAX_PATH
+from sandlock._run cimport MAX_MOUNTS
 from sandlock._tasks cimport keep_few, put_number
 
 cdef extern from "<errno.h>" nogil:
@@ -231,15 +232,20 @@ cdef int show_view(const ViewTable *table, Place *place, const char *path, int r
     return -EACCES if result < 0 else 0
 
 
-cdef int keep_with_views(const ViewTable *table, const int *descriptors, int count) noexcept nogil:
-    """A descriptor table of the calling task's own, with these (16 at most) in it and what views show. Returns 0 or
-    -errno."""
-    cdef int all[16 + MAX_VIEW_FILES]
+cdef int keep_with_views(
+    const ViewTable *table, const VirtualRoot *root, const int *descriptors, int count
+) noexcept nogil:
+    """A descriptor table of the calling task's own, with these (16 at most) in it, what views show, and a virtual root.
+    Returns 0 or -errno."""
+    cdef int all[16 + MAX_VIEW_FILES + MAX_MOUNTS]
     cdef int i, kept = count
     for i in range(count):
         all[i] = descriptors[i]
     for i in range(table.descriptor_count if table != NULL else 0):
         all[kept] = table.descriptors[i]
+        kept += 1
+    for i in range(root.count if root != NULL else 0):
+        all[kept] = root.mounts[i].descriptor
         kept += 1
     return keep_few(all, kept)
 
@@ -252,7 +258,7 @@ cdef class ViewSet:
         memset(&self.c, 0, sizeof(self.c))
         self._alive = []
 
-    def __init__(self, *, files, places):
+    def __init__(self, files, places):
         cdef Py_ssize_t i
         self.c.views = <View *>calloc(len(files) + 1, sizeof(View))
         self.c.places = <ViewPlace *>calloc(len(places) + 1, sizeof(ViewPlace))

@@ -167,10 +167,11 @@ def etc_files(
     return found
 
 
-def make(etc: dict[bytes, bytes], facts: Facts | None, mounts: Iterable[Mount] = ()) -> Views:
-    """All views of a run. `facts`: for one that sees nothing of the machine, else None."""
+def make(etc: dict[bytes, bytes], facts: Facts | None, mounts: Iterable[Mount] = (), root: bytes = b"") -> Views:
+    """All views of a run. `facts`: for one that sees nothing of the machine, else None. `root`: the real path of a root
+    directory of the program's own, in which the files of /etc are."""
     if facts is None:
-        return Views(files=tuple(etc.items()))
+        return Views(files=_inside(root, dict(etc)))
     files: dict[bytes, bytes | None] = dict(etc)
     files[b"/etc/machine-id"] = files[b"/var/lib/dbus/machine-id"] = f"{facts.machine_id}\n".encode()
     for name, text in _machine(facts).items():
@@ -187,7 +188,13 @@ def make(etc: dict[bytes, bytes], facts: Facts | None, mounts: Iterable[Mount] =
     files[b"/sys/devices/system/cpu/offline"] = b"\n"
     shown = [*SHOWN, *(f"sys/devices/system/cpu/cpu{cpu}/{part}" for cpu in facts.cpus for part in _CPU_FACTS)]
     places = [(f"/{name}".encode(), True) for name in shown] + [(f"/{name}".encode(), False) for name in HIDDEN]
-    return Views(files=tuple(files.items()), places=tuple(places))
+    return Views(files=_inside(root, files), places=tuple(places))
+
+
+def _inside(root: bytes, files: dict[bytes, bytes | None]) -> tuple[tuple[bytes, bytes | None], ...]:
+    """The files by their real paths: /proc and /sys are the machine's in any root directory."""
+    own = (b"/proc/", b"/sys/")
+    return tuple((path if path.startswith(own) else root + path, content) for path, content in files.items())
 
 
 def _machine(facts: Facts) -> dict[str, str]:

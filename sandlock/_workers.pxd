@@ -21,6 +21,7 @@ cdef struct Crew:
     Poller *poller
     Opener *openers[MAX_OPENERS]
     Caller caller           # of the fast lane
+    int stays_in_hosts_table
     Mediator *mediator      # of the fast lane; NULL where no path calls are carried out
 
 cdef int start_worker(Crew *crew) noexcept nogil

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     PathText = str | bytes | os.PathLike[str] | os.PathLike[bytes]
     Paths = PathText | Iterable[PathText]
     Names = str | Iterable[str]
+    Mounts = Names | Mapping[str, PathText]
     ExecRules = str | Iterable[str | Iterable[str] | Mapping[str, Any]]
 
     class Fields(TypedDict, total=False):
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         fs_devices: Paths
         fs_denied: Paths
         hide_ungranted: bool
+        chroot: PathText | None
+        fs_mount: Mounts
         net_allow: Names
         net_deny: Names
         net_allow_bind: int | str | Iterable[int | str]
@@ -86,7 +89,18 @@ PATHS = {"fs_readable": "read", "fs_data": "data", "fs_writable": "write", "fs_d
 CLEAN_ENV = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG", "LC_*", "TZ", "TMPDIR")
 """What a clean environment keeps."""
 LISTS = frozenset(
-    ("paths", "names", "capabilities", "variable-names", "variables", "cpus", "ports", "net-rules", "exec-rules")
+    (
+        "paths",
+        "mounts",
+        "names",
+        "capabilities",
+        "variable-names",
+        "variables",
+        "cpus",
+        "ports",
+        "net-rules",
+        "exec-rules",
+    )
 )
 """Kinds whose flag may be repeated; what a flag adds extends what a profile says."""
 
@@ -204,6 +218,14 @@ class Policy:
     hide_ungranted: bool = _option(
         False, "switch", "--hide-ungranted", key="filesystem.hide_ungranted", off=("--show-ungranted",),
         help="Have what no grant covers not be there: looking at it says that there is no such file.",
+    )
+    chroot: str | None = _option(
+        None, "path", "--chroot", key="filesystem.chroot", metavar="DIR",
+        help="Show the program DIR as its root directory; then all paths above, and cwd, are inside it.",
+    )
+    fs_mount: tuple[str, ...] = _option(
+        (), "mounts", "--fs-mount", key="filesystem.mount", metavar="VIRT:HOST[:ro]",
+        help="Show HOST at VIRT inside chroot, and allow writing there; only reading and executing with :ro.",
     )
     net_allow: tuple[str, ...] = _option(
         (), "net-rules", "--net-allow", key="network.allow", metavar="RULE",
@@ -363,7 +385,8 @@ class Policy:
 
     def is_empty(self) -> bool:
         """Whether no file is granted at all, so that no program could even start."""
-        return not (self.presets or self.fs_readable or self.fs_data or self.fs_writable or self.fs_devices)
+        granted = (self.presets, self.fs_readable, self.fs_data, self.fs_writable, self.fs_devices, self.fs_mount)
+        return not any(granted)
 
     def has_exec_rules(self) -> bool:
         """Whether some programs are denied, asked about, or the only ones allowed."""
@@ -374,15 +397,11 @@ class Policy:
 
         Looks at the host: /etc for root, PATH, the working directory. Raises PolicyError.
         """
-        grants = [
-            _presets.Grant(path, kind)
-            for name, kind in PATHS.items()
-            for path in getattr(self, name)
-        ]
+        grants = [_presets.Grant(path, kind) for name, kind in PATHS.items() for path in getattr(self, name)]
         if not self.presets:
             return _presets.Expansion(tuple(grants))
         expansion = _presets.expand(
-            self.presets, surroundings=_presets.look_around(self.cwd), writable=self.fs_writable
+            self.presets, surroundings=_presets.look_around(self.cwd, self.chroot), writable=self.fs_writable
         )
         return _presets.Expansion((*grants, *expansion.grants), expansion.env)
 

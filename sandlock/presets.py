@@ -38,6 +38,8 @@ class Grant:
     path: str
     kind: str
     optional: bool = False
+    root: str | None = None
+    """The directory ("" for the root) from which on no link may be in the path."""
 
 
 @record(kw_only=False)
@@ -58,6 +60,8 @@ class Surroundings:
     path: str
     writable: tuple[str, ...] = ()
     """What the policy grants for writing: entries of `path` below it are not trusted."""
+    chroot: str = ""
+    """The directory that the program sees as its root; what is looked up here lies below it."""
 
 
 KINDS = ("read", "data", "write", "device")
@@ -184,14 +188,18 @@ def closure(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(order)
 
 
-def look_around(cwd: str | None = None) -> Surroundings:
-    """The surroundings of this process. `cwd`: where the program will start, if not here."""
+def look_around(cwd: str | None = None, chroot: str | None = None) -> Surroundings:
+    """The surroundings of this process. `cwd`: where the program will start, if not here; inside `chroot`, if that is
+    given."""
+    if chroot is not None and cwd is None:
+        cwd = "/"
     home = os.environ.get("HOME")
     return Surroundings(
         root=os.geteuid() == 0,
         home=home.rstrip("/") if home is not None and home.startswith("/") and home.strip("/") else None,
         cwd=cwd if cwd is not None else _current_directory(),
         path=os.environ.get("PATH", os.defpath),
+        chroot="" if chroot is None else chroot.rstrip("/"),
     )
 
 
@@ -232,10 +240,10 @@ def _etc(entries: tuple[str, ...], here: Surroundings) -> list[str]:
 
 def _system(here: Surroundings) -> list[Grant]:
     """/bin, /lib64, ... where they are directories of their own (commonly they are links into /usr)."""
-    found = [Grant(path, "read", True) for path in OUTSIDE_USR if not _link_into_usr(path)]
+    found = [Grant(path, "read", True) for path in OUTSIDE_USR if not _link_into_usr(here.chroot + path)]
     if here.root:
         try:
-            entries = sorted(os.listdir("/etc"))
+            entries = sorted(os.listdir(f"{here.chroot}/etc"))
         except OSError:
             return found
         runtimes = [entry for entry in entries if entry.startswith(SYSTEM_ETC_PREFIXES)]
@@ -251,7 +259,7 @@ def _link_into_usr(path: str) -> bool:
 
 
 def _workspace(here: Surroundings) -> list[Grant]:
-    real = os.path.realpath(here.cwd)
+    real = os.path.normpath(here.cwd) if here.chroot else os.path.realpath(here.cwd)
     home = os.path.realpath(here.home) if here.home is not None else None
     if real == "/" or real == home:
         what = "the root directory" if real == "/" else "the home directory, keys and all"

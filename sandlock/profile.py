@@ -32,7 +32,7 @@ NOT_HERE = frozenset(
     for section, keys in {
         "config": ("http_ca", "http_key", "http_inject_ca", "http_ca_out", "fs_storage", "workdir"),
         "determinism": ("random_seed", "time_start", "deterministic_dirs"),
-        "filesystem": ("deny", "chroot", "mount", "on_exit", "on_error"),
+        "filesystem": ("on_exit", "on_error"),
         "network": ("port_remap",),
         "http": ("ports", "allow", "deny"),
         "limits": ("memory", "cpu", "disk", "gpu_devices", "num_cpus"),

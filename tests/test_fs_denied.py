@@ -87,7 +87,9 @@ def executed(sandbox: Sandbox, path: str) -> Result:
     return sandbox.run(["/bin/sh", "-c", f"{path}; exit $?"], timeout=60)
 
 
-@pytest.mark.parametrize("name", ["./program", "work/../program", "link", "hard", "{place}/program", "/proc/self/cwd/program"])
+@pytest.mark.parametrize(
+    "name", ["./program", "work/../program", "link", "hard", "{place}/program", "/proc/self/cwd/program"]
+)
 def test_a_denied_file_cannot_be_executed(place: Path, name: str) -> None:
     program(place / "program")
     os.symlink("program", place / "link")
@@ -172,7 +174,9 @@ def test_what_the_kernel_has_loaded_is_judged_too(place: Path) -> None:
     assert control.exit_code != 137, "the control must not be killed"
     result = executed(box(place, "ld"), "./program")
     assert result.exit_code == 137
-    assert [(each.kind, each.cause, each.rule) for each in result.denials] == [("exec", "rule", f"fs_denied: {place / 'ld'}")]
+    assert [(each.kind, each.cause, each.rule) for each in result.denials] == [
+        ("exec", "rule", f"fs_denied: {place / 'ld'}")
+    ]
 
 
 EXECVEAT = """
@@ -368,7 +372,11 @@ def mounted(place: Path, mounts: list[list[str]], denied: list[str], attempts: l
 def test_mounts_give_a_denied_tree_no_other_name(place: Path) -> None:
     for name in ("whole", "part", "other", "empty"):
         (place / name).mkdir()
-    binds = [["--bind", str(place), "whole"], ["--bind", str(place / "tree/deep"), "part"], ["--bind", "work", "tree/deep"]]
+    binds = [
+        ["--bind", str(place), "whole"],
+        ["--bind", str(place / "tree/deep"), "part"],
+        ["--bind", "work", "tree/deep"],
+    ]
     attempts = [
         "open('whole/tree/inner').read()", "open('part/leaf').read()", "open('tree/inner').read()",
         "os.rename('whole/tree', 'whole/mine')", "os.listdir('work')", "os.listdir('tree/deep')",

@@ -74,8 +74,8 @@ NOBODY = (
     "_loaders",
     "_promises",
     "_new_image",
-    "_virtual",
     "_rooted",
+    "_viewers",
     "_slots",
     "_workers",
     "_writers",
@@ -127,8 +127,9 @@ SLOW = (
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
     "_attest", "_exec_paths", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate", "_metadata_acts",
-    "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths", "_poller", "_procfs",
-    "_programs", "_promises", "_redirect", "_socket_calls", "_tasks", "_users",
+    "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths", "_places", "_poller",
+    "_procfs", "_programs", "_promises", "_redirect", "_rooted", "_socket_calls", "_tasks", "_users", "_viewers",
+    "_virtual_acts", "_virtual_listing", "_virtual_root",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 

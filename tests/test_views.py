@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,31 @@ def test_hosts_of_an_image_come_behind_ours() -> None:
     assert text.startswith(b"127.0.0.1 localhost\n")
     assert text.endswith(b"\n10.0.0.1 db localhost\n")
     assert b"/etc/hostname" not in _views.etc_files(b"")
+
+
+def test_an_image_has_its_files_in_its_root(tmp_path: Path) -> None:
+    """Its hosts are merged, unless they are a link; /proc is the machine's."""
+    root = os.fsencode(tmp_path)
+    (tmp_path / "etc").mkdir()
+    viewing = _view_files.Viewing(Policy.of(private_proc=True), b"cage", root)
+
+    def hosts() -> bytes:
+        files = viewing.open(())
+        try:
+            assert b"/etc/hosts" not in files.descriptors
+            assert b"/proc/cpuinfo" in files.descriptors
+            assert root + b"/etc/machine-id" in files.descriptors
+            return os.pread(files.descriptors[root + b"/etc/hosts"], 4096, 0)
+        finally:
+            files.close()
+
+    own = _views.etc_files(b"cage")[b"/etc/hosts"]
+    assert hosts() == own
+    (tmp_path / "etc" / "hosts").write_text("10.0.0.1 db")
+    assert hosts() == own + b"10.0.0.1 db\n"
+    (tmp_path / "etc" / "hosts").unlink()
+    (tmp_path / "etc" / "hosts").symlink_to("/etc/passwd")
+    assert hosts() == own
 
 
 def test_without_facts_there_is_nothing_of_proc() -> None:
@@ -194,6 +220,26 @@ def test_what_is_there(path: str, there: bool) -> None:
 
 def test_without_places_everything_is_there() -> None:
     assert Views().shows(b"/proc/kallsyms")
+
+
+@given(
+    st.lists(st.sampled_from(["proc", "sys", "self", "net", "tcp", "kernel", "cpu0", "12", "x", "mounts"]), max_size=6)
+)
+def test_the_core_says_the_same_of_what_is_there(parts: list[str]) -> None:
+    """For it a process, whose it is being known, is /proc/self; and so are its threads."""
+    from sandlock._view_table import ViewSet
+
+    views = _views.make(_views.etc_files(b"cage"), facts(), [Mount(target=b"/", writable=False)])
+    core = ViewSet(files=[(path, -1, 0, 0) for path, _ in views.files], places=list(views.places))
+    below = "".join(f"/{part}" for part in parts)
+    for start in ("", "/proc/self", "/proc/sys/net/ipv4", "/sys/devices/system/cpu"):
+        path = f"{start}{below}".encode() or b"/"
+        if not path.startswith((b"/proc/12", b"/proc/self/task/12")):
+            assert core.shows(path) is views.shows(path)
+    for process in ("/proc/12", "/proc/12/task/12", "/proc/self/task/12"):
+        general = f"/proc/self{below}".encode()
+        if process.startswith("/proc/12"):
+            assert core.shows(f"{process}{below}".encode()) is views.shows(general)
 
 
 # ---- this machine

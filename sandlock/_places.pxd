@@ -1,0 +1,36 @@
+# What a path led to, pinned.
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:
+    MAX_LAST = 256           # a name in a directory, with its NUL (NAME_MAX)
+
+# Where a name leads. Whoever has one closes it (`leave`).
+cdef struct Place:
+    long descriptor          # the object (O_PATH); -1 where there is none
+    long parent              # the directory (O_PATH) that it is in, or would be made in; -1 if that was not looked for
+    char last[MAX_LAST]      # its name there
+    long own_table           # of the task whose descriptors these are, see _programs.own_descriptor
+    int on_procfs
+    int local                # on a file system that waits for nobody
+    int nosymfollow
+    unsigned int mode        # these of the object, or else of the directory
+    unsigned int owner
+    unsigned int links
+    unsigned int major
+    unsigned int minor
+    uint64_t device
+    uint64_t inode
+    int64_t birth_ns         # 0 where the file system does not say
+    int mount                # in a virtual root: through which mount it was reached
+    int read_only            # so nothing may be changed there
+    int is_mount_point       # it is a mount's own place: nothing takes that away
+
+cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil
+cdef int take_pin(long descriptor, Place *place) noexcept nogil
+cdef void close_pin(long descriptor) noexcept nogil
+cdef void leave(Place *place) noexcept nogil
+cdef int look_at_place(long descriptor, Place *place) noexcept nogil
+cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil
+cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil
+cdef int protects(const char *name, int level) noexcept nogil

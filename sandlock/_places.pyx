@@ -1,0 +1,171 @@
+"""What is at the end of a path: an object, or a name in a directory, pinned by descriptors of ours (O_PATH).
+
+Rules: as _paths, which finds them; nothing here follows a link.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from libc.string cimport memcpy, memset, strcmp, strlen
+
+from sandlock._linux cimport SYS_close, SYS_openat2, raw_syscall
+from sandlock._programs cimport real_path_in
+from sandlock._tasks cimport parse_number, read_proc_file
+
+cdef extern from "<errno.h>" nogil:
+    const int ENAMETOOLONG
+
+cdef extern from "<fcntl.h>" nogil:
+    const int O_CLOEXEC
+
+cdef extern from * nogil:
+    """
+    #include <linux/magic.h>
+    #include <linux/openat2.h>
+    #include <linux/stat.h>
+    #include <sys/statfs.h>
+    #include <sys/syscall.h>
+    #define SANDLOCK_O_PATH 010000000
+    #define SANDLOCK_AT_EMPTY_PATH 0x1000
+    #define SANDLOCK_ST_NOSYMFOLLOW 0x2000     /* Linux 5.10 */
+    """
+    const int O_PATH "SANDLOCK_O_PATH"
+    const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
+    const long NOSYMFOLLOW "SANDLOCK_ST_NOSYMFOLLOW"
+    const long PROC_SUPER_MAGIC
+    const long EXT4_SUPER_MAGIC
+    const long XFS_SUPER_MAGIC
+    const long BTRFS_SUPER_MAGIC
+    const long F2FS_SUPER_MAGIC
+    const long TMPFS_MAGIC
+    const long RAMFS_MAGIC
+    const long OVERLAYFS_SUPER_MAGIC
+    const long EROFS_SUPER_MAGIC_V1
+    const long SQUASHFS_MAGIC
+    const long ZFS_MAGIC "0x2FC12FC1"
+    const unsigned int STATX_BASIC_STATS
+    const unsigned int STATX_BTIME
+    const long SYS_fstatfs
+    const long SYS_statx
+    ctypedef struct StatxTime "struct statx_timestamp":
+        long long tv_sec
+        unsigned int tv_nsec
+    ctypedef struct Statx "struct statx":
+        unsigned int stx_mask
+        unsigned int stx_nlink
+        unsigned int stx_uid
+        unsigned short stx_mode
+        unsigned long long stx_ino
+        StatxTime stx_btime
+        unsigned int stx_rdev_major
+        unsigned int stx_rdev_minor
+        unsigned int stx_dev_major
+        unsigned int stx_dev_minor
+    ctypedef struct FileSystem "struct statfs":
+        long f_type
+        long f_flags
+    ctypedef struct OpenHow "struct open_how":
+        uint64_t flags
+        uint64_t mode
+        uint64_t resolve
+
+cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil:
+    cdef OpenHow how
+    how.flags = O_PATH | O_CLOEXEC | flags
+    how.mode = 0
+    how.resolve = resolve
+    return raw_syscall(SYS_openat2, base, <long>name, <long>&how, sizeof(how), 0, 0)
+
+
+cdef int take_pin(long descriptor, Place *place) noexcept nogil:
+    cdef int result = look_at_place(descriptor, place)
+    if result < 0:
+        close_pin(descriptor)
+    else:
+        place.descriptor = descriptor
+    return result
+
+
+cdef void close_pin(long descriptor) noexcept nogil:
+    if descriptor >= 0:
+        raw_syscall(SYS_close, descriptor, 0, 0, 0, 0, 0)
+
+
+cdef void leave(Place *place) noexcept nogil:
+    close_pin(place.descriptor)
+    close_pin(place.parent)
+    place.descriptor = place.parent = -1
+
+
+cdef int is_local(long kind) noexcept nogil:
+    """Whether such a file system answers by itself: no server, and no program, is asked."""
+    return kind in (
+        EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, RAMFS_MAGIC,
+        OVERLAYFS_SUPER_MAGIC, EROFS_SUPER_MAGIC_V1, SQUASHFS_MAGIC, ZFS_MAGIC,
+    )
+
+
+cdef int look_at_place(long descriptor, Place *place) noexcept nogil:
+    """Fills in what there is to know of a pinned object. Returns 0 or -errno."""
+    cdef Statx found
+    cdef FileSystem system
+    cdef long result
+    memset(&found, 0, sizeof(found))
+    result = raw_syscall(
+        SYS_statx, descriptor, <long><const char *>b"", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, <long>&found, 0
+    )
+    if result == 0:
+        memset(&system, 0, sizeof(system))
+        result = raw_syscall(SYS_fstatfs, descriptor, <long>&system, 0, 0, 0, 0)
+    if result < 0:
+        return <int>result
+    place.on_procfs = system.f_type == PROC_SUPER_MAGIC
+    place.local = is_local(system.f_type)
+    place.nosymfollow = system.f_flags & NOSYMFOLLOW != 0
+    place.mode = found.stx_mode
+    place.owner = found.stx_uid
+    place.links = found.stx_nlink
+    place.major = found.stx_rdev_major
+    place.minor = found.stx_rdev_minor
+    place.device = <uint64_t>found.stx_dev_major << 32 | found.stx_dev_minor
+    place.inode = found.stx_ino
+    place.birth_ns = 0
+    if found.stx_mask & STATX_BTIME:
+        place.birth_ns = found.stx_btime.tv_sec * <int64_t>1000000000 + found.stx_btime.tv_nsec
+    return 0
+
+
+cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil:
+    """What there is to know of the directory. Returns 0 or -errno."""
+    memset(parent, 0, sizeof(parent[0]))
+    parent.descriptor = parent.parent = -1
+    return look_at_place(place.parent, parent)
+
+
+cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil:
+    """The path without links, of what there is not yet that which it would have. Returns its length or -errno."""
+    cdef long length = real_path_in(
+        place.own_table, place.descriptor if place.descriptor >= 0 else place.parent, into
+    )
+    cdef long more
+    if length > 10 and place.descriptor >= 0 and place.links == 0 and strcmp(into + length - 10, b" (deleted)") == 0:
+        length -= 10         # the kernel's mark; the file is judged by where it was
+        into[length] = 0
+    if length < 0 or place.descriptor >= 0:
+        return length
+    more = <long>strlen(place.last)
+    if length + more + 2 > size:
+        return -ENAMETOOLONG
+    if length > 1:
+        into[length] = 47    # '/'
+        length += 1
+    memcpy(into + length, place.last, more + 1)
+    return length + more
+
+
+cdef int protects(const char *name, int level) noexcept nogil:
+    """Whether one of the kernel's protections of sticky directories (/proc/sys/fs/protected_*) is on; if that cannot
+    be seen, it is."""
+    cdef char text[16]
+    if read_proc_file(name, text, sizeof(text)) <= 0:
+        return 1
+    return parse_number(text) >= level
