@@ -223,7 +223,13 @@ def _setsockopt(network: Network) -> Answer:
 
 
 def answers(
-    network: Network, *, judged: bool, count_forks: bool, signal_scope: bool, inode_flags: int = EPERM, rooted: bool = False
+    network: Network,
+    *,
+    judged: bool,
+    count_forks: bool,
+    signal_scope: bool,
+    inode_flags: int = EPERM,
+    rooted: bool = False,
 ) -> dict[str, Answer]:
     """What each syscall that is decided by its arguments answers, by name. `judged`: calls are judged by what lies in
     their caller's memory, which therefore must not be shut. `inode_flags`: the action where they would be set. `rooted`:

@@ -465,7 +465,8 @@ cdef int run_attested(Table *table, Slot *slot, Redirect *redirect) noexcept nog
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
     if slot.waited and judges_programs(load_paths(&table.paths)) and table.run.virtual_root == NULL:
-        cause = judge_program(load_paths(&table.paths), slot, &slot.rule)      # while somebody thought, it may have changed
+        # While somebody thought, it may have changed.
+        cause = judge_program(load_paths(&table.paths), slot, &slot.rule)
         if cause != CAUSE_NONE:
             refuse(table, slot, cause, EACCES)
             return release(&frozen) > 0

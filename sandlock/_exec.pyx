@@ -24,8 +24,8 @@ from sandlock._programs cimport (
 )
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE,
-    MAX_ALL_FACTS, MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths, note_denial,
-    note_slot, offer, scratch_of, still_waits, take_slot,
+    MAX_ALL_FACTS, MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths,
+    note_denial, note_slot, offer, scratch_of, still_waits, take_slot,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
 from sandlock._viewers cimport viewer_of
@@ -178,8 +178,8 @@ cdef int look_at_loader(Table *table, const Viewer *viewer, long program, Slot *
 
 
 cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
-    """Reads path and argv, finds the file, copies all into the slot. Returns 0, or the -errno for the caller; the slot's
-    cause says whether the files are denied."""
+    """Reads path and argv, finds the file, copies all into the slot. Returns 0, or the -errno for the caller; the
+    slot's cause says whether the files are denied."""
     cdef Facts facts
     cdef const PathTable *paths = load_paths(&table.paths)
     cdef int result

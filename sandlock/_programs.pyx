@@ -510,6 +510,13 @@ cdef int look_at_named(const Viewer *viewer, Resolved *out) noexcept nogil:
     return 0 if out.exe_length >= 0 else <int>out.exe_length
 
 
+cdef int is_unreachable(const Viewer *viewer, int directory, const char *path) noexcept nogil:
+    """Whether no interpreter could open this script: in a virtual root that is not for the kernel to say."""
+    if viewer.open_seen == NULL or directory == AT_FDCWD or path[0] == 47:
+        return 0
+    return is_closed_by_exec(viewer.tid, directory)
+
+
 cdef int resolve_program(
     const Viewer *viewer, int directory, const char *path, int flags, Resolved *out
 ) noexcept nogil:
@@ -527,8 +534,8 @@ cdef int resolve_program(
         if result == -ENAMETOOLONG:     # no script could be told its name; a program has no such name
             name[0] = 0
         result = follow_interpreters(viewer, name, out)
-        if result == 0 and viewer.open_seen != NULL and out.prefix.count > 0 and directory != AT_FDCWD and path[0] != 47:
-            result = -ENOENT if is_closed_by_exec(viewer.tid, directory) else 0      # as the kernel has it
+        if result == 0 and out.prefix.count > 0 and is_unreachable(viewer, directory, path):
+            result = -ENOENT           # as the kernel has it
     if result < 0 and out.opened >= 0:
         raw_syscall(SYS_close, out.opened, 0, 0, 0, 0, 0)
         out.opened = -1
