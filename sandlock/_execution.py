@@ -120,8 +120,7 @@ class Execution:
         self._directory = -1
         self.stdio = stdio
         self.timeout = timeout
-        self.launched = False
-        self.pid = 0
+        self.launched, self.pid = False, 0
         self.failure: Exception | None = None
         self.plan = plan
         self._syscalls = {rule.nr: rule.syscall for rule in plan.rules}
@@ -139,9 +138,9 @@ class Execution:
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
         limit = None if timeout is None else max(0, int(timeout * 1000))
+        self._mounts = None if virtual_root is None else virtual_root.open()
         try:
             self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
-            self._mounts = None if virtual_root is None else virtual_root.open()
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -165,6 +164,8 @@ class Execution:
             resolver.attach(self.run)
         if self._views is not None:
             self._views.attach(self.run)
+        if self._mounts is not None:
+            self.run.set_virtual_root(self._mounts)
 
     def provide(self, command: Command) -> None:
         """Lets the launch go on: what to execute, on the descriptors of `stdio`."""

@@ -137,9 +137,7 @@ cdef class Run:
         memset(&self.lane, 0, sizeof(self.lane))
         self.c.listener = self.c.host_listener = self.c.directory = -1
         self.c.one_user = len({*getresuid()}) == len({*getresgid()}) == 1
-        self.c.control_host = -1
-        self.c.control_init_copy = -1
-        self.c.host_pidfd = -1
+        self.c.control_host = self.c.control_init_copy = self.c.host_pidfd = -1
         self.finished = True
 
     def __init__(self, Program program, *, bint new_session, deadline_ms, bytes init_image):
@@ -256,8 +254,7 @@ cdef class Run:
         store_paths(&self.lane.table.paths, &rules.c)
 
     def set_virtual_root(self, VirtualMounts root) -> None:
-        """This is what the program sees as its files; to be called before `start`. Its descriptors stay open until
-        `finish`."""
+        """This is what the program sees as its files, from the start; its descriptors stay open until `finish`."""
         if self.lane.table == NULL or self.started:
             raise RuntimeError("only a run that carries out path calls, and before it starts")
         self._alive.append(root)
@@ -372,11 +369,8 @@ cdef class Run:
         """The process of the tree that asked the resolver from this local port last, 0 if none did."""
         return asker_of(self.lane.table.pins, port)
 
-    def provide(
-        self, *, list executables, list argv, list envp, cwd, stdio, int terminal, int directory=-1
-    ) -> None:
-        """What to execute, and on which descriptors; `directory`: one to start in, instead of `cwd`. The launch, under
-        way since `start`, waits for it."""
+    def provide(self, *, list executables, list argv, list envp, cwd, stdio, int terminal, int directory=-1) -> None:
+        """What to execute, and on which descriptors; `directory`: to start in, not `cwd`. The launch waits for it."""
         if self.c.provided != 0:
             raise RuntimeError("a Run is provided once")
         self._alive += [executables, argv, envp, cwd]

@@ -233,11 +233,11 @@ class VirtualRoot:
                         owner is not None and not os.path.lexists(place),
                     )
                 )
+            return VirtualMounts(found, opened)
         except BaseException:
             for descriptor in opened:
                 os.close(descriptor)
             raise
-        return VirtualMounts(found, opened)
 
     def has_absent(self) -> bool:
         """Whether something is mounted where the directory has nothing: it has to be listed all the same."""

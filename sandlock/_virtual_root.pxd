@@ -27,5 +27,5 @@ cdef int follow_in_root(
 cdef class VirtualMounts:
     cdef VirtualRoot c
     cdef list _alive
-    cdef list _descriptors
+    cdef int opened
     cdef const char *keep(self, bytes text) except NULL

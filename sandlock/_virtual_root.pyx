@@ -383,12 +383,10 @@ cdef class VirtualMounts:
     def __cinit__(self):
         memset(&self.c, 0, sizeof(self.c))
         self._alive = []
-        self._descriptors = []
 
     def __init__(self, mounts, descriptors):
         cdef VirtualMount *out
         cdef Py_ssize_t i
-        self._descriptors = list(descriptors)
         if not 0 < len(mounts) <= MAX_MOUNTS or len(mounts) != len(descriptors):
             raise ValueError("no mounts, or too many")
         for i, (seen_at, real, read_only, owner, above, place, absent) in enumerate(mounts):
@@ -407,7 +405,7 @@ cdef class VirtualMounts:
             out.descriptor = descriptors[i]
         if self.c.mounts[len(mounts) - 1].owner >= 0:
             raise ValueError("the last one is no root")
-        self.c.count = <int>len(mounts)
+        self.c.count = self.opened = <int>len(mounts)
 
     cdef const char *keep(self, bytes text) except NULL:
         self._alive.append(text)
@@ -415,9 +413,10 @@ cdef class VirtualMounts:
 
     def close(self) -> None:
         """Closes the descriptors: nobody follows a path any more."""
-        descriptors, self._descriptors = self._descriptors, []
-        for descriptor in descriptors:
-            raw_syscall(SYS_close, <int>descriptor, 0, 0, 0, 0, 0)
+        cdef int i
+        for i in range(self.opened):
+            raw_syscall(SYS_close, self.c.mounts[i].descriptor, 0, 0, 0, 0, 0)
+        self.opened = 0
 
     def __dealloc__(self):
         self.close()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sandlock import _host
+from sandlock import _host, _memory
 from sandlock._sys import ffi, lib
 
 KNOWN_TO_BOTH = [
