@@ -77,6 +77,7 @@ def syscalls_page() -> Iterator[str]:
 TYPES = {
     "names": "list of names",
     "paths": "list of paths",
+    "mounts": "list of mounts, or a table",
     "path": "path",
     "net-rules": "list of rules",
     "exec-rules": "list of rules",

@@ -148,15 +148,20 @@ def _ioctl(granted: bool, inode_flags: int) -> Answer:
     return tuple(cases), ALLOW
 
 
-def _prctl(judged: bool) -> Answer:
+PR_SET_MM = 35
+
+
+def _prctl(judged: bool, rooted: bool = False) -> Answer:
     forbidden: tuple[int, ...] = (
         28,  # PR_SET_SECUREBITS
-        35,  # PR_SET_MM: argv, environ and exe of /proc/self would lie
+        PR_SET_MM,  # argv, environ and exe of /proc/self would lie
         62,  # PR_SCHED_CORE: takes the pid of another task
         0x5961_6D61,  # PR_SET_PTRACER
     )
     if judged:
         forbidden += (4,)  # PR_SET_DUMPABLE: the supervisor could no longer read the caller
+    if rooted:  # there they lie without it: at the exec stop, and only there, the supervisor has the program call it
+        return (((is_(0, PR_SET_MM),), NOTIFY), *_one_of(0, forbidden, EPERM)), ALLOW
     return _one_of(0, forbidden, EPERM), ALLOW
 
 
@@ -218,10 +223,17 @@ def _setsockopt(network: Network) -> Answer:
 
 
 def answers(
-    network: Network, *, judged: bool, count_forks: bool, signal_scope: bool, inode_flags: int = EPERM
+    network: Network,
+    *,
+    judged: bool,
+    count_forks: bool,
+    signal_scope: bool,
+    inode_flags: int = EPERM,
+    rooted: bool = False,
 ) -> dict[str, Answer]:
     """What each syscall that is decided by its arguments answers, by name. `judged`: calls are judged by what lies in
-    their caller's memory, which therefore must not be shut. `inode_flags`: the action where they would be set."""
+    their caller's memory, which therefore must not be shut. `inode_flags`: the action where they would be set.
+    `rooted`: the program has a virtual root."""
     own_task = _allow_only((is_(0, 0),))
     table: dict[str, Answer] = dict.fromkeys(
         (
@@ -235,7 +247,7 @@ def answers(
         "unshare": _allow_only((only_bits(0, NO_NAMESPACE),)),
         "setpriority": _allow_only((is_(0, 0), is_(1, 0))),  # PRIO_PROCESS, the caller
         "ioprio_set": _allow_only((is_(0, 1), is_(1, 0))),  # IOPRIO_WHO_PROCESS, the caller
-        "prctl": _prctl(judged),
+        "prctl": _prctl(judged, rooted),
         "personality": _allow_only((is_(0, 0xFFFF_FFFF),), (is_(0, 0),)),  # ask, and the ordinary one
         "ioctl": _ioctl(network.connect or network.bind, inode_flags),
         "fcntl": (_one_of(1, _LEASES, EPERM), ALLOW),

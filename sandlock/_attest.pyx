@@ -18,14 +18,19 @@ from posix.types cimport pid_t
 from sandlock._exec_paths cimport judge_loaded, judge_program, judges_programs
 from sandlock._journal cimport pass_gate
 from sandlock._linux cimport (
-    Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_kill, SYS_nanosleep, SYS_ptrace, SYS_wait4,
+    Duration, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close, SYS_execveat, SYS_kill, SYS_nanosleep, SYS_ptrace, SYS_wait4,
     raw_syscall,
 )
 from sandlock._memory cimport read_memory
-from sandlock._programs cimport identify, identify_path, open_named, same_file
+from sandlock._new_image cimport Image, close_image, dress, judge_image, open_image
+from sandlock._programs cimport Viewer, identify, identify_path, open_named, same_file
+from sandlock._redirect cimport (
+    LOST, STOP_CALL, Borrowed, Redirect, aim, borrow, forget_redirect, give_back_task, lose, result_of, resume,
+    run_call, sort_stop,
+)
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, FileIdentity,
-    answer, argv_of, finish, load_paths, note_executed, note_slot, permit_slot, record_slot, was_written,
+    answer, argv_of, finish, load_paths, note_executed, note_slot, permit_slot, record_slot, viewer_of, was_written,
 )
 from sandlock._tasks cimport format_proc_path, is_single_threaded, kill_task, list_tasks, now_ns
 
@@ -34,11 +39,17 @@ cdef extern from "<errno.h>" nogil:
     const int EINTR
     const int ENOENT
     const int ESRCH
+    const int ESTALE
+
+cdef extern from "<fcntl.h>" nogil:
+    const int AT_FDCWD
 
 cdef extern from "<signal.h>" nogil:
     const int SIGKILL
 
 cdef enum:
+    AT_EMPTY_PATH = 0x1000
+    REFUSED = 2
     PTRACE_DETACH = 17
     PTRACE_GETREGSET = 0x4204
     PTRACE_SEIZE = 0x4206
@@ -72,6 +83,13 @@ cdef extern from * nogil:
     ctypedef struct Registers "struct sandlock_registers":
         void *at
         unsigned long size
+
+# An exec under way.
+cdef struct Stage:
+    int in_root              # the caller was made to execute a descriptor, see _redirect
+    int calls                # then: whether it has begun to, and has failed
+    Borrowed task
+    Image image
 
 cdef struct Frozen:
     int count
@@ -206,11 +224,15 @@ cdef int array_reads_as(pid_t tid, uint64_t array, const char *expected, int cou
     return read_memory(tid, array + <uint64_t>count * 8, &pointer, 8) == 8 and pointer == 0
 
 
-cdef int names_the_same(const Slot *slot, pid_t tid) noexcept nogil:
+cdef int names_the_same(const Table *table, const Slot *slot, pid_t tid) noexcept nogil:
     """Whether the path still leads to the file that was approved."""
     cdef FileIdentity now
+    cdef Viewer viewer
     cdef int mode
-    cdef long opened = open_named(tid, slot.tgid, slot.directory, slot.data, slot.flags)
+    cdef long opened
+    viewer_of(table, slot, &viewer)
+    viewer.tid = tid
+    opened = open_named(&viewer, slot.directory, slot.data, slot.flags)
     if opened < 0:
         return 0
     mode = identify(opened, &now)
@@ -218,15 +240,20 @@ cdef int names_the_same(const Slot *slot, pid_t tid) noexcept nogil:
     return mode >= 0 and same_file(&now, &slot.named)
 
 
-cdef int is_unchanged(const Slot *slot) noexcept nogil:
+cdef int is_unchanged(const Table *table, const Slot *slot) noexcept nogil:
     """Whether the call still says what was approved. Worth asking when time has passed, or now that all is frozen."""
     if slot.argv_address != 0 and not slot.argv_empty:
         if not array_reads_as(slot.tid, slot.argv_address, argv_of(slot), slot.argv_count):
             return 0
-    return reads_as(slot.tid, slot.path_address, slot.data, slot.path_length) and names_the_same(slot, slot.tid)
+    return reads_as(slot.tid, slot.path_address, slot.data, slot.path_length) and names_the_same(table, slot, slot.tid)
 
 
-cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
+cdef const FileIdentity *what_is_loaded(const Slot *slot, int in_root) noexcept nogil:
+    """The file that the kernel is to load: in a virtual root the loader, which we found."""
+    return &slot.loader if in_root and slot.has_loader else &slot.loaded
+
+
+cdef int loaded_as_approved(const Table *table, const Slot *slot, pid_t pid) noexcept nogil:
     """At the exec stop: whether the kernel loaded the approved file with the approved words, and variables. execve(2),
     the new stack: argc at its top, then the pointers; the strings lie one after the other."""
     cdef uint64_t registers[REGISTERS]
@@ -234,13 +261,14 @@ cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
     cdef Registers span
     cdef char path[64]
     cdef FileIdentity now
+    cdef int in_root = table.run.virtual_root != NULL
     cdef const char *words = argv_of(slot)
     cdef size_t length = slot.argv_length
     cdef uint64_t count = <uint64_t>slot.argv_count
     cdef uint64_t at, end = 1
     cdef size_t skipped
     format_proc_path(path, pid, b"exe")
-    if identify_path(path, &now) < 0 or not same_file(&now, &slot.loaded):
+    if identify_path(path, &now) < 0 or not same_file(&now, what_is_loaded(slot, in_root)):
         return 0
     span.at = registers
     span.size = sizeof(registers)
@@ -250,9 +278,10 @@ cdef int loaded_as_approved(const Slot *slot, pid_t pid) noexcept nogil:
         return 0
     if read_memory(pid, registers[STACK_POINTER], head, sizeof(head)) < 0:
         return 0
-    if slot.prefix_count > 0:
-        if not names_the_same(slot, pid):   # which script the interpreter was started for
+    if slot.prefix_count > 0 and not (in_root and slot.directory != AT_FDCWD and slot.data[0] != 47):
+        if not names_the_same(table, slot, pid):   # which script the interpreter was started for
             return 0
+    if slot.prefix_count > 0 and not in_root:      # there we tell it ourselves
         if not reads_as(pid, head[1], words - slot.prefix_length, slot.prefix_length):
             return 0
         skipped = strlen(words) + 1
@@ -285,7 +314,58 @@ cdef void kill_loaded(Table *table, Slot *slot, pid_t pid, int cause) noexcept n
             return
 
 
-cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
+cdef int start_in_root(Table *table, Slot *slot, Redirect *redirect, Stage *stage) noexcept nogil:
+    """In a virtual root: has the caller execute the loader of what was approved, by descriptor. Returns 0; 1 if its
+    call is over, REFUSED if the slot is, too; or -errno, and it waits for an answer."""
+    cdef Image *image = &stage.image
+    cdef int cause, result = open_image(table, slot, image)
+    if result < 0:
+        return result
+    cause = judge_image(table, slot, image, &slot.rule)
+    if cause != CAUSE_NONE:
+        refuse(table, slot, cause, EACCES)
+        return REFUSED
+    result = borrow(
+        redirect, table.run.listener, slot.id, slot.tid, image.loader if image.loader >= 0 else image.program,
+        PTRACE_O_TRACEEXEC, &stage.task
+    )
+    if result == 0:
+        # The path of this call is empty: the end of the one that it gave. Whatever is there by now, it is attested what
+        # was loaded.
+        result = aim(
+            &stage.task, 0, SYS_execveat, <uint64_t>stage.task.descriptor, slot.path_address + slot.path_length - 1,
+            slot.argv_address, slot.envp_address, AT_EMPTY_PATH, 0
+        )
+        if result < 0 or resume(&stage.task, 0) < 0:
+            lose(&stage.task)
+            result = 1
+    return result
+
+
+cdef int is_over(Table *table, Slot *slot, Stage *stage, int status) noexcept nogil:
+    """A stop of the caller's in its redirected exec: whether that has failed, and the caller was let go."""
+    cdef int stop = sort_stop(status)
+    cdef long error
+    stage.calls += stop == STOP_CALL
+    if stage.calls < 2:          # 1: it is about to make the call
+        resume(&stage.task, stop)
+        return 0
+    error = result_of(&stage.task)
+    permit_slot(table, slot)
+    if error != LOST and run_call(&stage.task, SYS_close, <uint64_t>stage.task.descriptor, 0, 0, 0) != LOST:
+        give_back_task(&stage.task, error)
+    return 1
+
+
+cdef void let_run(Table *table, Slot *slot, Stage *stage, pid_t pid) noexcept nogil:
+    """What was loaded is what was approved."""
+    if not stage.in_root:
+        trace(PTRACE_DETACH, pid, 0)
+    elif dress(table, slot, &stage.image, &stage.task) < 0:
+        kill_loaded(table, slot, pid, CAUSE_ATTEST)
+
+
+cdef void follow(Table *table, Slot *slot, Frozen *frozen, Stage *stage) noexcept nogil:
     """Waits until the caller has executed, failed to, or ended; siblings that die for the exec are reaped, or it
     would wait for ever (ptrace(2), execve under ptrace)."""
     cdef int status = 0, cause, i
@@ -299,10 +379,13 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
         if (status & 0xFF) == 0x7F and status >> 16 == PTRACE_EVENT_EXEC:
             # All other threads are gone, and the caller has the number of its process.
             frozen.count = 0
+            if stage.in_root:
+                stage.task.tid = <pid_t>tid
+                forget_redirect(stage.task.redirect)
             note_executed(table, slot)
             # Now that it is loaded nobody can open it for writing: who did before has closed it, and was seen.
             cause = CAUSE_NONE
-            if was_written(table, slot) or not loaded_as_approved(slot, <pid_t>tid):
+            if was_written(table, slot) or not loaded_as_approved(table, slot, <pid_t>tid):
                 cause = CAUSE_ATTEST
             elif judges_programs(load_paths(&table.paths)):
                 cause = judge_loaded(load_paths(&table.paths), <pid_t>tid, &slot.rule)
@@ -311,8 +394,12 @@ cdef void follow(Table *table, Slot *slot, Frozen *frozen) noexcept nogil:
             elif not permit_slot(table, slot):
                 kill_loaded(table, slot, <pid_t>tid, CAUSE_AUDIT)
             else:
-                trace(PTRACE_DETACH, <pid_t>tid, 0)
+                let_run(table, slot, stage, <pid_t>tid)
             return
+        if tid == slot.tid and stage.in_root and (status & 0xFF) == 0x7F:
+            if is_over(table, slot, stage, status):
+                return
+            continue
         if tid == slot.tid:
             if (status & 0xFF) == 0x7F:
                 permit_slot(table, slot)               # it was allowed, whatever the kernel said of it
@@ -331,10 +418,41 @@ cdef int seize_caller(const Slot *slot) noexcept nogil:
     return <int>result
 
 
-cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
+cdef int start_exec(Table *table, Slot *slot, Redirect *redirect, Stage *stage) noexcept nogil:
+    """Seizes the caller and lets it execute. Returns 0, or 1 if its call is over."""
+    cdef int result
+    stage.in_root = table.run.virtual_root != NULL
+    stage.calls = 0
+    stage.image.program = stage.image.loader = -1
+    if stage.in_root:
+        if table.journal != NULL:
+            slot.decided_ns = now_ns()
+        result = start_in_root(table, slot, redirect, stage)
+    else:
+        result = seize_caller(slot)
+    if result == -ESTALE or result == -ENOENT:
+        refuse(table, slot, CAUSE_CHANGED, EACCES)
+    elif result < 0:
+        refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)     # gone, or not allowed
+    elif result > 0 and result != REFUSED:
+        finish(table, slot)
+    if result != 0:
+        return 1
+    if stage.in_root:
+        return 0
+    if table.journal != NULL:
+        slot.decided_ns = now_ns()
+    result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+    if result < 0 and result != -ENOENT:
+        kill_task(slot.tid)
+    return 0
+
+
+cdef int run_attested(Table *table, Slot *slot, Redirect *redirect) noexcept nogil:
     """Carries out an approved exec and gives the slot back. Returns 0; or 1 when this task must end, for it holds
     threads that it cannot let go."""
     cdef Frozen frozen
+    cdef Stage stage
     cdef int cause, result
     if table.journal != NULL and not pass_gate(table.journal):
         refuse(table, slot, CAUSE_AUDIT, EACCES)
@@ -342,25 +460,20 @@ cdef int run_attested(Table *table, Slot *slot) noexcept nogil:
     frozen.count = 0
     if slot.waited:              # else it was read a moment ago, and whoever rewrites it now is killed
         freeze_siblings(slot, &frozen)
-    if slot.waited and (was_written(table, slot) or not is_unchanged(slot)):
+    if slot.waited and (was_written(table, slot) or not is_unchanged(table, slot)):
         refuse(table, slot, CAUSE_CHANGED, EACCES)
         return release(&frozen) > 0
-    if slot.waited and judges_programs(load_paths(&table.paths)):
+    if slot.waited and judges_programs(load_paths(&table.paths)) and table.run.virtual_root == NULL:
         # While somebody thought, what is granted may have changed.
         cause = judge_program(load_paths(&table.paths), slot, &slot.rule)
         if cause != CAUSE_NONE:
             refuse(table, slot, cause, EACCES)
             return release(&frozen) > 0
-    result = seize_caller(slot)
-    if result < 0:
-        refuse(table, slot, CAUSE_NONE if result == -ESRCH else CAUSE_NO_TRACE, EACCES)     # gone, or not allowed
+    if start_exec(table, slot, redirect, &stage) != 0:
+        close_image(&stage.image)
         return release(&frozen) > 0
-    if table.journal != NULL:
-        slot.decided_ns = now_ns()
-    result = answer(table, slot, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE)
-    if result < 0 and result != -ENOENT:
-        kill_task(slot.tid)
-    follow(table, slot, &frozen)
+    follow(table, slot, &frozen, &stage)
+    close_image(&stage.image)
     result = release(&frozen) > 0
     finish(table, slot)
     return result

@@ -62,7 +62,7 @@ class Confinement:
         expansion = expansion.__class__(settle(named) if root is None else root.settle(named), expansion.env)
         self.policy = policy
         self.preset_env = expansion.env
-        programs = find_programs(policy, expansion) if policy.has_exec_rules() else ()
+        programs = find_programs(policy, expansion, root) if policy.has_exec_rules() else ()
         lists = root is not None and root.has_absent()
         self._sources = (policy, probe(), expansion, vet, widest, programs, tuple(self.handlers), narrow, lists)
         self.plan, self._program = compiled(*self._sources, record)
@@ -74,7 +74,7 @@ class Confinement:
             widest=real_paths(self.grants) if self.plan.mediated and root is None else self.grants,
             named=named,
             narrow=narrow,
-            spell=None if root is None else root.spellings,
+            root=root,
         )
         if self.plan.vets:
             refuse_memory(self.grants)
@@ -100,9 +100,10 @@ class Confinement:
     def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
         """What the exec rules say of this command, without running it."""
         command = prepare(self.policy, self.preset_env, argv, host_env=os.environb)
+        mounts = None if self.virtual_root is None else self.virtual_root.open()
         for path in command.executables:
             try:
-                decision, number, exe = self._program.check_exec(path, command.argv)
+                decision, number, exe = self._program.check_exec(path, command.argv, mounts)
             except OSError:
                 continue
             rule = self.plan.exec_rules[number] if number >= 0 else None
@@ -260,9 +261,10 @@ def compiled(
     return made
 
 
-def find_programs(policy: Policy, expansion: Expansion) -> tuple[tuple[str, str], ...]:
+def find_programs(policy: Policy, expansion: Expansion, root: VirtualRoot | None = None) -> tuple[tuple[str, str], ...]:
     """The files, without links, of the programs that exec rules name: where PATH finds them, but not where the sandbox
-    may write, for what lies there is not what was meant."""
+    may write, for what lies there is not what was meant. `root`: what the program sees as its files, if not the host's;
+    then they are named as it sees them."""
     from ._command import DEFAULT_PATH, environment
     from ._exec_rules import programs_of
 
@@ -273,11 +275,12 @@ def find_programs(policy: Policy, expansion: Expansion) -> tuple[tuple[str, str]
     for name in programs_of(policy):
         places = [name] if "/" in name else [f"{entry}/{name}" for entry in entries if entry.startswith("/")]
         for place in places:
-            exe = os.path.realpath(place)
-            if any(f"{path}/".startswith(f"{root}/") for root in writable for path in (os.path.dirname(place), exe)):
+            seen, exe = (place, os.path.realpath(place)) if root is None else (root.seen(place), root.real(place))
+            above = os.path.dirname(place) if root is None else root.real(os.path.dirname(place))
+            if any(f"{path}/".startswith(f"{top}/") for top in writable for path in (above, exe)):
                 continue
             if os.path.isfile(exe) and os.access(exe, os.X_OK):
-                found.append((name, exe))
+                found.append((name, exe if root is None else seen))
                 break
     return tuple(found)
 

@@ -34,10 +34,12 @@ from sandlock._path_lane cimport start_mediating, stop_mediating, vet_path
 from sandlock._paths cimport ASK_ALL, ASK_WRITES
 from sandlock._run cimport (
     MAX_SYSCALLS, Program, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK, RULE_ERRNO, RULE_HANDLE, RULE_HOLD,
-    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START, RULE_PATH,
+    RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC, RULE_OBSERVE_START,
+    RULE_PATH,
     RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE, RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET,
     RULE_VET_WRITE, Rule, Run, STAGE_STARTING,
 )
+from sandlock._promises cimport close_promises
 from sandlock._redirect cimport is_redirected
 from sandlock._signals cimport add_restart
 from sandlock._slots cimport MAX_OPENERS, MAX_WORKERS, Table, load_int
@@ -349,6 +351,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
         supervise(lane)
         if lane.table != NULL:
             stop_workers(&lane.crew)
+            close_promises(&lane.table.promises)
             close_writers(&lane.table.writers)
             stop_mediating(&lane.crew)
         forget_caller(&lane.crew.caller)

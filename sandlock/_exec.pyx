@@ -14,15 +14,18 @@ from sandlock._commands cimport decide_exec
 from sandlock._destinations cimport DECIDED_ALLOW, DECIDED_ASK, OPERATION_EXEC
 from sandlock._exec_paths cimport judge_loader, judge_program, judges_programs, miss_program
 from sandlock._linux cimport SYS_close, SYS_execveat, raw_syscall
+from sandlock._loaders cimport MAX_LOADER, read_loader, takes_name
 from sandlock._memory cimport read_string, read_strings
+from sandlock._new_image cimport open_running
 from sandlock._path_table cimport PathTable, hides
 from sandlock._programs cimport (
-    FileIdentity, MAX_PATH, Prefix, identify, may_write, open_named, real_path, resolve_program, same_file,
+    FileIdentity, MAX_PATH, Resolved, Viewer, identify, is_executable, may_write, open_named, open_program, real_path,
+    resolve_program, same_file,
 )
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_APPROVED, CAUSE_CHANGED, CAUSE_FULL, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE,
     MAX_ALL_FACTS, MAX_FACTS, READY, Slot, argv_of, ask, exe_of, free_done, give_back, load_int, load_paths,
-    note_denial, note_slot, offer, scratch_of, still_waits, take_slot,
+    note_denial, note_slot, offer, scratch_of, still_waits, take_slot, viewer_of,
 )
 from sandlock._tasks cimport format_proc_path, now_ns, thread_group_of
 from sandlock._workers cimport start_worker
@@ -81,12 +84,11 @@ cdef char *put(char *at, const char *bytes, size_t length) noexcept nogil:
 
 
 cdef struct Facts:
+    Viewer viewer
+    Resolved found
     char path[MAX_PATH]
-    char exe[MAX_PATH]
     char cwd[MAX_PATH]
-    Prefix prefix
     long path_length
-    long exe_length
     long cwd_length
     long argv_length
 
@@ -121,20 +123,20 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
     """Copies what was read into memory of the slot's own. Returns 0 or -errno."""
     cdef char *at
     slot.path_length = <uint32_t>facts.path_length + 1
-    slot.exe_length = <uint32_t>facts.exe_length + 1
+    slot.exe_length = <uint32_t>facts.found.exe_length + 1
     slot.cwd_length = <uint32_t>facts.cwd_length + 1
-    slot.prefix_length = <uint32_t>facts.prefix.length
-    slot.prefix_count = facts.prefix.count
-    slot.levels = facts.prefix.levels
-    memcpy(slot.rests, facts.prefix.rests, sizeof(slot.rests))
-    slot.files_length = <uint32_t>facts.prefix.files_length
+    slot.prefix_length = <uint32_t>facts.found.prefix.length
+    slot.prefix_count = facts.found.prefix.count
+    slot.levels = facts.found.prefix.levels
+    memcpy(slot.rests, facts.found.prefix.rests, sizeof(slot.rests))
+    slot.files_length = <uint32_t>facts.found.prefix.files_length
     slot.argv_length = <uint32_t>facts.argv_length
     slot.size = slot.path_length + slot.exe_length + slot.cwd_length + slot.prefix_length + slot.argv_length
     slot.size += slot.files_length
     if table.held + slot.size > MAX_ALL_FACTS:
         free_done(table)
     if table.held + slot.size > MAX_ALL_FACTS:
-        note_denial(table, CAUSE_FULL, -1, EAGAIN, slot.number, slot.tgid, facts.exe, slot.exe_length)
+        note_denial(table, CAUSE_FULL, -1, EAGAIN, slot.number, slot.tgid, facts.found.exe, slot.exe_length)
         slot.size = 0
         return -EAGAIN
     slot.data = <char *>malloc(slot.size)
@@ -143,12 +145,35 @@ cdef int keep_facts(Table *table, Slot *slot, const Facts *facts) noexcept nogil
         return -ENOMEM
     table.held += slot.size
     at = put(slot.data, facts.path, slot.path_length)
-    at = put(at, facts.exe, slot.exe_length)
+    at = put(at, facts.found.exe, slot.exe_length)
     at = put(at, facts.cwd, slot.cwd_length)
-    at = put(at, facts.prefix.words, slot.prefix_length)
+    at = put(at, facts.found.prefix.words, slot.prefix_length)
     at = put(at, table.scratch, slot.argv_length)
-    put(at, facts.prefix.files, slot.files_length)
+    put(at, facts.found.prefix.files, slot.files_length)
     return 0
+
+
+cdef int look_at_loader(Table *table, const Viewer *viewer, long program, Slot *slot) noexcept nogil:
+    """In a virtual root it is we who find a program's loader, as the kernel would. Returns 0, or the -errno of the
+    exec."""
+    cdef char name[MAX_LOADER]
+    cdef long opened
+    cdef int result = read_loader(program, name)
+    if result <= 0:
+        return result
+    opened = open_program(viewer, AT_FDCWD, name, 0)
+    if opened < 0:
+        return <int>opened
+    result = is_executable(opened)
+    if result == 0:
+        result = identify(opened, &slot.loader)
+    if result >= 0 and not same_file(&slot.loader, &table.known_loader):
+        table.known_loader = slot.loader
+        table.known_takes_name = takes_name(opened)
+    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+    slot.has_loader = 1
+    slot.takes_name = table.known_takes_name
+    return 0 if result >= 0 else result
 
 
 cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
@@ -163,15 +188,20 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     slot.tgid = thread_group_of(slot.tid)
     if slot.tgid == 0:
         return -ESRCH
-    facts.prefix.wants_loader = judges_programs(paths)
-    result = resolve_program(
-        slot.tid, slot.tgid, slot.directory, facts.path, slot.flags, &slot.named, &slot.loaded, &facts.prefix,
-        facts.exe, &facts.exe_length
-    )
+    viewer_of(table, slot, &facts.viewer)
+    # In a virtual root it is judged when it is opened to be executed (_new_image).
+    facts.found.prefix.wants_loader = judges_programs(paths) and facts.viewer.root == NULL
+    result = resolve_program(&facts.viewer, slot.directory, facts.path, slot.flags, &facts.found)
     if hides(paths):
-        if facts.exe_length <= 0:
-            facts.exe[0] = 0
-        result = miss_program(paths, &slot.named, facts.exe, &facts.prefix, result)
+        result = miss_program(paths, &facts.found, result)
+    if result < 0:
+        return result
+    slot.named = facts.found.named
+    slot.loaded = facts.found.runs
+    slot.has_loader = 0
+    if facts.viewer.root != NULL:
+        result = look_at_loader(table, &facts.viewer, facts.found.opened, slot)
+    raw_syscall(SYS_close, facts.found.opened, 0, 0, 0, 0, 0)
     if result < 0:
         return result
     facts.argv_length = read_argv(table, slot)
@@ -182,10 +212,10 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
         facts.cwd_length = read_cwd(slot.tid, facts.cwd)
     result = keep_facts(table, slot, &facts)
     slot.cause = CAUSE_NONE
-    if result == 0 and facts.prefix.wants_loader:
+    if result == 0 and facts.found.prefix.wants_loader:
         slot.cause = judge_program(paths, slot, &slot.rule)
         if slot.cause == CAUSE_NONE:
-            slot.cause = judge_loader(paths, &facts.prefix, &slot.rule)
+            slot.cause = judge_loader(paths, &facts.found.prefix, &slot.rule)
     return result
 
 
@@ -196,7 +226,10 @@ cdef int watch(
     cdef char name[MAX_PATH]
     cdef FileIdentity found
     cdef int result = 0
-    cdef long opened = open_named(slot.tid, slot.tgid, directory, path, flags)
+    cdef Viewer viewer
+    cdef long opened
+    viewer_of(table, slot, &viewer)
+    opened = open_named(&viewer, directory, path, flags)
     if opened < 0:
         return <int>opened
     if identify(opened, &found) < 0 or not same_file(&found, expected) or real_path(opened, name) < 0:
@@ -214,15 +247,32 @@ cdef int watch(
     return result
 
 
+cdef int watch_loader(Table *table, Slot *slot) noexcept nogil:
+    cdef char name[MAX_LOADER]
+    cdef Viewer viewer
+    cdef long program
+    cdef int result
+    viewer_of(table, slot, &viewer)
+    program = open_running(&viewer, slot)
+    if program < 0:
+        return <int>program
+    result = read_loader(program, name)
+    raw_syscall(SYS_close, program, 0, 0, 0, 0, 0)
+    return watch(table, slot, 2, AT_FDCWD, name, 0, &slot.loader) if result > 0 else -ESTALE
+
+
 cdef int watch_files(Table *table, Slot *slot) noexcept nogil:
     """From here on it is seen who writes what an exec names and loads. Returns 0; or the errno of a denial, which is
     logged."""
     cdef const char *interpreter = argv_of(slot) - slot.prefix_length
+    cdef int in_root = table.run.virtual_root != NULL
     cdef int result = 0
-    if may_write(&table.run.program.guest, exe_of(slot)):
+    if in_root or may_write(&table.run.program.guest, exe_of(slot)):
         result = watch(table, slot, 0, slot.directory, slot.data, slot.flags, &slot.named)
     if result == 0 and slot.prefix_count > 0:
         result = watch(table, slot, 1, AT_FDCWD, interpreter, 0, &slot.loaded)
+    if result == 0 and slot.has_loader:
+        result = watch_loader(table, slot)
     if result == 0:
         return 0
     if result == -ESTALE or result == -ENOENT:

@@ -19,7 +19,8 @@ from sandlock._domain cimport drop_capabilities, enter_domain, restrict
 from sandlock._linux cimport (
     CLONE_CLEAR_SIGHAND, CLOSE_RANGE_UNSHARE, CloneArguments, Duration, MESSAGE_FAILED, MESSAGE_LAUNCHED,
     MESSAGE_MAP_IDS, Message, POLLIN, PR_SET_NAME, PR_SET_PDEATHSIG, PollDescriptor, SECCOMP_FILTER_FLAG_NEW_LISTENER,
-    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER, SYS_chdir, SYS_close, SYS_fchdir, SYS_close_range, SYS_dup3,
+    SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, SECCOMP_SET_MODE_FILTER, SYS_chdir, SYS_close, SYS_close_range, SYS_dup3,
+    SYS_fchdir,
     SYS_execve, SYS_execveat, SYS_fcntl, SYS_futex, SYS_getpgid, SYS_getpid, SYS_ioctl, SYS_kill, SYS_memfd_create,
     SYS_personality, SYS_ppoll, SYS_prlimit64, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_sched_setaffinity, SYS_seccomp,
     SYS_sendto, SYS_setpgid, SYS_setsid, SYS_umask, SYS_unshare, SYS_wait4, SYS_write, call0, call1, call2, call3,

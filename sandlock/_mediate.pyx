@@ -33,12 +33,14 @@ from sandlock._path_table cimport (
     judge_open, lets_change,
 )
 from sandlock._paths cimport (
-    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place, path_of_place,
+    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place,
+    path_of_place,
 )
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
 from sandlock._programs cimport open_descriptor_of, real_path_in
 from sandlock._slots cimport CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
 from sandlock._redirect cimport change_directory
+from sandlock._promises cimport has_promises, take_promised
 from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport (
     format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
@@ -495,7 +497,7 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
     cdef Name *name = &mediator.call.first
     cdef OpenCall call
     cdef Place place
-    cdef long result
+    cdef long result, opened
     mediator.met = 0
     mediator.paths = load_paths(&mediator.table.paths)
     mediator.call.id = notification.id
@@ -512,6 +514,11 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
     name.itself = name.following = 0
     if result == 0:
         result = read_name(mediator.call.tid, name)
+    if result == 0 and has_promises(&mediator.table.promises):
+        opened = take_promised(&mediator.table.promises, thread_group_of(mediator.call.tid), name.text)
+        if opened >= 0:
+            give_at_once(mediator.table.run.listener, notification.id, opened, call.flags, 0)
+            return GIVEN
     if result == 0:
         result = find(&mediator.tree, mediator.call.tid, 0, &call, name.text, FOLLOW_CACHED, &place)
     if result < 0:

@@ -32,7 +32,7 @@ from sandlock._journal cimport (
 from sandlock._questions cimport (
     read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
 )
-from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, store_paths, store_rules
+from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, make_table, store_paths, store_rules
 from sandlock._tasks cimport list_chain
 from sandlock._view_table cimport ViewSet
 from sandlock._virtual_root cimport VirtualMounts
@@ -182,10 +182,11 @@ cdef class Run:
         self.lane.ledger.host = self.c.host_pid
         self.lane.ledger.scoped = program.c.signal_scope
         if program.c.vets:
-            self.lane.table = <Table *>calloc(1, sizeof(Table))
+            self.lane.table = make_table()
             if self.lane.table == NULL:
                 raise MemoryError
             self.lane.table.run = &self.c
+            self.lane.table.ledger = &self.lane.ledger
             self.lane.table.net_rules = &program.c.net_rules
             self.lane.table.paths = NULL
             self.lane.table.wake_fd = self.lane.table.poller_fd = -1

@@ -350,7 +350,7 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if cause != CAUSE_NONE:
         refuse(opener.table, slot, cause, EACCES)
         return
-    if access_of(call) & ACCESS_WRITE and is_view(opener.table.views, place, slot.data + slot.path_length):
+    if access_of(call) & ACCESS_WRITE and is_view(opener.table.views, place, path):
         refuse(opener.table, slot, CAUSE_NO_RULE, EACCES)
         return
     decide_open(opener, slot, caller, place)

@@ -13,9 +13,10 @@ from posix.types cimport pid_t
 from sandlock._destinations cimport OPERATION_OPEN, OPERATION_PATH
 from sandlock._linux cimport Notification
 from sandlock._memory cimport read_string
-from sandlock._opening cimport check_flags, read_call
+from sandlock._opening cimport check_flags, give_at_once, read_call
 from sandlock._paths cimport MAX_LAST, OpenCall
 from sandlock._programs cimport MAX_PATH
+from sandlock._promises cimport has_promises, take_promised
 from sandlock._slots cimport (
     ACT_ALLOW, CAUSE_FULL, CAUSE_UNREADABLE, MAX_ALL_FACTS, READY, Slot, Table, fence, give_back, load_int, load_word,
     note_path, still_waits, store_word, take_slot, with_state,
@@ -121,7 +122,7 @@ cdef int vet_open(Crew *crew, const Notification *notification, int asks) noexce
     cdef OpenCall call
     cdef char path[MAX_PATH]
     cdef uint64_t address = 0
-    cdef long length = 0
+    cdef long length = 0, promised
     cdef Slot *slot
     cdef int result
     table.since_ns = now_ns()
@@ -140,6 +141,11 @@ cdef int vet_open(Crew *crew, const Notification *notification, int asks) noexce
         return EACCES
     if result < 0:
         return -result
+    if has_promises(&table.promises):    # a loader opens the program that was judged when it was executed
+        promised = take_promised(&table.promises, thread_group_of(table.tid), path)
+        if promised >= 0:
+            give_at_once(table.run.listener, notification.id, promised, call.flags, 0)
+            return 0
     call.asks = asks
     slot = fill_slot(crew, notification, OPERATION_OPEN, path, length)
     if slot == NULL:

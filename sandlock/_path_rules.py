@@ -165,6 +165,7 @@ DEVICES: dict[str, tuple[Case, ...]] = {
 
 
 _REASONS = {
+    "chroot": "no path means to the kernel what it means to the program",
     "fs_denied": "Landlock cannot take parts away from a grant",
     "ceiling": "Landlock cannot give a grant later, nor take it back",
     "hide_ungranted": "what is not granted must not show, by no call",
@@ -208,7 +209,7 @@ def traps(
     """(system call, rule, reason) of what the supervisor carries out. `mediated`: the option for which it opens and
     changes files. `metadata`: what is known of files is changed inside the writable grants only. `looks`: what only
     tells about files is carried out, too. `views`: the option for which some files show something else. `asked`: calls
-    that have another answer already. `lists`: the virtual root has mounts where its directories have nothing."""
+    that have another answer already. `lists`: there are mounts where the directories of a virtual root have nothing."""
     known = set(asked)
     wanted: dict[str, str] = {}
     if metadata:

@@ -11,12 +11,14 @@ errors are those that the caller's own call would have got.
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
+from sandlock._cached_paths cimport follow_cached
 from sandlock._linux cimport raw_syscall
 from sandlock._places cimport close_pin, pin, take_pin
-from sandlock._procfs cimport Tree, is_of_tree, is_strangers, may_follow_magic
+from sandlock._procfs cimport is_strangers, may_follow_magic, process_of
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
+from sandlock._rooted cimport seen_exe
 from sandlock._run cimport VirtualRoot
-from sandlock._tasks cimport parse_number, put_number
+from sandlock._tasks cimport put_number
 from sandlock._virtual_root cimport (
     enter, follow_in_root, is_hidden, is_memory, is_top, mount_at, mounted_on, open_mount,
 )
@@ -172,8 +174,16 @@ cdef int may_follow_link(const Walk *walk, const Place *link) noexcept nogil:
     return -EACCES if protects(b"/proc/sys/fs/protected_symlinks", 1) else 0
 
 
+cdef long find_exe(Walk *walk, char *path) noexcept nogil:
+    """What a process in a virtual root runs: the kernel has loaded that, or only its loader. Returns the length of the
+    path, or -errno."""
+    cdef long length = real_path_in(walk.origin.tree.own_table, walk.current, path)
+    return length if length < 0 else seen_exe(process_of(path), path)
+
+
 cdef int follow_magic(Walk *walk, const char *name) noexcept nogil:
     """Goes where a magic link of a process of the tree leads. Returns 0 or -errno."""
+    cdef char path[MAX_PATH]
     cdef long opened
     if not walk.magic:
         return -ELOOP
@@ -181,6 +191,8 @@ cdef int follow_magic(Walk *walk, const char *name) noexcept nogil:
         return -EACCES
     if walk.root != NULL and strcmp(name, b"root") == 0:
         return go_to_root(walk)
+    if walk.root != NULL and strcmp(name, b"exe") == 0 and find_exe(walk, path) > 0:
+        return go_on_with(walk, path, strlen(path))
     opened = pin(walk.current, name, 0, 0)
     if opened < 0:
         return <int>opened
@@ -423,69 +435,6 @@ cdef int follow_within(
     return result
 
 
-cdef int is_missing(long base, const char *path) noexcept nogil:
-    """Whether a name leads nowhere for everybody: by no link, for those of /proc lead elsewhere for everybody."""
-    cdef long opened = pin(base, path, O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
-    close_pin(opened)
-    return opened == -ENOENT
-
-
-cdef int take_cached(long opened, Place *place) noexcept nogil:
-    """Returns 0 or -EAGAIN."""
-    if opened < 0 or take_pin(opened, place) < 0:
-        return -EAGAIN
-    return 0 if place.local and not place.on_procfs else -EAGAIN
-
-
-cdef int follow_cached_to_parent(long base, const char *path, int following, Place *place) noexcept nogil:
-    """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
-    cdef char directory[MAX_PATH]
-    cdef size_t length = strlen(path), cut = length
-    cdef long opened
-    while cut > 0 and path[cut - 1] != 47:
-        cut -= 1
-    if cut == length or length - cut >= MAX_LAST or strcmp(path + cut, b".") == 0 or strcmp(path + cut, b"..") == 0:
-        return -EAGAIN
-    memcpy(place.last, path + cut, length - cut + 1)
-    memcpy(directory, path, cut)
-    directory[cut] = 0
-    opened = pin(
-        base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
-    )
-    if take_cached(opened, place) < 0:
-        return -EAGAIN
-    place.parent = place.descriptor
-    place.descriptor = -1
-    opened = pin(place.parent, place.last, O_NOFOLLOW, RESOLVE_CACHED)
-    if opened == -ENOENT:
-        return 0                 # the facts are those of the directory
-    if take_cached(opened, place) < 0:
-        return -EAGAIN
-    return -EAGAIN if place.mode & S_IFMT == S_IFLNK and not following & FOLLOW_NOT_LAST else 0
-
-
-cdef int follow_cached(long base, const char *path, int following, Place *place) noexcept nogil:
-    """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
-    who may wait has to look."""
-    cdef long opened
-    cdef int result
-    if following & FOLLOW_TO_PARENT:
-        result = follow_cached_to_parent(base, path, following, place)
-    else:
-        opened = pin(
-            base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
-        )
-        if opened == -ENOENT and following & FOLLOW_MAKES:
-            result = follow_cached_to_parent(base, path, following, place)
-        elif opened == -ENOENT and is_missing(base, path):
-            return -ENOENT
-        else:
-            result = take_cached(opened, place)
-    if result < 0:
-        leave(place)
-    return result
-
-
 cdef int follow_from(
     const Origin *origin, long base, const char *path, int following, uint64_t resolve, Place *place
 ) noexcept nogil:
@@ -511,7 +460,7 @@ cdef int follow_from(
     return follow_slowly(origin, base, -1, path, following, resolve, place)
 
 
-# In a virtual root -----------------------------------------------------------------------------------------------------
+# In a virtual root ---------------------------------------------------------------------------------------------------
 
 cdef int follow_scoped(
     const Origin *origin, long base, int mount, const char *path, int following, uint64_t resolve, Place *place
@@ -557,13 +506,15 @@ cdef int follow_inside(
         if mount < 0:            # outside: the program was born there, or was sent a descriptor
             return -ENOENT if origin.directory == AT_FDCWD else -EACCES
     if following & FOLLOW_CACHED:
-        return -EAGAIN if resolve else follow_in_root(root, base, mount, path, following, RESOLVE_CACHED, place)
+        return -EAGAIN if resolve else follow_in_root(
+            root, base, mount, real, path, following, RESOLVE_CACHED, place
+        )
     if resolve & RESOLVE_CACHED:
         return -EAGAIN
     if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV):
         return follow_scoped(origin, base, mount, path, following, resolve, place)
     if not resolve:
-        result = follow_in_root(root, base, mount, path, following, 0, place)
+        result = follow_in_root(root, base, mount, real, path, following, 0, place)
         if result != -EAGAIN:
             return result
     return follow_slowly(origin, base, mount, path, following, resolve, place)

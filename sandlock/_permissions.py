@@ -7,7 +7,6 @@ A change is in force for the next call of every run, also of those under way. Wh
 from __future__ import annotations
 
 from _thread import RLock
-from os import fsdecode, fsencode
 
 from ._net_rules import NetRule, compile_rules
 from ._path_facts import ACCESS, covered, path_rules, shown_names
@@ -19,13 +18,14 @@ from .presets import Grant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from ._native import Run
     from ._path_facts import Identity
     from ._path_table import PathRules
     from ._plan import Plan
+    from ._virtual_paths import VirtualRoot
 
 __all__ = ["Permissions", "changes_paths", "read_ceiling"]
 
@@ -73,11 +73,13 @@ class Permissions:
         widest: tuple[Grant, ...] = (),
         named: tuple[Grant, ...] = (),
         narrow: bool = False,
-        spell: Callable[[bytes], list[bytes]] | None = None,
+        root: VirtualRoot | None = None,
     ) -> None:
         """`widest`: all that the ceiling grants, on real paths, as the kernel has it: what policy and ceiling name,
         then what presets do, which stays. `named`: the same as it was written. `narrow`: the policy grants less than
-        that, or will. `spell`: the names of a path in a virtual root, the real one last."""
+        that, or will. `root`: what the program sees as its files, if not the host's."""
+        self._root = root
+        self._spell = None if root is None else root.names_of
         self._lock = RLock()
         self._runs: list[Run] = []
         self._approvals: dict[bytes, None] = {}
@@ -90,8 +92,9 @@ class Permissions:
         own = sum(len(getattr(self._ceiling, name)) for name in PATHS)
         self._widest, self._preset, self._narrow = widest, widest[own:], narrow
         self._real = {grant.path: found.path for grant, found in zip(named[:own], widest[:own], strict=True)}
-        self._spell = spell
-        self._shown = shown_names(named, widest, spell) if policy.hide_ungranted else []
+        self._shown = shown_names(named, widest, self._spell) if policy.hide_ungranted else []
+        if root is not None:
+            self._shown += root.places()
         self._known: dict[bytes, list[Identity]] = {}
         self._paths: PathRules | None = None
         self.denied_paths: tuple[str, ...] = policy.fs_denied
@@ -242,12 +245,12 @@ class Permissions:
         """Where a path led when it was granted first. Links that the program may have made are not followed. Raises
         PolicyError."""
         if path not in self._real:
-            if self._spell is not None:
-                self._real[path] = fsdecode(self._spell(fsencode(path))[-1])
-                return self._real[path]
             roots = tuple(grant for grant in self._widest if grant.kind == "write")
-            self._real[path] = real_paths((*roots, Grant(path, "read")))[-1].path
-            self._shown += shown_names((Grant(path, "read"),), (Grant(self._real[path], "read"),))
+            if self._root is None:
+                self._real[path] = real_paths((*roots, Grant(path, "read")))[-1].path
+            else:
+                self._real[path] = self._root.granted_path(path, roots)
+            self._shown += shown_names((Grant(path, "read"),), (Grant(self._real[path], "read"),), self._spell)
         return self._real[path]
 
     def _check_paths(self, verb: str, wanted: Policy, limit: tuple[Grant, ...], name: str) -> None:

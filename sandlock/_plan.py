@@ -422,12 +422,20 @@ def _traps(
     answered |= {"ioctl"} & set(handlers)  # its commands that set flags of inodes are nobody's then
     views = _view_rules.option_of(policy)
     wanted += _path_rules.traps(mediated, metadata, answered, looks=policy.hide_ungranted, views=views, lists=lists)
+    if mediated == "chroot":
+        reason = "chroot: what a program seems to have been executed as is told by the supervisor, and by nobody else"
+        wanted.append(("prctl", "errno", reason))
     numbers = [(syscalls.number(name, arch), name, rule, reason) for name, rule, reason in wanted]
     return tuple(
-        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_path_rules.pack(name) if rule == "path" else 0)
+        TrapRule(syscall=name, nr=nr, rule=rule, reason=reason, value=_value(name, rule))
         for nr, name, rule, reason in numbers
         if nr is not None
     )
+
+
+def _value(name: str, rule: str) -> int:
+    """What goes with a rule: where a path call's arguments are, or an errno (EPERM)."""
+    return _path_rules.pack(name) if rule == "path" else 1 if rule == "errno" else 0
 
 
 def _answers(
@@ -447,6 +455,7 @@ def _answers(
         count_forks="clone" in trapped,
         signal_scope="signal-scope" not in waived,
         inode_flags=_filter.NOTIFY if "ioctl" in trapped else _arguments.EPERM,
+        rooted=mediated == "chroot",
     )
     by_treatment: dict[str, Answer] = {"allow": _filter.ALLOW, "deny": _arguments.EPERM, "enosys": ENOSYS}
     allowed, risks = extra_allowed(policy.extra_allow_syscalls)

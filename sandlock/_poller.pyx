@@ -152,7 +152,7 @@ cdef void keep(Poller *poller, Slot *slot, int descriptor) noexcept nogil:
 
 cdef int is_denied_now(const Table *table, Slot *slot) noexcept nogil:
     """Whether a rule has come, while somebody thought, that denies what was asked about."""
-    slot.rule = denied_socket(load_paths(&table.paths), &slot.call)
+    slot.rule = denied_socket(table.run, load_paths(&table.paths), &slot.call)
     if slot.rule >= 0:
         return 1
     return decide(

@@ -33,6 +33,7 @@ cdef int has_our_root(const Tree *tree, pid_t tid) noexcept nogil
 cdef int is_of_tree(const Tree *tree, pid_t pid) noexcept nogil
 cdef pid_t process_in(const char *path, const char **rest) noexcept nogil
 cdef int is_strangers(const Tree *tree, long directory, const char *name) noexcept nogil
+cdef pid_t process_of(const char *path) noexcept nogil
 cdef int may_follow_magic(const Tree *tree, long directory) noexcept nogil
 cdef int may_have(
     const Tree *tree, pid_t tgid, const char *path, int on_procfs, int is_directory, int reads

@@ -180,6 +180,13 @@ cdef pid_t process_in(const char *path, const char **rest) noexcept nogil:
     return <pid_t>parse_number(path + 6)
 
 
+cdef pid_t process_of(const char *path) noexcept nogil:
+    """The process whose a real path in /proc is; 0 for none."""
+    cdef const char *rest = NULL
+    cdef pid_t pid = process_in(path, &rest)
+    return pid if pid > 0 else 0
+
+
 cdef int needs_tracing(const char *rest) noexcept nogil:
     """Files that let, or nearly let, one process rule another one: the kernel asks Yama about them, whose answer would
     be about us."""

@@ -3,6 +3,7 @@ from typing import final
 
 from ._net_rules import NetRule
 from ._plan import Plan
+from ._virtual_root import VirtualMounts
 
 RULE_KINDS: dict[str, int]
 DECISIONS: tuple[str, ...]
@@ -17,4 +18,6 @@ class NetRuleSet:
 class Program:
     def __new__(cls, plan: Plan, *, wait_killable: bool) -> Program: ...
     def __init__(self, plan: Plan, *, wait_killable: bool) -> None: ...
-    def check_exec(self, path: bytes, argv: list[bytes]) -> tuple[str, int, bytes]: ...
+    def check_exec(
+        self, path: bytes, argv: list[bytes], root: VirtualMounts | None = None
+    ) -> tuple[str, int, bytes]: ...

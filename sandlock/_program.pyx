@@ -5,16 +5,19 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from sandlock._commands cimport decide_exec
-from sandlock._linux cimport Instruction, SYS_getpid, SYS_gettid, raw_syscall
+from sandlock._linux cimport Instruction, SYS_close, SYS_getpid, SYS_gettid, raw_syscall
 from sandlock._pins cimport MAX_HOSTS
-from sandlock._programs cimport Prefix, resolve_program
+from sandlock._programs cimport Resolved, Viewer, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
     RULE_ERRNO, RULE_HANDLE, RULE_HOLD, RULE_INJECT, RULE_KILL_TASK, RULE_KILL_TREE, RULE_LISTEN, RULE_OBSERVE_EXEC,
-    ExecRule, NetRule, RULE_OBSERVE_START, RULE_PATH, RULE_TELL_NAMES, RULE_TELL_RESOURCES, RULE_VALUE,
+    ExecRule, NetRule, Run, RULE_OBSERVE_START, RULE_PATH, RULE_TELL_NAMES,
+    RULE_TELL_RESOURCES, RULE_VALUE,
     RULE_VET_EXEC, RULE_VET_FORK, RULE_VET_OPEN, RULE_VET_SOCKET, RULE_VET_WRITE, RuleKind, Ruleset,
 )
 from sandlock._slots cimport Slot
+from sandlock._tasks cimport Ledger
+from sandlock._virtual_root cimport VirtualMounts
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
@@ -204,37 +207,44 @@ cdef class Program:
             out.word_count = <int>len(rule.words)
             out.words = self._keep(b"".join([word + b"\0" for word in rule.words]))
 
-    def check_exec(self, bytes path, list argv) -> tuple:
+    def check_exec(self, bytes path, list argv, VirtualMounts root=None) -> tuple:
         """(decision, number of the rule or -1, exe) for executing the file at `path` with these words, as this process
         would. Raises OSError for what cannot be executed."""
         cdef Slot slot
-        cdef Prefix prefix
-        cdef char exe[4096]
-        cdef long length = 0
+        cdef Resolved found
+        cdef Viewer viewer
+        cdef Run run
+        cdef Ledger ledger
         cdef int rule = -1, result
         cdef bytes words = b"".join([word + b"\0" for word in argv])
         cdef bytes facts
         memset(&slot, 0, sizeof(slot))
-        prefix.wants_loader = 0
-        result = resolve_program(
-            <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0), <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0), AT_FDCWD,
-            path, 0, &slot.named, &slot.loaded, &prefix, exe, &length,
-        )
+        found.prefix.wants_loader = 0
+        viewer.tid = <int>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0)
+        viewer.tgid = <int>raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0)
+        memset(&run, 0, sizeof(run))
+        memset(&ledger, 0, sizeof(ledger))
+        viewer.root = run.virtual_root = NULL if root is None else &root.c
+        viewer.run = &run
+        viewer.ledger = &ledger
+        result = resolve_program(&viewer, AT_FDCWD, path, 0, &found)
         if result < 0:
             raise OSError(-result, "look at the program")
-        facts = path + b"\0" + exe[:length] + b"\0" + prefix.words[:prefix.length] + words
-        facts += prefix.files[:prefix.files_length]
+        raw_syscall(SYS_close, found.opened, 0, 0, 0, 0, 0)
+        exe = found.exe[:found.exe_length]
+        facts = path + b"\0" + exe + b"\0" + found.prefix.words[:found.prefix.length] + words
+        facts += found.prefix.files[:found.prefix.files_length]
         slot.path_length = <unsigned int>(len(path) + 1)
-        slot.exe_length = <unsigned int>(length + 1)
-        slot.prefix_length = <unsigned int>prefix.length
-        slot.prefix_count = prefix.count
-        slot.levels = prefix.levels
-        slot.rests = prefix.rests
+        slot.exe_length = <unsigned int>(len(exe) + 1)
+        slot.prefix_length = <unsigned int>found.prefix.length
+        slot.prefix_count = found.prefix.count
+        slot.levels = found.prefix.levels
+        slot.rests = found.prefix.rests
         slot.argv_length = <unsigned int>len(words)
         slot.argv_count = <int>len(argv)
         slot.data = <char *>facts
         result = decide_exec(&self.c, &slot, &rule)
-        return DECISIONS[result], rule, exe[:length]
+        return DECISIONS[result], rule, exe
 
     cdef _set_hostname(self, bytes name):
         if len(name) >= <Py_ssize_t>sizeof(self.c.hostname):

@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
-from sandlock._run cimport Ruleset
+from sandlock._run cimport Ruleset, Run, VirtualRoot
+from sandlock._tasks cimport Ledger
 
 cdef enum:
     MAX_PATH = 4096
@@ -32,9 +33,28 @@ cdef struct Prefix:
     FileIdentity loader_file
     char loader[MAX_PATH]    # its path, without links
 
+# Who names a file.
+cdef struct Viewer:
+    pid_t tid
+    pid_t tgid
+    const VirtualRoot *root  # what is / to it; NULL: the host's
+    const Run *run           # the following only with a root
+    const Ledger *ledger
+
+# What an exec of a script or a program comes to.
+cdef struct Resolved:
+    FileIdentity named       # the file that was named
+    FileIdentity runs        # the same; of a script, its interpreter
+    Prefix prefix            # of a script: what comes in place of argv[0]
+    char exe[MAX_PATH]       # the path of the named file, without links
+    long exe_length
+    long opened              # the program that runs, for who closes it; -1
+
 cdef const char *last_part(const char *path) noexcept nogil
 cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil
-cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil
+cdef long open_named(const Viewer *viewer, int directory, const char *path, int flags) noexcept nogil
+cdef long open_as_named(const Viewer *viewer, int directory, const char *path, int flags, int how) noexcept nogil
+cdef long open_program(const Viewer *viewer, int directory, const char *path, int flags) noexcept nogil
 cdef int identify(long descriptor, FileIdentity *out) noexcept nogil
 cdef int format_own_descriptor(char *into, long descriptor) noexcept nogil
 cdef long open_own_table() noexcept nogil
@@ -45,7 +65,8 @@ cdef int identify_path(const char *path, FileIdentity *out) noexcept nogil
 cdef int same_file(const FileIdentity *one, const FileIdentity *other) noexcept nogil
 cdef int may_write(const Ruleset *guest, const char *path) noexcept nogil
 cdef int is_executable(long descriptor) noexcept nogil
+cdef int name_for_interpreter(int directory, const char *path, char *out) noexcept nogil
+cdef long seen_path(const Viewer *viewer, long descriptor, char *into) noexcept nogil
 cdef int resolve_program(
-    pid_t tid, pid_t tgid, int directory, const char *path, int flags, FileIdentity *named, FileIdentity *loaded,
-    Prefix *prefix, char *exe, long *exe_length
+    const Viewer *viewer, int directory, const char *path, int flags, Resolved *out
 ) noexcept nogil

@@ -4,15 +4,19 @@ Seen from the supervisor, which is in the run's outer domain and opens nothing t
 read. What is found here is a prediction; that it came true is attested after the exec (_attest).
 """
 
-from libc.stdint cimport int64_t
-from libc.string cimport memcmp, memcpy, memset, strlen, strncmp
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen, strncmp
 from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, SYS_fstat, SYS_openat, SYS_pread64, raw_syscall
+from sandlock._rooted cimport has_no_name, is_closed_by_exec, is_own_exe, open_in_root, seen_exe
 from sandlock._tasks cimport format_proc_path, put_number
+from sandlock._virtual_root cimport mount_at
+from sandlock._virtual_root cimport seen_path as path_in_root
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
+    const int EAGAIN
     const int EBADF
     const int ELOOP
     const int ENAMETOOLONG
@@ -100,7 +104,7 @@ cdef const char *last_part(const char *path) noexcept nogil:
     return last
 
 
-cdef int callers_own(pid_t tid, pid_t tgid, const char *path, char *out) noexcept nogil:
+cdef int callers_own(const Viewer *viewer, const char *path, char *out) noexcept nogil:
     """Names that mean another thing to each process (/proc/self) as they mean it to the caller. Returns 0, or 1 if
     the path has no such name in front."""
     cdef const char *rest
@@ -108,15 +112,15 @@ cdef int callers_own(pid_t tid, pid_t tgid, const char *path, char *out) noexcep
     cdef int length
     if starts_with(path, b"/proc/self/"):
         rest = path + 10
-        length = format_proc_path(out, tgid, b"")
+        length = format_proc_path(out, viewer.tgid, b"")
     elif starts_with(path, b"/proc/thread-self/"):
         rest = path + 17
         memcpy(name, <const char *>b"task/", 5)
-        put_number(name + 5, tid)
-        length = format_proc_path(out, tgid, name)
+        put_number(name + 5, viewer.tid)
+        length = format_proc_path(out, viewer.tgid, name)
     elif starts_with(path, b"/dev/fd/"):
         rest = path + 7
-        length = format_proc_path(out, tgid, b"fd")
+        length = format_proc_path(out, viewer.tgid, b"fd")
     else:
         return 1
     if length + strlen(rest) >= MAX_PATH:
@@ -140,23 +144,21 @@ cdef long open_descriptor_of(pid_t tid, int descriptor) noexcept nogil:
     return raw_syscall(SYS_openat, AT_FDCWD, <long>path, O_PATH | O_CLOEXEC, 0, 0, 0)
 
 
-cdef long open_named(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil:
+cdef long open_named(const Viewer *viewer, int directory, const char *path, int flags) noexcept nogil:
     """An O_PATH descriptor of the file that execveat(directory, path, flags) of the caller names, or -errno."""
-    return open_as_named(tid, tgid, directory, path, flags, O_PATH | O_CLOEXEC)
+    return open_as_named(viewer, directory, path, flags, O_PATH | O_CLOEXEC)
 
 
-cdef long open_program(pid_t tid, pid_t tgid, int directory, const char *path, int flags) noexcept nogil:
+cdef long open_program(const Viewer *viewer, int directory, const char *path, int flags) noexcept nogil:
     """The same, for reading if that may be: to open an O_PATH descriptor again takes 8 us."""
     # In this domain nothing opens, with whatever effect, that the caller could not open itself.
     cdef long opened = open_as_named(
-        tid, tgid, directory, path, flags, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
+        viewer, directory, path, flags, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK
     )
-    return opened if opened >= 0 else open_named(tid, tgid, directory, path, flags)
+    return opened if opened >= 0 else open_named(viewer, directory, path, flags)
 
 
-cdef long open_as_named(
-    pid_t tid, pid_t tgid, int directory, const char *path, int flags, int how
-) noexcept nogil:
+cdef long open_as_named(const Viewer *viewer, int directory, const char *path, int flags, int how) noexcept nogil:
     cdef char own[MAX_PATH]
     cdef long base, opened
     if flags & AT_SYMLINK_NOFOLLOW:
@@ -164,18 +166,56 @@ cdef long open_as_named(
     if path[0] == 0:
         if not flags & AT_EMPTY_PATH:
             return -ENOENT
-        opened = open_descriptor_of(tid, directory)
+        opened = open_descriptor_of(viewer.tid, directory)
+        if opened >= 0 and not how & O_PATH and viewer.root != NULL:
+            return open_again(opened, how)
         return -EBADF if opened == -ENOENT else opened
-    if path[0] == 47:    # '/'
-        if callers_own(tid, tgid, path, own) == 0:
-            path = own
+    if viewer.root != NULL and is_own_exe(path):
+        return open_in_root(viewer, AT_FDCWD, own, how) if seen_exe(viewer.tgid, own) > 0 else -ENOENT
+    if viewer.root != NULL:
+        return open_in_root(viewer, directory, path, how)
+    if path[0] == 47 and callers_own(viewer, path, own) == 0:    # '/'
+        path = own
+    if path[0] == 47:
         return raw_syscall(SYS_openat, AT_FDCWD, <long>path, how, 0, 0, 0)
-    base = open_descriptor_of(tid, directory)
+    base = open_descriptor_of(viewer.tid, directory)
     if base < 0:
         return -EBADF if base == -ENOENT and directory != AT_FDCWD else base
     opened = raw_syscall(SYS_openat, base, <long>path, how, 0, 0, 0)
     raw_syscall(SYS_close, base, 0, 0, 0, 0, 0)
     return opened
+
+
+cdef long open_again(long place, int how) noexcept nogil:
+    """Opens what a descriptor of ours is the place of, and closes that. Returns the descriptor or -errno."""
+    cdef char path[64]
+    cdef long opened
+    format_own_descriptor(path, place)
+    opened = raw_syscall(SYS_openat, AT_FDCWD, <long>path, how & ~O_NOFOLLOW, 0, 0, 0)
+    raw_syscall(SYS_close, place, 0, 0, 0, 0, 0)
+    return opened
+
+
+# In a virtual root ---------------------------------------------------------------------------------------------------
+
+cdef long seen_path(const Viewer *viewer, long descriptor, char *into) noexcept nogil:
+    """The path, without links, of what a descriptor of ours refers to, as the caller sees it, in MAX_PATH bytes.
+    Returns its length or -errno; -EACCES for what is outside of its root."""
+    cdef char real[MAX_PATH]
+    cdef long length
+    cdef int mount
+    if viewer.root == NULL:
+        return real_path(descriptor, into)
+    length = real_path(descriptor, real)
+    if length < 0:
+        return length
+    mount = mount_at(viewer.root, real)
+    if mount >= 0:
+        return path_in_root(viewer.root, mount, real, into, MAX_PATH)
+    if not has_no_name(descriptor):
+        return -EACCES
+    memcpy(into, real, <size_t>length + 1)
+    return length
 
 
 # Who the file is -----------------------------------------------------------------------------------------------------
@@ -364,10 +404,10 @@ cdef int put_in_front(Prefix *prefix, const char *word) noexcept nogil:
     return 0
 
 
-cdef int note_interpreter(Prefix *prefix, long descriptor) noexcept nogil:
+cdef int note_interpreter(const Viewer *viewer, Prefix *prefix, long descriptor) noexcept nogil:
     """Writes down which file the interpreter is whose word was put in front last. Returns 0 or -errno."""
     cdef char path[MAX_PATH]
-    cdef long length = real_path(descriptor, path)
+    cdef long length = seen_path(viewer, descriptor, path)
     if length < 0:
         return <int>length
     if prefix.levels == MAX_LEVELS or prefix.files_length + length + 1 > MAX_FILES:
@@ -419,13 +459,13 @@ cdef int named_loader(long descriptor, const char *header, char *into) noexcept 
     return 0
 
 
-cdef void note_loader(pid_t tid, pid_t tgid, long descriptor, const char *header, Prefix *prefix) noexcept nogil:
+cdef void note_loader(const Viewer *viewer, long descriptor, const char *header, Prefix *prefix) noexcept nogil:
     """Writes down which file the loader is. What cannot be told here is seen when it is loaded."""
     cdef char name[MAX_PATH]
     cdef long opened
     if not prefix.wants_loader or not named_loader(descriptor, header, name):
         return
-    opened = open_named(tid, tgid, AT_FDCWD, name, 0)
+    opened = open_named(viewer, AT_FDCWD, name, 0)
     if opened < 0:
         prefix.lacks_loader = 1
         return
@@ -433,22 +473,20 @@ cdef void note_loader(pid_t tid, pid_t tgid, long descriptor, const char *header
     raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
 
 
-cdef int follow_interpreters(
-    pid_t tid, pid_t tgid, const char *name, long descriptor, FileIdentity *loaded, Prefix *prefix
-) noexcept nogil:
-    """Follows #! lines from an open script to what the kernel will load. Returns 0 or -errno."""
+cdef int follow_interpreters(const Viewer *viewer, const char *name, Resolved *out) noexcept nogil:
+    """Follows #! lines from an open script to what the kernel will load, which is `out.opened` then. Returns 0 or
+    -errno."""
     cdef char header[HEADER]
     cdef char *interpreter = NULL
     cdef char *argument = NULL
-    cdef long opened = descriptor
+    cdef Prefix *prefix = &out.prefix
     cdef int level, result = 0
     for level in range(MAX_LEVELS + 1):
-        if read_header(opened, header) < 2 or header[0] != 35 or header[1] != 33:    # "#!"
-            note_loader(tid, tgid, opened, header, prefix)
-            break
+        if read_header(out.opened, header) < 2 or header[0] != 35 or header[1] != 33:    # "#!"
+            note_loader(viewer, out.opened, header, prefix)
+            return 0
         if level == MAX_LEVELS:
-            result = -ELOOP
-            break
+            return -ELOOP
         if level == 0:
             result = put_in_front(prefix, name)
         if result == 0:
@@ -457,59 +495,59 @@ cdef int follow_interpreters(
             result = put_in_front(prefix, argument)
         if result == 0:
             result = put_in_front(prefix, interpreter)
-        if opened != descriptor:
-            raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
-        opened = descriptor
         if result < 0:
             return result
-        opened = open_program(tid, tgid, AT_FDCWD, interpreter, 0)
-        if opened < 0:
-            return <int>opened
-        result = is_executable(opened)
+        raw_syscall(SYS_close, out.opened, 0, 0, 0, 0, 0)
+        out.opened = open_program(viewer, AT_FDCWD, interpreter, 0)
+        if out.opened < 0:
+            return <int>out.opened
+        result = is_executable(out.opened)
         if result == 0:
-            result = identify(opened, loaded)
+            result = identify(out.opened, &out.runs)
         if result >= 0:
-            result = note_interpreter(prefix, opened)
+            result = note_interpreter(viewer, prefix, out.opened)
         if result < 0:
-            break
-    if opened != descriptor:
-        raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+            return result
     return result
 
 
-cdef int resolve_program(
-    pid_t tid, pid_t tgid, int directory, const char *path, int flags, FileIdentity *named, FileIdentity *loaded,
-    Prefix *prefix, char *exe, long *exe_length
-) noexcept nogil:
-    """What an exec of the caller will load. Returns 0; or the -errno that the exec would end with.
+cdef int look_at_named(const Viewer *viewer, Resolved *out) noexcept nogil:
+    """Returns 0, or what an exec of this file ends with."""
+    cdef int result = identify(out.opened, &out.named)
+    if result < 0:
+        return result
+    out.exe_length = seen_path(viewer, out.opened, out.exe)
+    if out.exe_length < 0:
+        return <int>out.exe_length
+    if (<unsigned int>result & S_IFMT) == S_IFLNK:
+        return -ELOOP
+    if (<unsigned int>result & S_IFMT) != S_IFREG:
+        return -EACCES
+    out.runs = out.named
+    return is_executable(out.opened)
 
-    `exe` (MAX_PATH bytes) becomes the path of the named file without links; `prefix` what the kernel puts in place
-    of argv[0] for a script, nothing otherwise."""
+
+cdef int resolve_program(
+    const Viewer *viewer, int directory, const char *path, int flags, Resolved *out
+) noexcept nogil:
+    """What an exec of the caller will run. Returns 0, and `out.opened` is to be closed; or the -errno that the exec
+    would end with."""
     cdef char name[MAX_PREFIX]
     cdef int result
-    cdef long opened = open_program(tid, tgid, directory, path, flags)
-    prefix.count = prefix.length = prefix.levels = prefix.files_length = prefix.has_loader = 0
-    prefix.lacks_loader = exe_length[0] = 0
-    if opened < 0:
-        return <int>opened
-    result = identify(opened, named)
-    if result >= 0:
-        exe_length[0] = real_path(opened, exe)
-        if exe_length[0] < 0:
-            result = <int>exe_length[0]
-    if result >= 0:
-        if (<unsigned int>result & S_IFMT) == S_IFLNK:
-            result = -ELOOP
-        elif (<unsigned int>result & S_IFMT) != S_IFREG:
-            result = -EACCES
-        else:
-            result = is_executable(opened)
-    if result >= 0:
-        loaded[0] = named[0]
+    out.prefix.count = out.prefix.length = out.prefix.levels = out.prefix.files_length = out.prefix.has_loader = 0
+    out.prefix.lacks_loader = out.exe_length = 0
+    out.opened = open_program(viewer, directory, path, flags)
+    if out.opened < 0:
+        return <int>out.opened
+    result = look_at_named(viewer, out)
+    if result == 0:
         result = name_for_interpreter(directory, path, name)
         if result == -ENAMETOOLONG:     # no script could be told its name; a program has no such name
             name[0] = 0
-            result = 0
-        result = follow_interpreters(tid, tgid, name, opened, loaded, prefix)
-    raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
+        result = follow_interpreters(viewer, name, out)
+        if result == 0 and viewer.root != NULL and out.prefix.count > 0 and directory != AT_FDCWD and path[0] != 47:
+            result = -ENOENT if is_closed_by_exec(viewer.tid, directory) else 0      # as the kernel has it
+    if result < 0 and out.opened >= 0:
+        raw_syscall(SYS_close, out.opened, 0, 0, 0, 0, 0)
+        out.opened = -1
     return result

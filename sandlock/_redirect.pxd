@@ -34,6 +34,7 @@ cdef enum Stop:
     STOP_EXEC = -3
     STOP_OTHER = -4          # a group stop, or the stop that was asked for
 
+cdef void forget_redirect(Redirect *redirect) noexcept nogil
 cdef int is_redirected(const Redirect *redirect, const Notification *notification) noexcept nogil
 cdef int sort_stop(int status) noexcept nogil
 cdef int borrow(
@@ -44,13 +45,17 @@ cdef int aim(
     Borrowed *task, uint64_t instruction, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
     uint64_t f
 ) noexcept nogil
-cdef long run(Borrowed *task, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil
+cdef long run_call(Borrowed *task, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil
 cdef long finish_call(Borrowed *task, uint64_t instruction) noexcept nogil
 cdef int resume(Borrowed *task, int signal) noexcept nogil
 cdef void give_back_task(Borrowed *task, long result) noexcept nogil
 cdef int release_task(Borrowed *task) noexcept nogil
 cdef long lose(Borrowed *task) noexcept nogil
 cdef uint64_t stack_of(const Borrowed *task) noexcept nogil
+cdef int set_stack(Borrowed *task, uint64_t stack) noexcept nogil
+cdef uint64_t find_instruction(pid_t tid, uint64_t code) noexcept nogil
+cdef int go_to_call(Borrowed *task) noexcept nogil
+cdef long result_of(Borrowed *task) noexcept nogil
 cdef int change_directory(
     Redirect *redirect, int listener, uint64_t id, pid_t tid, long directory
 ) noexcept nogil

@@ -2,9 +2,9 @@
 
 The caller waits for the answer to its call. It is seized (ptrace(2)), and gets a descriptor as that answer
 (SECCOMP_ADDFD_FLAG_SEND); before it is back in its program it stands still, for PTRACE_INTERRUPT was asked for. There
-its registers are rewritten, so that it executes its own system call instruction again, for another call; and then they are
-put back, with the result that it is to see. Its signals are blocked in the meantime, or a handler could run with our
-registers, and not come back.
+its registers are rewritten, so that it executes its own system call instruction again, for another call; and then they
+are put back, with the result that it is to see. Its signals are blocked in the meantime, or a handler could run with
+our registers, and not come back.
 
 What the kernel is told is in registers only, so nobody can rewrite it. The descriptor lies in a table that the caller's
 threads share: one that puts another in its place, or closes it, does to its own process what it could do anyway.
@@ -19,7 +19,7 @@ Rules:
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
 from sandlock._linux cimport (
@@ -77,6 +77,7 @@ cdef extern from * nogil:
     #define SANDLOCK_PROGRAM_COUNTER 16
     #define SANDLOCK_STACK_POINTER 19
     #define SANDLOCK_INSTRUCTION 2             /* syscall */
+    static const unsigned char sandlock_call_instruction[2] = {0x0f, 0x05};
     #elif defined(__aarch64__)                 /* struct user_pt_regs */
     static const unsigned char sandlock_argument_registers[6] = {0, 1, 2, 3, 4, 5};
     #define SANDLOCK_RESULT 0
@@ -85,6 +86,7 @@ cdef extern from * nogil:
     #define SANDLOCK_PROGRAM_COUNTER 32
     #define SANDLOCK_STACK_POINTER 31
     #define SANDLOCK_INSTRUCTION 4             /* svc #0 */
+    static const unsigned char sandlock_call_instruction[4] = {0x01, 0x00, 0x00, 0xd4};
     #else
     #error "sandlock knows x86-64 and aarch64"
     #endif
@@ -115,6 +117,7 @@ cdef extern from * nogil:
     const int PROGRAM_COUNTER "SANDLOCK_PROGRAM_COUNTER"
     const int STACK_POINTER "SANDLOCK_STACK_POINTER"
     const int INSTRUCTION "SANDLOCK_INSTRUCTION"
+    const uint8_t *CALL_INSTRUCTION "sandlock_call_instruction"
     const uint32_t SECCOMP_ADDFD_FLAG_SEND
     const uint64_t LETTER_CONTROL "SANDLOCK_LETTER_CONTROL"
     const uint64_t LETTER_HEADER "SANDLOCK_LETTER_HEADER"
@@ -160,6 +163,7 @@ cdef enum:
     WALL = 0x40000000
     WNOTHREAD = 0x20000000
     PAGE = 4096
+    VDSO_PAGES = 4
 
 cdef inline long trace(long request, pid_t tid, uint64_t address, uint64_t data) noexcept nogil:
     return raw_syscall(SYS_ptrace, request, tid, <long>address, <long>data, 0, 0)
@@ -172,6 +176,11 @@ cdef void announce(Redirect *redirect, pid_t tid, long number, const uint64_t *a
     redirect.number = <int>number
     memcpy(redirect.args, args, sizeof(redirect.args))
     store_int(&redirect.tid, tid)
+
+
+cdef void forget_redirect(Redirect *redirect) noexcept nogil:
+    """That call is over."""
+    store_int(&redirect.tid, 0)
 
 
 cdef int is_redirected(const Redirect *redirect, const Notification *notification) noexcept nogil:
@@ -213,7 +222,7 @@ cdef long lose(Borrowed *task) noexcept nogil:
     kill_task(task.tid)
     while wait_for_stop(task.tid) != STOP_GONE:
         pass
-    store_int(&task.redirect.tid, 0)
+    forget_redirect(task.redirect)
     return LOST
 
 
@@ -221,6 +230,35 @@ cdef long lose(Borrowed *task) noexcept nogil:
 
 cdef uint64_t stack_of(const Borrowed *task) noexcept nogil:
     return task.registers[STACK_POINTER]
+
+
+cdef int set_stack(Borrowed *task, uint64_t stack) noexcept nogil:
+    """Has the task go on with this stack pointer. Returns 0 or -errno."""
+    task.registers[STACK_POINTER] = stack
+    return set_registers(task, task.registers)
+
+
+cdef uint64_t find_instruction(pid_t tid, uint64_t code) noexcept nogil:
+    """Where in the pages from an address on (the vDSO) an instruction is that makes a system call; 0: nowhere."""
+    cdef uint8_t page[PAGE]
+    cdef int number, i
+    for number in range(VDSO_PAGES):
+        if read_memory(tid, code + <uint64_t>number * PAGE, page, PAGE) < 0:
+            return 0
+        i = 0
+        while i + INSTRUCTION <= PAGE:
+            if memcmp(page + i, CALL_INSTRUCTION, INSTRUCTION) == 0:
+                return code + <uint64_t>number * PAGE + <uint64_t>i
+            i += 4 if INSTRUCTION == 4 else 1
+    return 0
+
+
+cdef long result_of(Borrowed *task) noexcept nogil:
+    """At the end of a call: its result, or LOST."""
+    cdef CallInfo info
+    if trace(PTRACE_GET_SYSCALL_INFO, task.tid, sizeof(info), <uint64_t>&info) < 0:
+        return lose(task)
+    return info.result
 
 
 cdef int keep_registers(Borrowed *task) noexcept nogil:
@@ -280,21 +318,27 @@ cdef int resume(Borrowed *task, int signal) noexcept nogil:
 
 # Calls ---------------------------------------------------------------------------------------------------------------
 
-cdef long finish_call(Borrowed *task, uint64_t instruction) noexcept nogil:
-    """Waits for the end of the call that `aim` has prepared. Returns its result, or LOST."""
-    cdef CallInfo info
-    cdef int seen = 0, stop = STOP_OTHER
-    while seen < 2:                            # its entry, and its end
+cdef int go_to_call(Borrowed *task) noexcept nogil:
+    """Lets the task go on to the entry, or the end, of a system call. Returns 0 or LOST."""
+    cdef int stop = STOP_OTHER
+    while stop != STOP_CALL:
         # A signal that nobody can block (SIGSTOP) is passed on, and a group stop is gone through: the kernel stops the
         # task again when it is let go, if its process is still stopped then.
         if resume(task, stop) < 0:
-            return lose(task)
+            return <int>lose(task)
         stop = wait_for_stop(task.tid)
         if stop == STOP_GONE:
-            store_int(&task.redirect.tid, 0)
+            forget_redirect(task.redirect)
             return LOST
-        seen += stop == STOP_CALL
-    store_int(&task.redirect.tid, 0)
+    return 0
+
+
+cdef long finish_call(Borrowed *task, uint64_t instruction) noexcept nogil:
+    """Waits for the end of the call that `aim` has prepared. Returns its result, or LOST."""
+    cdef CallInfo info
+    if go_to_call(task) == LOST or go_to_call(task) == LOST:       # its entry, and its end
+        return LOST
+    forget_redirect(task.redirect)
     if trace(PTRACE_GET_SYSCALL_INFO, task.tid, sizeof(info), <uint64_t>&info) < 0:
         return lose(task)
     if instruction == 0:
@@ -313,7 +357,7 @@ cdef long run6(
     return finish_call(task, 0)
 
 
-cdef long run(Borrowed *task, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil:
+cdef long run_call(Borrowed *task, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d) noexcept nogil:
     """Has the task make this call. Returns its result, or LOST."""
     return run6(task, number, a, b, c, d, 0, 0)
 
@@ -333,6 +377,7 @@ cdef int answer_errno(int listener, uint64_t id, long error) noexcept nogil:
 
 cdef int release_task(Borrowed *task) noexcept nogil:
     """Lets go of a task that stands still, with the registers that it has. Returns 0, or LOST."""
+    forget_redirect(task.redirect)
     if task.sets_mask and trace(PTRACE_SETSIGMASK, task.tid, 8, <uint64_t>&task.mask) < 0:
         return <int>lose(task)
     if trace(PTRACE_DETACH, task.tid, 0, 0) < 0:
@@ -432,7 +477,7 @@ cdef long read_letter(Borrowed *task, uint64_t page) noexcept nogil:
     result = raw_syscall(SYS_process_vm_writev, task.tid, <long>&local, 1, <long>&remote, 1, 0)
     if result != sizeof(letter):
         return -EACCES
-    result = run(task, SYS_recvmsg, <uint64_t>task.descriptor, page, MSG_CMSG_CLOEXEC | MSG_DONTWAIT, 0)
+    result = run_call(task, SYS_recvmsg, <uint64_t>task.descriptor, page, MSG_CMSG_CLOEXEC | MSG_DONTWAIT, 0)
     if result < 0:
         return result
     if read_memory(task.tid, page, &letter, sizeof(letter)) < 0 or letter.header_length != LETTER_HEADER:
@@ -442,8 +487,8 @@ cdef long read_letter(Borrowed *task, uint64_t page) noexcept nogil:
 
 cdef long enter(Borrowed *task, long descriptor) noexcept nogil:
     """fchdir, and the descriptor is gone again."""
-    cdef long result = run(task, SYS_fchdir, <uint64_t>descriptor, 0, 0, 0)
-    if result == LOST or run(task, SYS_close, <uint64_t>descriptor, 0, 0, 0) == LOST:
+    cdef long result = run_call(task, SYS_fchdir, <uint64_t>descriptor, 0, 0, 0)
+    if result == LOST or run_call(task, SYS_close, <uint64_t>descriptor, 0, 0, 0) == LOST:
         return LOST
     return result
 
@@ -460,9 +505,9 @@ cdef long enter_unopened(Borrowed *task) noexcept nogil:
         result = read_letter(task, <uint64_t>mapped)
         if result >= 0:
             result = enter(task, result)
-        if result == LOST or run(task, SYS_munmap, <uint64_t>mapped, PAGE, 0, 0) == LOST:
+        if result == LOST or run_call(task, SYS_munmap, <uint64_t>mapped, PAGE, 0, 0) == LOST:
             return LOST
-    if run(task, SYS_close, <uint64_t>task.descriptor, 0, 0, 0) == LOST:
+    if run_call(task, SYS_close, <uint64_t>task.descriptor, 0, 0, 0) == LOST:
         return LOST
     return result
 

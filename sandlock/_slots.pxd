@@ -23,11 +23,13 @@ from sandlock._linux cimport Notification
 from sandlock._path_table cimport PathTable
 from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
-from sandlock._programs cimport MAX_LEVELS, FileIdentity
+from sandlock._programs cimport MAX_LEVELS, FileIdentity, Viewer
+from sandlock._promises cimport Promises
 from sandlock._redirect cimport Redirect
 from sandlock._run cimport NetRules, Run
 from sandlock._sockets cimport SocketCall
 from sandlock._view_table cimport ViewTable
+from sandlock._tasks cimport Ledger
 from sandlock._writers cimport Writers
 
 cdef extern from * nogil:
@@ -124,7 +126,10 @@ cdef struct Slot:
     uint64_t argv_address
     uint64_t envp_address
     FileIdentity named      # the file that was named
-    FileIdentity loaded     # the file that the kernel loads: the same, or the interpreter of a script
+    FileIdentity loaded     # the file that runs: the same, or the interpreter of a script
+    FileIdentity loader     # in a virtual root: what the kernel loads for it; the program may want none
+    int has_loader
+    int takes_name          # that loader can be told what its program shall be called
     uint32_t path_length    # facts, each with a NUL, one after the other in `data`
     uint32_t exe_length
     uint32_t cwd_length
@@ -143,8 +148,8 @@ cdef struct Slot:
     char *environment       # what the verdict rests on as well
     SocketCall call         # what a socket call is about
     HandledCall handled     # what a handler is asked about
-    int watches[2]          # on the named file and on the loaded one, where the program could write them; 0: none
-    int writers[2]          # how many had closed them when the question was put
+    int watches[3]          # on the named file, what runs, and its loader, where the program could write them; 0: none
+    int writers[3]          # how many had closed them when the question was put
     OpenCall opened         # what an open is about
 
 # Equal denials are one, counted. What was audited without Python is kept beside them.
@@ -177,6 +182,7 @@ cdef struct Seat:
 
 cdef struct Table:
     Run *run
+    const Ledger *ledger
     int listens             # Python serves questions
     int wake_fd             # eventfd: something for Python to take
     int poller_fd           # eventfd: something for the poller to do, or -1
@@ -208,6 +214,9 @@ cdef struct Table:
     Approvals approvals
     uint64_t executed[EXECUTED]  # what the last attested exec of a process was, by its number; others share a place
     Seat seats[MAX_WORKERS + 1 + MAX_OPENERS]    # behind the workers the poller, then the openers
+    FileIdentity known_loader    # which the fast lane looked at last, and what it saw
+    int known_takes_name
+    Promises promises
     Redirect redirects[MAX_WORKERS + 1 + MAX_OPENERS]    # what these have a caller do, see _redirect
     Slot slots[MAX_SLOTS]
     Denial denials[MAX_DENIALS]
@@ -217,6 +226,13 @@ cdef inline int state_of(uint64_t word) noexcept nogil:
 
 cdef inline uint64_t with_state(uint64_t word, int state) noexcept nogil:
     return (word & ~<uint64_t>0xFF) | <uint64_t>state
+
+cdef inline void viewer_of(const Table *table, const Slot *slot, Viewer *viewer) noexcept nogil:
+    viewer.tid = slot.tid
+    viewer.tgid = slot.tgid
+    viewer.root = table.run.virtual_root
+    viewer.run = table.run
+    viewer.ledger = table.ledger
 
 cdef Slot *take_slot(Table *table) noexcept nogil
 cdef void free_done(Table *table) noexcept nogil
@@ -255,4 +271,5 @@ cdef int permit_slot(Table *table, Slot *slot) noexcept nogil
 cdef int permit_call(
     Table *table, int cause, int rule, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
+cdef Table *make_table() noexcept
 cdef void free_table(Table *table) noexcept

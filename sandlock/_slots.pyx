@@ -19,6 +19,15 @@ from sandlock._tasks cimport list_chain, now_ms, now_ns
 from sandlock._wakeups cimport wake_python, wake_workers
 from sandlock._writers cimport close_writers, count_writers, stop_watch
 
+cdef extern from "<sys/mman.h>" nogil:
+    const int MAP_ANONYMOUS
+    const int MAP_PRIVATE
+    const int PROT_READ
+    const int PROT_WRITE
+    void *MAP_FAILED
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset) noexcept
+    int munmap(void *address, size_t length) noexcept
+
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EINTR
@@ -31,15 +40,16 @@ cdef enum:
 cdef void free_slot(Table *table, Slot *slot) noexcept nogil:
     """Frees the data of a slot that is done."""
     cdef uint64_t word = load_word(&slot.word)
+    cdef int i
     if state_of(word) == DONE:
         free(slot.data)
         free(slot.environment)
         slot.data = slot.environment = NULL
         table.held -= slot.size
         slot.size = 0
-        stop_watch(&table.writers, slot.watches[0])
-        stop_watch(&table.writers, slot.watches[1])
-        slot.watches[0] = slot.watches[1] = 0
+        for i in range(3):
+            stop_watch(&table.writers, slot.watches[i])
+            slot.watches[i] = 0
         store_word(&slot.word, with_state(word, FREE))
 
 
@@ -133,7 +143,7 @@ cdef int awaits_record(const Table *table, const Slot *slot) noexcept nogil:
 cdef int was_written(Table *table, const Slot *slot) noexcept nogil:
     """Whether somebody who could write the files of an exec has closed one since the question was put."""
     cdef int i
-    for i in range(2):
+    for i in range(3):
         if slot.watches[i] > 0 and count_writers(&table.writers, slot.watches[i]) != slot.writers[i]:
             return 1
     return 0
@@ -413,6 +423,12 @@ cdef uint64_t question_of(const Table *table, const Slot *slot) noexcept nogil:
     return with_state(load_word(&slot.word), 0) | <uint64_t>(slot - &table.slots[0]) << 48
 
 
+cdef Table *make_table() noexcept:
+    """An empty one, or NULL. From the kernel, which gives memory where it is touched: calloc would clear all of it."""
+    cdef void *room = mmap(NULL, sizeof(Table), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    return NULL if room == MAP_FAILED else <Table *>room
+
+
 cdef void free_table(Table *table) noexcept:
     """After the lane and its helpers have ended."""
     cdef int i
@@ -430,4 +446,4 @@ cdef void free_table(Table *table) noexcept:
     free(table.journal)
     free(table.scratch)
     free(table.pins)
-    free(table)
+    munmap(table, sizeof(Table))

@@ -113,7 +113,9 @@ cdef int read_address(const Notification *notification, const SocketCall *call, 
     return read_sockaddr(tid, header.name, header.name_length, address)
 
 
-cdef int set_endpoint(const Run *run, const Notification *notification, SocketCall *call, const Address *address) noexcept nogil:
+cdef int set_endpoint(
+    const Run *run, const Notification *notification, SocketCall *call, const Address *address
+) noexcept nogil:
     """Where the call leads. Returns 0, NO_DECISION, or -errno."""
     cdef int domain = call.facts.domain
     cdef int binds = call.endpoint.operation == OPERATION_BIND
@@ -153,7 +155,9 @@ cdef int set_endpoint(const Run *run, const Notification *notification, SocketCa
     return 0
 
 
-cdef int read_target(const Run *run, const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
+cdef int read_target(
+    const Run *run, const Notification *notification, SocketCall *call, long descriptor
+) noexcept nogil:
     """Reads where the call leads. Returns 0 if that has to be decided, NO_DECISION, or -errno."""
     cdef Address address
     cdef long port
@@ -306,7 +310,7 @@ cdef int64_t look_up(Crew *crew, const Notification *notification, SocketCall *c
 
 cdef int64_t judge(Crew *crew, const Notification *notification, SocketCall *call, long descriptor) noexcept nogil:
     """Decides where a call may lead, and makes it or has it made. Returns its result, HELD, or -errno."""
-    cdef int rule = denied_socket(load_paths(&crew.table.paths), call), cause, decision
+    cdef int rule = denied_socket(crew.table.run, load_paths(&crew.table.paths), call), cause, decision
     if rule >= 0:
         note_refusal(crew, notification, call, CAUSE_RULE, rule, -EACCES)
         return -ENOENT if is_hidden_socket(load_paths(&crew.table.paths), call) else -EACCES

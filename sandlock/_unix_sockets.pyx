@@ -13,10 +13,12 @@ from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_sys
 from sandlock._path_table cimport PATH_RULES, denied_file, hides, is_hidden
 from sandlock._paths cimport Origin, Place, follow_path, leave
 from sandlock._procfs cimport Tree, read_standing
-from sandlock._programs cimport FileIdentity, format_own_descriptor, identify, last_part, open_named, real_path
+from sandlock._programs cimport (
+    FileIdentity, Viewer, format_own_descriptor, identify, last_part, open_named, real_path,
+)
 from sandlock._sockets cimport CHANGED, start_connect
 from sandlock._tasks cimport umask_of
-from sandlock._virtual_root cimport mounted_on, show_path
+from sandlock._virtual_root cimport mounted_on, real_of_seen, show_path
 
 cdef extern from "<errno.h>" nogil:
     const int EADDRINUSE
@@ -52,12 +54,16 @@ cdef void read_name(const SocketCall *call, char *name) noexcept nogil:
 cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, const char *made) noexcept nogil:
     """What a name means to the caller, in its virtual root if there is one; `made`: the name that shall be made in this
     directory, or NULL. Returns a pin or -errno."""
+    cdef Viewer viewer
     cdef Tree tree
     cdef Origin origin
     cdef Place place
     cdef int result
     if run.virtual_root == NULL:
-        return open_named(tid, tgid, AT_FDCWD, name, 0)
+        memset(&viewer, 0, sizeof(viewer))
+        viewer.tid = tid
+        viewer.tgid = tgid
+        return open_named(&viewer, AT_FDCWD, name, 0)
     memset(&tree, 0, sizeof(tree))
     tree.run = run
     origin.tid = tid
@@ -78,7 +84,9 @@ cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, 
     return result if result < 0 else place.descriptor
 
 
-cdef long open_place(const Run *run, pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file) noexcept nogil:
+cdef long open_place(
+    const Run *run, pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file
+) noexcept nogil:
     """The socket that a name means (to bind: its directory), pinned; or -errno."""
     cdef char directory[MAX_NAME + 2]
     cdef const char *last = last_part(name)
@@ -150,11 +158,17 @@ cdef int has_path(const SocketCall *call, char *path) noexcept nogil:
     return 1
 
 
-cdef int denied_socket(const PathTable *paths, const SocketCall *call) noexcept nogil:
-    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; or
-    -1."""
+cdef int denied_socket(const Run *run, const PathTable *paths, const SocketCall *call) noexcept nogil:
+    """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; -1
+    for none."""
     cdef char path[MAX_SOCKET_PATH + 1]
-    cdef int rule = denied_file(paths, &call.file, path) if paths != NULL and has_path(call, path) else -1
+    cdef char real[4096]
+    cdef const char *judged = path
+    cdef int rule = -1
+    if paths != NULL and has_path(call, path):
+        if run.virtual_root != NULL and real_of_seen(run.virtual_root, path, real, sizeof(real)) >= 0:
+            judged = real
+        rule = denied_file(paths, &call.file, judged)
     return rule if rule < 0 else PATH_RULES + rule
 
 

@@ -165,9 +165,9 @@ def read_mounts(field: str, value: object) -> tuple[str, ...]:
         except TypeError:
             refuse(field, (inside, outside), "is not a mount", "write two paths")
         place, host, read_only = read_mount(field, text, read_text(field, text))
-        if place in mounts:
+        mount = f"{place}:{host}{':ro' if read_only else ''}"
+        if mounts.setdefault(place, mount) != mount:
             refuse(field, text, f"is a second mount at {place}", "keep one of the two")
-        mounts[place] = f"{place}:{host}{':ro' if read_only else ''}"
     return tuple(mounts.values())
 
 

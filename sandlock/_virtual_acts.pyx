@@ -10,6 +10,8 @@ from posix.types cimport pid_t
 from sandlock._memory cimport write_memory
 from sandlock._places cimport Place, close_pin, look_at_place
 from sandlock._programs cimport MAX_PATH, last_part, open_descriptor_of, real_path_in
+from sandlock._procfs cimport process_of
+from sandlock._rooted cimport seen_exe
 from sandlock._virtual_root cimport mount_at, seen_path
 
 cdef extern from "<errno.h>" nogil:
@@ -68,8 +70,8 @@ cdef int starts_with(const char *text, const char *start) noexcept nogil:
 
 
 cdef long as_seen_link(const VirtualRoot *root, const char *link, char *text, long length, long size) noexcept nogil:
-    """What a link of /proc (its real path) says, made what it has to say to the program, in place. Returns the length or
-    -errno."""
+    """What a link of /proc (its real path) says, made what it has to say to the program, in place. Returns the length
+    or -errno."""
     cdef char seen[MAX_PATH]
     cdef const char *other = seen
     cdef int mount
@@ -82,6 +84,8 @@ cdef long as_seen_link(const VirtualRoot *root, const char *link, char *text, lo
         return length
     if strcmp(last_part(link), b"root") == 0:
         other = b"/"
+    elif strcmp(last_part(link), b"exe") == 0 and seen_exe(process_of(link), seen) > 0:
+        pass                     # the kernel knows the loader only
     else:
         mount = mount_at(root, text)
         if mount < 0 or seen_path(root, mount, text, seen, sizeof(seen)) < 0:

@@ -97,10 +97,11 @@ cdef long make_room(long directory, char *entries, long size, long room, long mo
 
 
 cdef long add_mounts(
-    const VirtualRoot *root, int mount, const char *real, int number, long directory, char *entries, long size, long room
+    const VirtualRoot *root, int mount, const char *real, int number, long directory, char *entries, long size,
+    long room
 ) noexcept nogil:
-    """Adds what is mounted in this directory to the first entries that were read of it; `room`: how many bytes there may
-    be. Returns how many there are."""
+    """Adds what is mounted in this directory to the first entries that were read of it; `room`: how many bytes there
+    may be. Returns how many there are."""
     cdef long more = 0, first, kept, at
     cdef uint16_t length
     cdef int64_t offset

@@ -119,9 +119,9 @@ class VirtualRoot:
 
     # --- paths
 
-    def _walk(self, path: str, guarded: Iterable[str] = ()) -> str:
-        """The virtual path without links; "" is the root. Raises ForeignLinkError for a link below a `guarded` real
-        path."""
+    def _walk(self, path: str, guarded: Iterable[str] = (), names: list[str] | None = None) -> str:
+        """The virtual path without links; "" is the root. `names` gets the real path of each link, with what follows
+        it. Raises ForeignLinkError for a link below a `guarded` real path."""
         at, links = "", 0
         pending = path.split("/")[::-1]
         while pending:
@@ -129,6 +129,8 @@ class VirtualRoot:
             if name in ("", "."):
                 continue
             if name == "..":
+                if names is not None:
+                    names.append(f"{self._place(at)}/..")
                 at = at.rpartition("/")[0]
                 continue
             real = self._place(f"{at}/{name}")
@@ -141,6 +143,8 @@ class VirtualRoot:
                 return "/".join([f"{at}/{name}", *pending[::-1]])
             if any(real.startswith(root + "/") for root in guarded):
                 raise ForeignLinkError(f"{at}/{name}")
+            if names is not None:
+                names.append(os.path.normpath("/".join([real, *pending[::-1]])))
             links += 1
             if links > MAX_LINKS:
                 raise PolicyError(f"{path}: too many links inside the virtual root")
@@ -149,16 +153,32 @@ class VirtualRoot:
             pending += target.split("/")[::-1]
         return at
 
+    def seen(self, path: str) -> str:
+        """A virtual path without links."""
+        return self._walk(path) or "/"
+
     def real(self, path: str) -> str:
         """The real path of a virtual one."""
         return self._place(self._walk(path)) or "/"
 
-    def spellings(self, path: bytes) -> list[bytes]:
-        """The real paths of the last link on the way that a virtual path leads, and, last, of the object."""
-        text = os.fsdecode(path)
-        parent, _, name = text.rstrip("/").rpartition("/")
-        last = self._place(f"{self._walk(parent)}/{name}") if name not in ("", "..") else self.real(text)
-        return [fsencode(last), fsencode(self.real(text))]
+    def names_of(self, path: bytes) -> list[bytes]:
+        """By what real names a virtual path is reached, as `_path_facts.names_of`: last without links."""
+        found: list[str] = []
+        real = self._place(self._walk(os.fsdecode(path), names=found)) or "/"
+        return [fsencode(name) for name in dict.fromkeys((*found, real))]
+
+    def places(self) -> list[bytes]:
+        """The real paths of what mounts hide: their names lead to something that is granted."""
+        return [fsencode(self._hidden(mount)) for mount in self.mounts if mount.virtual]
+
+    def granted_path(self, path: str, writable: Iterable[Grant]) -> str:
+        """The real path of a virtual one that is granted later. Raises PolicyError for a link that the program may have
+        made."""
+        guarded = (*self.writable, *(grant.path.rstrip("/") for grant in writable))
+        try:
+            return self._place(self._walk(path, guarded)) or "/"
+        except ForeignLinkError as link:
+            raise _foreign(path, link) from None
 
     def settle(self, grants: Iterable[Grant]) -> tuple[Grant, ...]:
         """The grants on real paths, and those that mounts are. Raises PolicyError."""
@@ -176,10 +196,7 @@ class VirtualRoot:
                 settled.append(self._grant(self._place(self._walk(grant.path, guarded)), grant.kind, grant.optional))
             except ForeignLinkError as link:
                 if not grant.optional:
-                    raise PolicyError(
-                        f"{grant.path}: {link} is a link inside a directory that the sandbox may write, and is not "
-                        "followed; grant its target"
-                    ) from None
+                    raise _foreign(grant.path, link) from None
         settled += [self._grant(mount.real, mount.kind, False) for mount in self.mounts if mount.kind]
         if os.geteuid() == 0:
             for grant in settled:
@@ -232,13 +249,9 @@ class VirtualRoot:
         return f"{self._place(parent)}/{name}"
 
     def place(self, command: Command) -> Command:
-        """The command, with its directory and the files that may be meant as they are on the host."""
+        """The command, with a descriptor of the directory that it starts in."""
         directory = "/" if command.cwd is None else os.fsdecode(command.cwd)
-        executables = [
-            fsencode(self.real(f"{directory}/{text}" if text[0] != "/" else text))
-            for text in map(os.fsdecode, command.executables)
-        ]
-        return replace(command, executables=executables, cwd=None, directory=self.open_directory(directory))
+        return replace(command, cwd=None, directory=self.open_directory(directory))
 
     def open_directory(self, path: str) -> int:
         """The directory that a virtual path means, to start in. Raises ConfinementError."""
@@ -248,6 +261,12 @@ class VirtualRoot:
             os.close(descriptor)
             raise ConfinementError(step, 20, subject=path, fix="name a directory inside the virtual root")
         return descriptor
+
+
+def _foreign(path: str, link: Exception) -> PolicyError:
+    return PolicyError(
+        f"{path}: {link} is a link inside a directory that the sandbox may write, and is not followed; grant its target"
+    )
 
 
 def _pin(real: str, step: str = "open the virtual root") -> int:

@@ -17,9 +17,11 @@ cdef int has_dots(const char *path) noexcept nogil
 cdef int holds_mount(const VirtualRoot *root, const char *real) noexcept nogil
 cdef int is_memory(const char *real, unsigned int links) noexcept nogil
 cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *into, size_t size) noexcept nogil
+cdef long real_of_seen(const VirtualRoot *root, const char *seen, char *into, size_t size) noexcept nogil
 cdef long show_path(const VirtualRoot *root, const char *real, char *into, size_t size) noexcept nogil
 cdef int follow_in_root(
-    const VirtualRoot *root, long base, int mount, const char *path, int following, uint64_t cached, Place *place
+    const VirtualRoot *root, long base, int mount, const char *real, const char *path, int following, uint64_t cached,
+    Place *place
 ) noexcept nogil
 
 cdef class VirtualMounts:

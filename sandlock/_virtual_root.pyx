@@ -1,9 +1,9 @@
-"""A root directory that the program alone sees: a directory of the host, with others of it, and files, mounted in it. No
-process is ever in it; all that there is to it is how the supervisor follows the program's paths.
+"""A root directory that the program alone sees: a directory of the host, with others of it, and files, mounted in it.
+No process is ever in it; all that there is to it is how the supervisor follows the program's paths.
 
-Most paths the kernel follows at once, from the descriptor of the root or of the mount that the path's letters lead into.
-Where that leads to a place that a mount hides, nowhere for certain, or into /proc, the path is walked name by name
-(_paths).
+Most paths the kernel follows at once, from the descriptor of the root or of the mount that the path's letters lead
+into. Where that leads to a place that a mount hides, nowhere for certain, or into /proc, the path is walked name by
+name (_paths).
 
 Rules: real paths, without links. Whatever lies neither in the root nor in a mount does not exist. A real path may be
 seen at several places, and belongs to the mount with the longest real path that does not hide it.
@@ -13,7 +13,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_fcntl, raw_syscall
-from sandlock._places cimport MAX_LAST, close_pin, leave, look_at_place, pin, take_pin
+from sandlock._places cimport MAX_LAST, close_pin, leave, pin, take_pin
 from sandlock._programs cimport MAX_PATH, real_path_in
 from sandlock._run cimport MAX_MOUNTS, VirtualMount
 
@@ -35,6 +35,7 @@ cdef extern from * nogil:
     const uint64_t RESOLVE_BENEATH
     const uint64_t RESOLVE_IN_ROOT
     const uint64_t RESOLVE_NO_MAGICLINKS
+    const uint64_t RESOLVE_NO_SYMLINKS
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
 
@@ -45,7 +46,7 @@ cdef enum:
     FOLLOW_TO_PARENT = 4
 
 
-# Which mount a real path belongs to --------------------------------------------------------------------------------------
+# Which mount a real path belongs to ----------------------------------------------------------------------------------
 
 cdef inline int is_below(const char *path, const char *top, size_t length) noexcept nogil:
     return strncmp(path, top, length) == 0 and (path[length] == 0 or path[length] == 47)
@@ -123,6 +124,18 @@ cdef int holds_mount(const VirtualRoot *root, const char *real) noexcept nogil:
     return 0
 
 
+cdef int has_mounts_below(const VirtualRoot *root, int mount, const char *real) noexcept nogil:
+    """Whether other mounts lie in this directory of a mount, however deep."""
+    cdef size_t length = strlen(real)
+    cdef int i
+    if length == 1:          # '/'
+        length = 0
+    for i in range(root.count):
+        if root.mounts[i].owner == mount and is_below(root.mounts[i].place, real, length):
+            return 1
+    return 0
+
+
 cdef int is_memory(const char *real, unsigned int links) noexcept nogil:
     """Whether what looks like a path is the name of memory, which lies in no directory: memfd_create(2)."""
     return links == 0 and strncmp(real, b"/memfd:", 7) == 0
@@ -146,8 +159,27 @@ cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *
     return <long>(at.seen_length + length)
 
 
+cdef long real_of_seen(const VirtualRoot *root, const char *seen, char *into, size_t size) noexcept nogil:
+    """The real path of one without links, as the program has it. Returns the length or -errno."""
+    cdef const char *rest = NULL
+    cdef size_t length
+    cdef int i
+    for i in range(root.count):
+        rest = behind(root.mounts[i].seen_at, seen)
+        if rest == NULL:
+            continue
+        length = strlen(rest)
+        if root.mounts[i].real_length + length + 2 > size:
+            return -ENAMETOOLONG
+        memcpy(into, root.mounts[i].real, root.mounts[i].real_length)
+        into[root.mounts[i].real_length] = 47
+        memcpy(into + root.mounts[i].real_length + 1, rest, length + 1)
+        return <long>(root.mounts[i].real_length + 1 + length)
+    return -ENOENT
+
+
 cdef long show_path(const VirtualRoot *root, const char *real, char *into, size_t size) noexcept nogil:
-    """What the program calls a real path, for the record; without a virtual root, or where it lies outside, that itself.
+    """What the program calls a real path, for the record; without a virtual root, or where it lies outside, the same.
     Returns the length or -errno."""
     cdef int mount = -1 if root == NULL else mount_at(root, real)
     cdef size_t length = strlen(real)
@@ -207,15 +239,14 @@ cdef const char *behind(const char *seen_at, const char *path) noexcept nogil:
 # Following -----------------------------------------------------------------------------------------------------------
 
 cdef int accept(
-    const VirtualRoot *root, int mount, long opened, uint64_t cached, Place *place
+    const VirtualRoot *root, int mount, int literal, long opened, uint64_t cached, Place *place
 ) noexcept nogil:
     """Takes what the kernel found, if nothing hides it. Returns 0 or -EAGAIN; closes it then."""
     cdef char real[MAX_PATH]
     if opened < 0 or take_pin(opened, place) < 0:
         return -EAGAIN
-    if (
-        not place.on_procfs and (place.local or not cached)
-        and real_path_in(place.own_table, opened, real) >= 0 and not is_hidden(root, mount, real)
+    if not place.on_procfs and (place.local or not cached) and (
+        literal or (real_path_in(place.own_table, opened, real) >= 0 and not is_hidden(root, mount, real))
     ):
         enter(root, mount, place)
         return 0
@@ -240,7 +271,7 @@ cdef int follow_to_parent(
     memcpy(directory, path, cut)
     directory[cut] = 0
     opened = pin(base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, resolve)
-    if accept(root, mount, opened, cached, place) < 0:
+    if accept(root, mount, 0, opened, cached, place) < 0:
         return -EAGAIN
     place.parent = place.descriptor
     place.descriptor = -1
@@ -255,17 +286,26 @@ cdef int follow_to_parent(
 
 
 cdef int follow_below(
-    const VirtualRoot *root, long base, int mount, const char *path, int following, uint64_t resolve, uint64_t cached,
-    Place *place
+    const VirtualRoot *root, long base, int mount, int literal, const char *path, int following, uint64_t resolve,
+    uint64_t cached, Place *place
 ) noexcept nogil:
-    """The rest of a path, from a directory of the mount."""
+    """The rest of a path, from a directory of the mount. `literal`: by its letters it leads to no other mount."""
     cdef long opened
     cdef int result
+    if literal and not following & FOLLOW_TO_PARENT:
+        # Without links it leads where its letters say, and so to no other mount.
+        opened = pin(
+            base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, resolve | RESOLVE_NO_SYMLINKS
+        )
+        if opened >= 0:
+            return accept(root, mount, 1, opened, cached, place)
+        if opened == -ENOENT and not following & FOLLOW_MAKES:
+            return -ENOENT
     if following & FOLLOW_TO_PARENT:
         return follow_to_parent(root, base, mount, path, following, resolve, cached, place)
     opened = pin(base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, resolve)
     if opened != -ENOENT:
-        return accept(root, mount, opened, cached, place)
+        return accept(root, mount, 0, opened, cached, place)
     result = follow_to_parent(root, base, mount, path, following | FOLLOW_NOT_LAST, resolve, cached, place)
     if result < 0 or place.descriptor >= 0:
         return -EAGAIN           # something has come there, or it is a link that leads nowhere
@@ -275,17 +315,21 @@ cdef int follow_below(
 
 
 cdef int follow_in_root(
-    const VirtualRoot *root, long base, int mount, const char *path, int following, uint64_t cached, Place *place
+    const VirtualRoot *root, long base, int mount, const char *real, const char *path, int following, uint64_t cached,
+    Place *place
 ) noexcept nogil:
-    """As far as the kernel can be asked at once, with RESOLVE_CACHED as far as it knows the way already. `base`: where a
-    relative path begins, a directory of the mount. Returns 0, -ENOENT, or -EAGAIN where it has to be walked."""
+    """As far as the kernel can be asked at once, with RESOLVE_CACHED as far as it knows the way already. `base`: where
+    a relative path begins, a directory of the mount, and its real path. Returns 0, -ENOENT, or -EAGAIN where it has to
+    be walked."""
     cdef const char *rest = NULL
     cdef uint64_t resolve = RESOLVE_BENEATH
     cdef size_t length = strlen(path)
-    cdef int result, i
+    cdef int result, literal = 1, i
     if has_dots(path):
         return -EAGAIN
-    if path[0] == 47:
+    if path[0] != 47:
+        literal = not has_mounts_below(root, mount, real)
+    else:
         for i in range(root.count):
             rest = behind(root.mounts[i].seen_at, path)
             if rest != NULL:
@@ -297,10 +341,12 @@ cdef int follow_in_root(
         if root.mounts[mount].owner < 0:
             resolve = RESOLVE_IN_ROOT
         if rest[0] == 0 and (root.mounts[mount].owner >= 0 or following & (FOLLOW_MAKES | FOLLOW_TO_PARENT)):
-            return -EAGAIN if length > 1 and path[length - 1] in (46, 47) else arrive(root, mount, following, cached, place)
+            if length > 1 and path[length - 1] in (46, 47):
+                return -EAGAIN
+            return arrive(root, mount, following, cached, place)
         path = rest if rest[0] != 0 else <const char *>b"."
     result = follow_below(
-        root, base, mount, path, following, resolve | RESOLVE_NO_MAGICLINKS | cached, cached, place
+        root, base, mount, literal, path, following, resolve | RESOLVE_NO_MAGICLINKS | cached, cached, place
     )
     if result < 0:
         leave(place)

@@ -23,6 +23,7 @@ from sandlock._openers cimport (
     BLOCKED_STACK, MAX_BLOCKED, Opener, end_blocked, free_opener, opener_main, reap_blocked, see_to_orphans,
 )
 from sandlock._poller cimport Poller, poller_main
+from sandlock._redirect cimport Redirect
 from sandlock._slots cimport (
     ACT_ALLOW, ACT_AUDIT, ACT_KILL, ACT_WAIT, ASKED, CAUSE_AUDIT, CAUSE_TIMEOUT, CAUSE_VERDICT, LOOK_MS, READY, Seat,
     Slot, WORKING, add_int, answer, finish, load_int, load_word, move, note_audited, note_slot, permit_slot,
@@ -48,7 +49,7 @@ cdef extern from * nogil:
 
 cdef enum:
     FUTEX_WAIT = 0
-    STACK = 65536
+    STACK = 131072
     WALL = 0x40000000
     PATIENCE_MS = 1000       # for a worker to end by itself
 
@@ -90,7 +91,7 @@ cdef Slot *pick(Table *table) noexcept nogil:
 
 # Acting --------------------------------------------------------------------------------------------------------------
 
-cdef int act_on(Table *table, Slot *slot) noexcept nogil:
+cdef int act_on(Table *table, Slot *slot, Redirect *redirect) noexcept nogil:
     """Carries out a verdict. Returns 1 when this worker must end."""
     if slot.act == ACT_ALLOW and is_of_network(slot.operation):
         store_word(&slot.word, with_state(load_word(&slot.word), READY))
@@ -113,7 +114,7 @@ cdef int act_on(Table *table, Slot *slot) noexcept nogil:
         carry_out(table, slot)
         return 0
     if slot.act == ACT_ALLOW:
-        return run_attested(table, slot)
+        return run_attested(table, slot, redirect)
     if slot.act == ACT_KILL:
         if slot.cause != CAUSE_VERDICT:
             note_slot(table, slot, slot.cause, 0)
@@ -126,7 +127,7 @@ cdef int act_on(Table *table, Slot *slot) noexcept nogil:
     return 0
 
 
-cdef int64_t tend(Table *table, int *retire) noexcept nogil:
+cdef int64_t tend(Table *table, Redirect *redirect, int *retire) noexcept nogil:
     """Looks after calls that wait for Python: deadlines, callers that are gone. Returns the ms until the next look,
     -1 for never."""
     cdef Slot *slot
@@ -149,7 +150,7 @@ cdef int64_t tend(Table *table, int *retire) noexcept nogil:
                     slot.act = ACT_ALLOW
                     slot.audited = 1
                     note_audited(table, slot)
-                retire[0] |= act_on(table, slot)
+                retire[0] |= act_on(table, slot, redirect)
         elif not still_waits(table, slot):
             if move(slot, ASKED, WORKING):
                 finish(table, slot)
@@ -171,6 +172,7 @@ cdef void leave_watch(Table *table) noexcept nogil:
 cdef int worker_main(void *argument) noexcept nogil:
     cdef Table *table = (<Worker *>argument).table
     cdef Seat *seat = (<Worker *>argument).seat
+    cdef Redirect *redirect = &table.redirects[seat - &table.seats[0]]
     cdef Slot *slot
     cdef int64_t pause
     cdef int seen, watches = 0, retire = 0
@@ -186,9 +188,9 @@ cdef int worker_main(void *argument) noexcept nogil:
                 leave_watch(table)
                 watches = 0
                 wake_workers(table, 1)
-            retire |= act_on(table, slot)
+            retire |= act_on(table, slot, redirect)
         else:
-            pause = tend(table, &retire)
+            pause = tend(table, redirect, &retire)
             if pause >= 0 and not watches:
                 watches = swap_int_if(&table.watched, 0, 1)
             elif pause < 0 and watches:

@@ -53,6 +53,7 @@ SAMPLES = {
     "word": ("all", "all"),
     "paths": ("/a", ("/a",)),
     "path": ("/a", "/a"),
+    "mounts": ("/a:/b:ro", ("/a:/b:ro",)),
     "names": ("mount", ("mount",)),
     "capabilities": ("net_raw", ("CAP_NET_RAW",)),
     "variable-names": ("HOME", ("HOME",)),

@@ -43,6 +43,8 @@ DOORS = {
     "_execution": {"_capture", "_confinement", "sandbox"},
     "_view_files": {"_confinement"},
     "_view_table": {"_view_files"},
+    "_virtual_paths": {"_confinement"},
+    "_virtual_root": {"_virtual_paths"},
     "_probes": {"_doctor"},
     "_async": {"__init__"},
     "_answers": {"_async", "_loop_answers", "sandbox"},
@@ -71,6 +73,10 @@ NOBODY = (
     "_exec",
     "_programs",
     "_redirect",
+    "_loaders",
+    "_promises",
+    "_new_image",
+    "_rooted",
     "_slots",
     "_workers",
     "_writers",
@@ -101,6 +107,10 @@ NOBODY = (
     "_users",
     "_mediate",
     "_path_lane",
+    "_cached_paths",
+    "_places",
+    "_virtual_acts",
+    "_virtual_listing",
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
@@ -121,9 +131,10 @@ SLOW = (
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
-    "_attest", "_handling", "_listing", "_looking_acts", "_mediate", "_metadata_acts", "_openers", "_opening",
-    "_exec_paths", "_path_acts", "_path_calls", "_path_values", "_paths", "_places", "_poller", "_procfs", "_redirect",
-    "_socket_calls", "_tasks", "_users", "_virtual_acts", "_virtual_listing", "_virtual_root",
+    "_attest", "_cached_paths", "_exec_paths", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate", "_metadata_acts",
+    "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths", "_places", "_poller",
+    "_procfs", "_programs", "_promises", "_redirect", "_rooted", "_socket_calls", "_tasks", "_users", "_virtual_acts",
+    "_virtual_listing", "_virtual_root",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 

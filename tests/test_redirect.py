@@ -106,7 +106,12 @@ class Apart(Supervised):
     """Its calls are led by another thread: the first one sees what it has trapped in the meantime."""
 
     def answer(self, identity: int, pid: int, address: int) -> None:
-        threading.Thread(target=super().answer, args=(identity, pid, address)).start()
+        self.thread = threading.Thread(target=super().answer, args=(identity, pid, address))
+        self.thread.start()
+
+    def end(self) -> tuple[int, bytes]:
+        self.thread.join()
+        return super().end()
 
 
 @pytest.fixture
@@ -184,6 +189,10 @@ def test_a_supervisor_that_dies_takes_its_caller_along(places: dict[str, int]) -
     """Killed in the middle, it leaves a caller that is as it was, or none."""
     for delay in range(60):
         supervised = Supervised("child", 1000000, places)
+        parent = supervised.process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children")
+        while not children.read_text():
+            pass
         first = os.fork()
         if first == 0:
             with contextlib.suppress(BaseException):
@@ -192,8 +201,7 @@ def test_a_supervisor_that_dies_takes_its_caller_along(places: dict[str, int]) -
         threading.Event().wait(0.001 + delay * 0.0002)
         os.kill(first, signal.SIGKILL)
         os.waitpid(first, 0)
-        parent = supervised.process.pid
-        for caller in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        for caller in children.read_text().split():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 status = Path(f"/proc/{caller}/status").read_text()
                 if "SigBlk:\t0000000000000000\n" in status:  # it was not touched, or is as it was; else it is dying

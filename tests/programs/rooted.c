@@ -130,8 +130,11 @@ static const char *spellings[2];
 
 static void *flip(void *unused)
 {
-    for (unsigned i = 0;; i++)
+    for (unsigned i = 0;; i++) {
         strcpy(flipped, spellings[i & 1]);
+        for (volatile int wait = 0; wait < 5000; wait++)
+            ;
+    }
     return unused;
 }
 

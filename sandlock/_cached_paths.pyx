@@ -1,0 +1,101 @@
+"""Paths that the kernel knows already: followed by who may not wait.
+
+Rules: as _paths; a path that takes more than a look at the kernel's caches, on a local file system, is left to others.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy, strcmp, strlen
+
+from sandlock._places cimport MAX_LAST, close_pin, leave, pin, take_pin
+from sandlock._programs cimport MAX_PATH
+
+cdef extern from "<errno.h>" nogil:
+    const int EAGAIN
+    const int ENOENT
+
+cdef extern from "<fcntl.h>" nogil:
+    const int O_DIRECTORY
+    const int O_NOFOLLOW
+
+cdef extern from * nogil:
+    """
+    #include <linux/openat2.h>
+    #include <sys/stat.h>
+    #ifndef RESOLVE_CACHED
+    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
+    #endif
+    """
+    const uint64_t RESOLVE_CACHED
+    const uint64_t RESOLVE_NO_MAGICLINKS
+    const uint64_t RESOLVE_NO_SYMLINKS
+    const unsigned int S_IFLNK
+    const unsigned int S_IFMT
+
+# From _paths: this one is imported there.
+cdef enum:
+    FOLLOW_NOT_LAST = 1
+    FOLLOW_MAKES = 2
+    FOLLOW_TO_PARENT = 4
+
+
+cdef int is_missing(long base, const char *path) noexcept nogil:
+    """Whether a name leads nowhere for everybody: by no link, for those of /proc lead elsewhere for everybody."""
+    cdef long opened = pin(base, path, O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
+    close_pin(opened)
+    return opened == -ENOENT
+
+
+cdef int take_cached(long opened, Place *place) noexcept nogil:
+    """Returns 0 or -EAGAIN."""
+    if opened < 0 or take_pin(opened, place) < 0:
+        return -EAGAIN
+    return 0 if place.local and not place.on_procfs else -EAGAIN
+
+
+cdef int follow_cached_to_parent(long base, const char *path, int following, Place *place) noexcept nogil:
+    """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
+    cdef char directory[MAX_PATH]
+    cdef size_t length = strlen(path), cut = length
+    cdef long opened
+    while cut > 0 and path[cut - 1] != 47:
+        cut -= 1
+    if cut == length or length - cut >= MAX_LAST or strcmp(path + cut, b".") == 0 or strcmp(path + cut, b"..") == 0:
+        return -EAGAIN
+    memcpy(place.last, path + cut, length - cut + 1)
+    memcpy(directory, path, cut)
+    directory[cut] = 0
+    opened = pin(
+        base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
+    )
+    if take_cached(opened, place) < 0:
+        return -EAGAIN
+    place.parent = place.descriptor
+    place.descriptor = -1
+    opened = pin(place.parent, place.last, O_NOFOLLOW, RESOLVE_CACHED)
+    if opened == -ENOENT:
+        return 0                 # the facts are those of the directory
+    if take_cached(opened, place) < 0:
+        return -EAGAIN
+    return -EAGAIN if place.mode & S_IFMT == S_IFLNK and not following & FOLLOW_NOT_LAST else 0
+
+
+cdef int follow_cached(long base, const char *path, int following, Place *place) noexcept nogil:
+    """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
+    who may wait has to look."""
+    cdef long opened
+    cdef int result
+    if following & FOLLOW_TO_PARENT:
+        result = follow_cached_to_parent(base, path, following, place)
+    else:
+        opened = pin(
+            base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
+        )
+        if opened == -ENOENT and following & FOLLOW_MAKES:
+            result = follow_cached_to_parent(base, path, following, place)
+        elif opened == -ENOENT and is_missing(base, path):
+            return -ENOENT
+        else:
+            result = take_cached(opened, place)
+    if result < 0:
+        leave(place)
+    return result
