@@ -122,7 +122,8 @@ def test_what_comes_later_is_denied(as_user: ordinary.Person, denied: str) -> No
     assert later(as_user, script, "nothing", "tree/sub/file") == SECRET * 2
 
 
-@pytest.mark.parametrize("making", ["ln -s away tree", "ln -s away link; ln -P link tree", "ln -s away link; mv link tree",
+@pytest.mark.parametrize("making", ["ln -s away tree", "ln -s away link; ln -P link tree",
+"ln -s away link; mv link tree",
                                     "mkdir tree; ln -s ../away/sub tree/sub"])  # fmt: skip
 def test_the_way_to_what_comes_later_is_not_led_elsewhere(as_user: ordinary.Person, making: str) -> None:
     """Somebody outside makes the denied file later, by its path: it must not come to lie where nothing is denied."""
@@ -166,7 +167,8 @@ def test_what_is_mounted_elsewhere_is_denied_there_too(visitor: ordinary.Person,
     (place / "link").symlink_to("window/sub")
     hand_over(visitor)
     script = "; ".join(f"cat {path}; echo x > {path}; echo y > {path}2; mv {path} {path}3" for path in ALIASES)
-    script += "; mv window/sub window/moved; mv whole/tree whole/moved; cat window/moved/file whole/moved/sub/file moved/sub/file"
+    script += "; mv window/sub window/moved; mv whole/tree whole/moved"
+    script += "; cat window/moved/file whole/moved/sub/file moved/sub/file"
 
     def run(*what: str) -> str:
         user = [str(visitor.uid), str(visitor.gid)]
