@@ -25,8 +25,8 @@ from sandlock._memory cimport read_memory
 from sandlock._new_image cimport Image, close_image, dress, judge_image, open_image
 from sandlock._programs cimport Viewer, identify, identify_path, open_named, same_file
 from sandlock._redirect cimport (
-    LOST, STOP_CALL, Borrowed, Redirect, aim, borrow, forget_redirect, give_back_task, lose, result_of, resume,
-    run_call, sort_stop,
+    LOST, STOP_CALL, Borrowed, Redirect, aim, aim_again, borrow, forget_redirect, give_back_task, is_interrupted, lose,
+    result_of, resume, run_call, sort_stop,
 )
 from sandlock._slots cimport (
     ACT_DENY, CAUSE_ATTEST, CAUSE_AUDIT, CAUSE_CHANGED, CAUSE_NONE, CAUSE_NO_TRACE, CAUSE_VERDICT, FileIdentity,
@@ -351,6 +351,12 @@ cdef int is_over(Table *table, Slot *slot, Stage *stage, int status) noexcept no
         resume(&stage.task, stop)
         return 0
     error = result_of(&stage.task)
+    if is_interrupted(error):
+        stage.calls = 0
+        if aim_again(&stage.task, 0) < 0 or resume(&stage.task, 0) < 0:
+            lose(&stage.task)
+            return 1
+        return 0
     permit_slot(table, slot)
     if error != LOST and run_call(&stage.task, SYS_close, <uint64_t>stage.task.descriptor, 0, 0, 0) != LOST:
         give_back_task(&stage.task, error)
@@ -359,9 +365,12 @@ cdef int is_over(Table *table, Slot *slot, Stage *stage, int status) noexcept no
 
 cdef void let_run(Table *table, Slot *slot, Stage *stage, pid_t pid) noexcept nogil:
     """What was loaded is what was approved."""
+    cdef int result
     if not stage.in_root:
         trace(PTRACE_DETACH, pid, 0)
-    elif dress(table, slot, &stage.image, &stage.task) < 0:
+        return
+    result = dress(table, slot, &stage.image, &stage.task)
+    if result < 0 and result != LOST:
         kill_loaded(table, slot, pid, CAUSE_ATTEST)
 
 

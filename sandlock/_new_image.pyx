@@ -20,7 +20,9 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from posix.types cimport pid_t
 
 from sandlock._exec_paths cimport judge_file, judges_programs
-from sandlock._linux cimport PR_SET_NAME, SYS_close, SYS_prctl, SYS_process_vm_writev, raw_syscall
+from sandlock._linux cimport (
+    PR_SET_NAME, SYS_close, SYS_prctl, SYS_process_vm_writev, SYS_rt_sigprocmask, raw_syscall,
+)
 from sandlock._loaders cimport read_loader
 from sandlock._memory cimport IoVector, read_memory, read_string
 from sandlock._path_table cimport PathTable
@@ -435,30 +437,51 @@ cdef void point_auxiliary(const Slot *slot, Layout *layout, const Block *block, 
             pair[1] = base + <uint64_t>block.platforms[1]
 
 
+cdef void place(const Layout *layout, const Block *block, uint64_t *stack, uint64_t *base) noexcept nogil:
+    """Where the vectors and the block will begin."""
+    cdef uint64_t length = layout.end - layout.stack + <uint64_t>block.head_count * 8 - 8
+    base[0] = layout.border - <uint64_t>block.used
+    stack[0] = (min(base[0], layout.end) - length) & ~<uint64_t>15
+
+
+cdef int stretch(Borrowed *task, const Layout *layout, uint64_t stack) noexcept nogil:
+    """Makes sure that the stack goes down so far: below very many words the kernel leaves no room, and gives some only
+    to who uses it. Returns 0, LOST or -errno."""
+    cdef uint64_t call
+    cdef long result
+    if stack & ~<uint64_t>(PAGE - 1) == layout.stack & ~<uint64_t>(PAGE - 1):
+        return 0
+    call = find_instruction(task.tid, auxiliary_of(layout, AT_SYSINFO_EHDR))
+    if call == 0:
+        return 0
+    # Writes down its signal mask there.
+    if aim(task, call, SYS_rt_sigprocmask, 0, 0, stack, 8, 0, 0) < 0:
+        return <int>lose(task)
+    result = finish_call(task, call)
+    return <int>result
+
+
 cdef int lay_out(
-    pid_t tid, const Slot *slot, Layout *layout, Block *block, uint64_t *stack, uint64_t *base
+    pid_t tid, const Slot *slot, Layout *layout, Block *block, uint64_t stack, uint64_t base
 ) noexcept nogil:
     """Moves the vectors down, and writes the block behind them. Returns 0 or -errno."""
     cdef uint64_t heads[MAX_HEADS + 1]
     cdef uint64_t tail = layout.stack + 16     # the pointers behind the first one
-    cdef uint64_t length = layout.end - tail + <uint64_t>(block.head_count + 1) * 8
     cdef uint64_t auxiliary = <uint64_t>layout.pairs * 16
     cdef uint64_t at
     cdef int i
-    base[0] = layout.border - <uint64_t>block.used
-    stack[0] = (min(base[0], layout.end) - length) & ~<uint64_t>15
     heads[0] = layout.count + <uint64_t>block.head_count - 1
     for i in range(block.head_count):
-        heads[i + 1] = layout.first if block.heads[i] == MISSING else base[0] + <uint64_t>block.heads[i]
-    at = stack[0] + <uint64_t>(block.head_count + 1) * 8
+        heads[i + 1] = layout.first if block.heads[i] == MISSING else base + <uint64_t>block.heads[i]
+    at = stack + <uint64_t>(block.head_count + 1) * 8
     if move_words(tid, tail, layout.end - auxiliary, at) < 0:
         return -EFAULT
-    point_auxiliary(slot, layout, block, base[0])
+    point_auxiliary(slot, layout, block, base)
     if write_memory(tid, at + (layout.end - auxiliary - tail), layout.auxiliary, auxiliary) < 0:
         return -EFAULT
-    if write_memory(tid, stack[0], heads, <size_t>(block.head_count + 1) * 8) < 0:
+    if write_memory(tid, stack, heads, <size_t>(block.head_count + 1) * 8) < 0:
         return -EFAULT
-    return write_memory(tid, base[0], block.bytes, <size_t>block.used)
+    return write_memory(tid, base, block.bytes, <size_t>block.used)
 
 
 # Looks ---------------------------------------------------------------------------------------------------------------
@@ -528,7 +551,10 @@ cdef int dress(Table *table, const Slot *slot, Image *image, Borrowed *task) noe
     cdef Layout layout
     cdef Block block
     cdef uint64_t stack = 0, base = 0
-    cdef int path, result = keep_registers(task)
+    cdef int path, result = go_to_call(task)   # the end of its execve, from where it can be made to make calls
+    if result == LOST:
+        return LOST
+    result = keep_registers(task)
     if result == 0:
         result = survey(task.tid, stack_of(task), slot.prefix_count > 0, &layout)
     if result < 0:
@@ -536,7 +562,10 @@ cdef int dress(Table *table, const Slot *slot, Image *image, Borrowed *task) noe
     path = fill_block(task.tid, slot, image, &layout, &block)
     if path == MISSING:
         return -ENAMETOOLONG
-    result = lay_out(task.tid, slot, &layout, &block, &stack, &base)
+    place(&layout, &block, &stack, &base)
+    result = stretch(task, &layout, stack)
+    if result == 0:
+        result = lay_out(task.tid, slot, &layout, &block, stack, base)
     if result == 0:
         result = set_stack(task, stack)
     if result == 0 and path > 0:
@@ -545,10 +574,6 @@ cdef int dress(Table *table, const Slot *slot, Image *image, Borrowed *task) noe
             image.program = -1                 # kept for the loader
     if result < 0:
         return result
-    if go_to_call(task) == LOST:
-        return LOST
-    if keep_registers(task) < 0:
-        return <int>lose(task)
     if make_up(task, slot, &layout, &block, base) != LOST:
         give_back_task(task, 0)
     return 0

@@ -12,6 +12,7 @@ from sandlock._programs cimport real_path_in
 from sandlock._tasks cimport parse_number, read_proc_file
 
 cdef extern from "<errno.h>" nogil:
+    const int EAGAIN
     const int ENAMETOOLONG
 
 cdef extern from "<fcntl.h>" nogil:
@@ -27,6 +28,9 @@ cdef extern from * nogil:
     #define SANDLOCK_O_PATH 010000000
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     #define SANDLOCK_ST_NOSYMFOLLOW 0x2000     /* Linux 5.10 */
+    #ifndef RESOLVE_CACHED
+    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
+    #endif
     """
     const int O_PATH "SANDLOCK_O_PATH"
     const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
@@ -42,6 +46,7 @@ cdef extern from * nogil:
     const long EROFS_SUPER_MAGIC_V1
     const long SQUASHFS_MAGIC
     const long ZFS_MAGIC "0x2FC12FC1"
+    const uint64_t RESOLVE_CACHED
     const unsigned int STATX_BASIC_STATS
     const unsigned int STATX_BTIME
     const long SYS_fstatfs
@@ -70,10 +75,20 @@ cdef extern from * nogil:
 
 cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil:
     cdef OpenHow how
+    cdef long opened = -EAGAIN
+    cdef int tries = 0
     how.flags = O_PATH | O_CLOEXEC | flags
     how.mode = 0
     how.resolve = resolve
-    return raw_syscall(SYS_openat2, base, <long>name, <long>&how, sizeof(how), 0, 0)
+    while opened == -EAGAIN and tries < MAX_TRIES:
+        opened = raw_syscall(SYS_openat2, base, <long>name, <long>&how, sizeof(how), 0, 0)
+        if resolve & RESOLVE_CACHED:
+            break
+        tries += 1               # anybody has renamed something while the kernel was at a `..`: openat2(2)
+    return opened
+
+cdef enum:
+    MAX_TRIES = 64
 
 
 cdef int take_pin(long descriptor, Place *place) noexcept nogil:

@@ -54,6 +54,8 @@ cdef long lose(Borrowed *task) noexcept nogil
 cdef uint64_t stack_of(const Borrowed *task) noexcept nogil
 cdef int set_stack(Borrowed *task, uint64_t stack) noexcept nogil
 cdef uint64_t find_instruction(pid_t tid, uint64_t code) noexcept nogil
+cdef int is_interrupted(long result) noexcept nogil
+cdef int aim_again(Borrowed *task, uint64_t instruction) noexcept nogil
 cdef int go_to_call(Borrowed *task) noexcept nogil
 cdef long result_of(Borrowed *task) noexcept nogil
 cdef int change_directory(

@@ -164,6 +164,8 @@ cdef enum:
     WNOTHREAD = 0x20000000
     PAGE = 4096
     VDSO_PAGES = 4
+    ERESTART_FIRST = 512     # linux/errno.h: ERESTARTSYS
+    ERESTART_LAST = 516
 
 cdef inline long trace(long request, pid_t tid, uint64_t address, uint64_t data) noexcept nogil:
     return raw_syscall(SYS_ptrace, request, tid, <long>address, <long>data, 0, 0)
@@ -256,9 +258,8 @@ cdef uint64_t find_instruction(pid_t tid, uint64_t code) noexcept nogil:
 cdef long result_of(Borrowed *task) noexcept nogil:
     """At the end of a call: its result, or LOST."""
     cdef CallInfo info
-    if trace(PTRACE_GET_SYSCALL_INFO, task.tid, sizeof(info), <uint64_t>&info) < 0:
-        return lose(task)
-    return info.result
+    cdef long result = trace(PTRACE_GET_SYSCALL_INFO, task.tid, sizeof(info), <uint64_t>&info)
+    return info.result if result >= 0 else lose(task)
 
 
 cdef int keep_registers(Borrowed *task) noexcept nogil:
@@ -311,6 +312,18 @@ cdef int aim(
     return set_registers(task, registers)
 
 
+cdef int aim_again(Borrowed *task, uint64_t instruction) noexcept nogil:
+    """The same call once more. Returns 0 or -errno."""
+    cdef uint64_t args[6]
+    memcpy(args, task.redirect.args, sizeof(args))
+    return aim(task, instruction, task.redirect.number, args[0], args[1], args[2], args[3], args[4], args[5])
+
+
+cdef uint64_t behind(const Borrowed *task, uint64_t instruction) noexcept nogil:
+    """Where the task is after a call with the instruction at an address (0: its own)."""
+    return task.registers[PROGRAM_COUNTER] if instruction == 0 else instruction + INSTRUCTION
+
+
 cdef int resume(Borrowed *task, int signal) noexcept nogil:
     """Lets the task go on to the entry or end of its next call. Returns 0 or -errno."""
     return <int>trace(PTRACE_SYSCALL, task.tid, 0, <uint64_t>signal if signal > 0 else 0)
@@ -333,20 +346,28 @@ cdef int go_to_call(Borrowed *task) noexcept nogil:
     return 0
 
 
+cdef int is_interrupted(long result) noexcept nogil:
+    """A call that a signal has interrupted, before it had any effect, and that the kernel would make again by itself:
+    one that the filter traps, as long as it was not received, by a SIGSTOP."""
+    return -ERESTART_LAST <= result <= -ERESTART_FIRST
+
+
 cdef long finish_call(Borrowed *task, uint64_t instruction) noexcept nogil:
     """Waits for the end of the call that `aim` has prepared. Returns its result, or LOST."""
     cdef CallInfo info
-    if go_to_call(task) == LOST or go_to_call(task) == LOST:       # its entry, and its end
-        return LOST
-    forget_redirect(task.redirect)
-    if trace(PTRACE_GET_SYSCALL_INFO, task.tid, sizeof(info), <uint64_t>&info) < 0:
-        return lose(task)
-    if instruction == 0:
-        instruction = task.registers[PROGRAM_COUNTER] - INSTRUCTION
-    # The instruction was no system call, for somebody has rewritten it: that call may be any.
-    if info.op != SYSCALL_INFO_EXIT or info.instruction != instruction + INSTRUCTION:
-        return lose(task)
-    return info.result
+    while True:
+        if go_to_call(task) == LOST or go_to_call(task) == LOST:       # its entry, and its end
+            return LOST
+        if trace(PTRACE_GET_SYSCALL_INFO, task.tid, sizeof(info), <uint64_t>&info) < 0:
+            return lose(task)
+        # The instruction was no system call, for somebody has rewritten it: that call may be any.
+        if info.op != SYSCALL_INFO_EXIT or info.instruction != behind(task, instruction):
+            return lose(task)
+        if not is_interrupted(info.result):
+            forget_redirect(task.redirect)
+            return info.result
+        if aim_again(task, instruction) < 0:
+            return lose(task)
 
 
 cdef long run6(

@@ -283,3 +283,12 @@ def test_denied_files_are_not_executed(world: World) -> None:
         result = box.run([world.static, "again", "plain", world.started], timeout=20)
         assert b"plain EACCES" in result.stdout
         assert box.run([world.static], timeout=20).ok
+
+
+def test_the_link_to_its_program(boxes: tuple[Sandbox, Sandbox], world: World) -> None:
+    """Of a script it is the interpreter; of a fork the same as before."""
+    for program in ("started", "static", "script", "nested"):
+        command = [world.started, "again", "fork", str(world.bin / program), "exe", "of"]
+        bare, rooted = (box.run(command, timeout=20) for box in boxes)
+        assert bare.stdout == rooted.stdout
+        assert b"exe /" in bare.stdout

@@ -225,6 +225,16 @@ int main(int argc, char **argv)
         say("ran %s", argv[1]);
         return 0;
     }
+    if (argc > 2 && !strcmp(argv[argc - 1], "of")) {
+        char path[4096] = "";
+        pid_t child = fork();
+        if (readlink("/proc/self/exe", path, sizeof path - 1) < 0)
+            say("readlink %s", word(errno));
+        say("exe %s", path);
+        if (child > 0)
+            wait_for(child);
+        return 0;
+    }
     if (argc == 2 && !strcmp(argv[1], "nothing"))
         return 0;
     if (argc == 2 && !strcmp(argv[1], "file")) {
