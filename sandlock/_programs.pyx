@@ -5,7 +5,7 @@ read. What is found here is a prediction; that it came true is attested after th
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp, memcpy, memmove, memset, strlen, strncmp
+from libc.string cimport memcmp, memcpy, memset, strlen, strncmp
 from posix.types cimport pid_t
 
 from sandlock._linux cimport SYS_close, SYS_fcntl, SYS_fstat, SYS_openat, SYS_pread64, raw_syscall

@@ -17,8 +17,9 @@ import pytest
 
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(__file__)), "sandlock")
 NATIVE = (
-    "_approvals", "_attest", "_cached_paths", "_commands", "_core", "_destinations", "_domain", "_exec", "_exec_paths", "_exits",
-    "_forks", "_handlers", "_handling", "_images", "_journal", "_launch", "_listing", "_loaders", "_looking_acts",
+    "_approvals", "_attest", "_cached_paths", "_commands", "_core", "_destinations", "_domain", "_exec", "_exec_paths",
+    "_exits", "_forks", "_handlers", "_handling", "_images", "_journal", "_launch", "_listing", "_loaders",
+    "_looking_acts",
     "_machine", "_mediate", "_memory", "_messages", "_metadata_acts", "_new_image", "_observe", "_openers", "_opening",
     "_opens", "_path_acts", "_path_calls", "_path_lane", "_path_table", "_path_values", "_paths", "_pins", "_places",
     "_poller", "_procfs", "_programs", "_promises", "_redirect", "_rooted", "_signals", "_slots", "_socket_calls",

@@ -131,8 +131,9 @@ SLOW = (
 )  # fmt: skip
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
-    "_attest", "_cached_paths", "_exec_paths", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate", "_metadata_acts",
-    "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths", "_places", "_poller",
+    "_attest", "_cached_paths", "_exec_paths", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate",
+    "_metadata_acts", "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths",
+    "_places", "_poller",
     "_procfs", "_programs", "_promises", "_redirect", "_rooted", "_socket_calls", "_tasks", "_users", "_virtual_acts",
     "_virtual_listing", "_virtual_root",
 )  # fmt: skip
