@@ -24,8 +24,8 @@ from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
     ACT_CHANGE_DIRECTORY, ACT_LINK, ACT_LIST_DIRECTORY, ACT_LIST_XATTR, ACT_LOOK, ACT_MAKE_LINK, ACT_MAKE_NODE,
-    ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY, ACT_TRUNCATE,
-    ACT_WATCH, Name, PathCall, acts_in_directory, decode_call, is_metadata, read_name, takes_no_path,
+    ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY,
+    ACT_TRUNCATE, ACT_WATCH, Name, PathCall, acts_in_directory, decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (

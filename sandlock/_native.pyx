@@ -32,7 +32,7 @@ from sandlock._journal cimport (
 from sandlock._questions cimport (
     read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
 )
-from sandlock._slots cimport CHAIN_TEXT, Table, executed_last, free_table, load_int, make_table, store_paths, store_rules
+from sandlock._slots cimport CHAIN_TEXT, executed_last, free_table, load_int, make_table, store_paths, store_rules
 from sandlock._tasks cimport list_chain
 from sandlock._view_table cimport ViewSet
 from sandlock._virtual_root cimport VirtualMounts

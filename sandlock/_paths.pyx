@@ -465,30 +465,35 @@ cdef int follow_from(
 # In a virtual root ---------------------------------------------------------------------------------------------------
 
 cdef int follow_on_device(
-    const Origin *origin, int mount, const char *real, const char *path, int following, uint64_t resolve, Place *place
+    const Origin *origin, long base, int mount, const char *real, const char *path, int following, uint64_t resolve,
+    Place *place
 ) noexcept nogil:
-    """A path that may not lead to another device (RESOLVE_NO_XDEV): for the kernel it begins at the mount's top."""
+    """A path that may not lead to another device (RESOLVE_NO_XDEV). The kernel is given it from the mount's top, if a
+    `..` could lead above the directory where it begins."""
     cdef const VirtualRoot *root = origin.tree.run.virtual_root
     cdef char whole[2 * MAX_PATH]
-    cdef const char *above = b""
+    cdef const char *above
     cdef size_t length
     if path[0] == 47:
         mount = root.count - 1
     if not has_dots(path) and leads_to(root, mount, real, path) != mount:
         return -EXDEV
-    if path[0] != 47:
-        above = real + root.mounts[mount].real_length
+    resolve |= RESOLVE_IN_ROOT if root.mounts[mount].owner < 0 else RESOLVE_BENEATH
+    if path[0] == 47:
+        return follow_scoped(origin, root.mounts[mount].descriptor, mount, path, following, resolve, place)
+    above = real + root.mounts[mount].real_length
     while above[0] == 47:
         above += 1
-    while path[0] == 47:
-        path += 1
     length = strlen(above)
+    if not has_dots(path) or length + strlen(path) + 2 > MAX_PATH:
+        return follow_scoped(
+            origin, base, mount, path, following, (resolve & ~RESOLVE_IN_ROOT) | RESOLVE_BENEATH, place
+        )
     memcpy(whole, above, length)
     whole[length] = 47
     memcpy(whole + length + 1, path, strlen(path) + 1)
     return follow_scoped(
-        origin, root.mounts[mount].descriptor, mount, whole + (length == 0), following,
-        resolve | (RESOLVE_IN_ROOT if root.mounts[mount].owner < 0 else RESOLVE_BENEATH), place
+        origin, root.mounts[mount].descriptor, mount, whole + (length == 0), following, resolve, place
     )
 
 
@@ -499,8 +504,6 @@ cdef int follow_scoped(
     cdef const VirtualRoot *root = origin.tree.run.virtual_root
     cdef char real[MAX_PATH]
     cdef int result
-    if path[0] == 0:
-        path = b"."
     result = follow_within(origin, base, path, following, resolve, place)
     if result < 0:
         return result
@@ -542,7 +545,7 @@ cdef int follow_inside(
             return -EXDEV
         return follow_scoped(origin, base, mount, path, following, resolve, place)
     if resolve & RESOLVE_NO_XDEV:
-        return follow_on_device(origin, mount, real, path, following, resolve, place)
+        return follow_on_device(origin, base, mount, real, path, following, resolve, place)
     if not resolve:
         result = follow_in_root(root, base, mount, real, path, following, 0, place)
         if result != -EAGAIN:
