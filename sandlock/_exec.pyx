@@ -181,7 +181,7 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     or the -errno for the caller."""
     cdef Facts facts
     cdef const PathTable *paths = load_paths(&table.paths)
-    cdef int opened, result
+    cdef int result
     facts.path_length = read_string(slot.tid, slot.path_address, facts.path, MAX_PATH)
     if facts.path_length < 0:
         return <int>facts.path_length
@@ -193,12 +193,7 @@ cdef int read_facts(Table *table, Slot *slot) noexcept nogil:
     facts.found.prefix.wants_loader = judges_programs(paths) and facts.viewer.root == NULL
     result = resolve_program(&facts.viewer, slot.directory, facts.path, slot.flags, &facts.found)
     if hides(paths) and facts.viewer.root == NULL:
-        if facts.found.exe_length <= 0:
-            facts.found.exe[0] = 0
-        opened = result >= 0
-        result = miss_program(paths, &facts.found.named, facts.found.exe, &facts.found.prefix, result)
-        if opened and result < 0:
-            raw_syscall(SYS_close, facts.found.opened, 0, 0, 0, 0, 0)
+        result = miss_program(paths, &facts.found, result)
     if result < 0:
         return result
     slot.named = facts.found.named

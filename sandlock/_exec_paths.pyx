@@ -96,28 +96,37 @@ cdef int is_hidden_file(const PathTable *paths, const FileIdentity *file, const 
     return denied_file(paths, file, path) >= 0 or (not is_memory(path) and is_hidden(paths, &place, path))
 
 
-cdef int miss_program(
-    const PathTable *paths, const FileIdentity *named, const char *exe, const Prefix *prefix, int result
-) noexcept nogil:
-    """What an exec ends with where the program shall not learn what there is that no grant covers. `result`: what
-    looking for its files came to, and `exe` the one that is named, empty if it was not found. Returns 0 or -errno."""
+cdef int is_missed(const PathTable *paths, const Resolved *found) noexcept nogil:
+    """Whether a file of the exec is not there for the program."""
     cdef FileIdentity file
-    cdef const char *path = prefix.files
+    cdef const char *path = found.prefix.files
     cdef int _level
-    if exe[0] == 0:
-        return hidden_error(result)
-    if is_hidden_file(paths, named, exe):
-        return -ENOENT
-    if result < 0:
-        return result if prefix.count == 0 else hidden_error(result)
-    for _level in range(prefix.levels):
+    if is_hidden_file(paths, &found.named, found.exe):
+        return 1
+    for _level in range(found.prefix.levels):
         identify_path(path, &file)
         if is_hidden_file(paths, &file, path):
-            return -ENOENT
+            return 1
         path += strlen(path) + 1
-    if prefix.lacks_loader or (prefix.has_loader and is_hidden_file(paths, &prefix.loader_file, prefix.loader)):
-        return -ENOENT
-    return 0
+    if not found.prefix.has_loader:
+        return found.prefix.lacks_loader
+    return is_hidden_file(paths, &found.prefix.loader_file, found.prefix.loader)
+
+
+cdef int miss_program(const PathTable *paths, Resolved *found, int result) noexcept nogil:
+    """What an exec ends with where the program shall not learn what there is that no grant covers. `result`: what
+    looking for its files came to. Returns 0 or -errno."""
+    if found.exe_length <= 0:
+        return hidden_error(result)
+    if result == 0 and is_missed(paths, found):
+        result = -ENOENT
+        raw_syscall(SYS_close, found.opened, 0, 0, 0, 0, 0)
+        found.opened = -1
+    elif result < 0 and is_hidden_file(paths, &found.named, found.exe):
+        result = -ENOENT
+    elif result < 0 and found.prefix.count > 0:
+        result = hidden_error(result)
+    return result
 
 
 cdef int judge_loader(const PathTable *paths, const Prefix *prefix, int *rule) noexcept nogil:

@@ -134,8 +134,7 @@ class Execution:
         self._answered: dict[int, tuple[Event | HandlerContext, Verdict]] = {}
         self._gone: list[int] = []
         self._owner = os.getpid()
-        self.epoch = time() - monotonic()
-        """The time, in seconds since the epoch, when the monotonic clock was 0."""
+        self.epoch = time() - monotonic()  # seconds since the epoch when the monotonic clock was 0
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
         limit = None if timeout is None else max(0, int(timeout * 1000))
@@ -153,7 +152,10 @@ class Execution:
         self.run.start()
 
     def _prepare(self, questions: QuestionLimits | None, resolver: Resolver | None) -> None:
-        """Connects the run with who is asked, who keeps a record, and who looks names up. Raises OSError."""
+        """Connects the run with who is asked, who keeps a record, and who looks names up; and shows it its root. Raises
+        OSError."""
+        if self._mounts is not None:
+            self.run.set_virtual_root(self._mounts)
         if questions is not None:
             self.run.listen(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), *questions)
         if self.recorder is not None and self.plan.vets:

@@ -16,7 +16,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy, memset, strerror
 from posix.types cimport pid_t
 
-from sandlock._linux cimport SYS_process_vm_readv, SYS_process_vm_writev, raw_syscall
+from sandlock._linux cimport (
+    AddDescriptor, NetPortAttr, Notification, NotificationData, PathBeneathAttr, Response, RulesetAttr,
+    SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
+    SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_process_vm_readv, SYS_process_vm_writev, raw_syscall,
+)
 
 cdef extern from "<errno.h>" nogil:
     const int E2BIG
@@ -501,3 +505,20 @@ def fetch_iovecs(pid_t tid, uint64_t address, uint64_t count, int limit=MAX_IOVE
         raise ValueError(f"limit is at most {MAX_IOVECS}")
     total = check(read_iovecs(tid, address, count, vectors, limit))
     return total, [(vectors[i].base, vectors[i].length) for i in range(count)]
+
+
+# Sizes and numbers as this module was compiled: a test holds them against cffi's reading of the kernel headers.
+ABI = {
+    "sizeof seccomp_notif": sizeof(Notification),
+    "sizeof seccomp_data": sizeof(NotificationData),
+    "sizeof seccomp_notif_resp": sizeof(Response),
+    "sizeof seccomp_notif_addfd": sizeof(AddDescriptor),
+    "sizeof landlock_ruleset_attr": sizeof(RulesetAttr),
+    "sizeof landlock_path_beneath_attr": sizeof(PathBeneathAttr),
+    "sizeof landlock_net_port_attr": sizeof(NetPortAttr),
+    "SECCOMP_IOCTL_NOTIF_RECV": SECCOMP_IOCTL_NOTIF_RECV,
+    "SECCOMP_IOCTL_NOTIF_SEND": SECCOMP_IOCTL_NOTIF_SEND,
+    "SECCOMP_IOCTL_NOTIF_ID_VALID": SECCOMP_IOCTL_NOTIF_ID_VALID,
+    "SECCOMP_IOCTL_NOTIF_ADDFD": SECCOMP_IOCTL_NOTIF_ADDFD,
+    "SECCOMP_IOCTL_NOTIF_SET_FLAGS": SECCOMP_IOCTL_NOTIF_SET_FLAGS,
+}

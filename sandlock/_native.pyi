@@ -10,7 +10,6 @@ LAUNCHED: int
 FAILED: int
 MAP_IDS: int
 ENDED: int
-ABI: dict[str, int]
 
 def landlock_abi() -> int: ...
 

@@ -13,11 +13,9 @@ from sandlock._core cimport Lane, lane_main
 from sandlock._handlers cimport HandlerSet
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
-    AddDescriptor, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, NetPortAttr, Notification,
-    NotificationData, PathBeneathAttr, Response, RulesetAttr, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_ID_VALID,
-    SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYS_close, SYS_eventfd2,
-    SYS_fcntl, SYS_futex, SYS_getpid, SYS_pidfd_open, SYS_socketpair, SYS_kill, SYS_landlock_create_ruleset,
-    SYS_rt_sigprocmask, SYS_shutdown, SYS_wait4, SYS_waitid, raw_syscall,
+    MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, SYS_close, SYS_eventfd2, SYS_fcntl,
+    SYS_futex, SYS_getpid, SYS_kill, SYS_landlock_create_ruleset, SYS_pidfd_open, SYS_rt_sigprocmask, SYS_shutdown,
+    SYS_socketpair, SYS_wait4, SYS_waitid, raw_syscall,
 )
 from sandlock._observe cimport dropped_records, free_observer, take_records
 from sandlock._path_table cimport PathRules
@@ -89,22 +87,6 @@ LAUNCHED = MESSAGE_LAUNCHED
 FAILED = MESSAGE_FAILED
 MAP_IDS = MESSAGE_MAP_IDS
 ENDED = MESSAGE_ENDED
-
-# Sizes and numbers as this module was compiled: a test holds them against cffi's reading of the kernel headers.
-ABI = {
-    "sizeof seccomp_notif": sizeof(Notification),
-    "sizeof seccomp_data": sizeof(NotificationData),
-    "sizeof seccomp_notif_resp": sizeof(Response),
-    "sizeof seccomp_notif_addfd": sizeof(AddDescriptor),
-    "sizeof landlock_ruleset_attr": sizeof(RulesetAttr),
-    "sizeof landlock_path_beneath_attr": sizeof(PathBeneathAttr),
-    "sizeof landlock_net_port_attr": sizeof(NetPortAttr),
-    "SECCOMP_IOCTL_NOTIF_RECV": SECCOMP_IOCTL_NOTIF_RECV,
-    "SECCOMP_IOCTL_NOTIF_SEND": SECCOMP_IOCTL_NOTIF_SEND,
-    "SECCOMP_IOCTL_NOTIF_ID_VALID": SECCOMP_IOCTL_NOTIF_ID_VALID,
-    "SECCOMP_IOCTL_NOTIF_ADDFD": SECCOMP_IOCTL_NOTIF_ADDFD,
-    "SECCOMP_IOCTL_NOTIF_SET_FLAGS": SECCOMP_IOCTL_NOTIF_SET_FLAGS,
-}
 
 
 def landlock_abi() -> int:

@@ -529,11 +529,8 @@ cdef int look_at_named(const Viewer *viewer, Resolved *out) noexcept nogil:
         return -ELOOP
     if (<unsigned int>result & S_IFMT) != S_IFREG:
         return -EACCES
-    result = is_executable(out.opened)
-    if result < 0:
-        return result
     out.runs = out.named
-    return 0
+    return is_executable(out.opened)
 
 
 cdef int resolve_program(
@@ -544,8 +541,7 @@ cdef int resolve_program(
     cdef char name[MAX_PREFIX]
     cdef int result
     out.prefix.count = out.prefix.length = out.prefix.levels = out.prefix.files_length = out.prefix.has_loader = 0
-    out.prefix.lacks_loader = 0
-    out.exe_length = 0
+    out.prefix.lacks_loader = out.exe_length = 0
     out.opened = open_program(viewer, directory, path, flags)
     if out.opened < 0:
         return <int>out.opened

@@ -87,6 +87,13 @@ def facts(place: str) -> str:
     return "; ".join(found)
 
 
+def set_flag(descriptor: int) -> int | str:
+    """FS_NOATIME_FL besides the flags that there are: file systems take some of those away only now and then."""
+    flags = ctypes.c_int(0)
+    call("ioctl", descriptor, GETFLAGS, ctypes.byref(flags))
+    return call("ioctl", descriptor, SETFLAGS, packed("i", flags.value | 0x80))
+
+
 def furnish(place: str) -> None:
     """What every call finds in its directory."""
     os.mkdir(place)
@@ -249,7 +256,7 @@ def attributes() -> Ops:
 def marks() -> Ops:
     """What an inode is marked as."""
     ops: Ops = {}
-    ops["ioctl flags"] = lambda p: call("ioctl", opened(f"{p}/file"), SETFLAGS, packed("i", 0x80))
+    ops["ioctl flags"] = lambda p: set_flag(opened(f"{p}/file"))
     ops["ioctl flags bad"] = lambda p: call("ioctl", 999, SETFLAGS, packed("i", 0x80))
     ops["ioctl flags path"] = lambda p: call("ioctl", opened(f"{p}/file", os.O_PATH), SETFLAGS, packed("i", 0x80))
     ops["ioctl flags address"] = lambda p: call("ioctl", opened(f"{p}/file"), SETFLAGS, 8)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sandlock import _host, _native
+from sandlock import _host, _memory
 from sandlock._sys import ffi, lib
 
 KNOWN_TO_BOTH = [
@@ -33,9 +33,9 @@ def read_by_cffi(name: str) -> int:
     return int(getattr(lib, name.replace("sizeof ", "SIZEOF_")))
 
 
-@pytest.mark.parametrize("name", sorted({*KNOWN_TO_BOTH, *_native.ABI}))
+@pytest.mark.parametrize("name", sorted({*KNOWN_TO_BOTH, *_memory.ABI}))
 def test_cython_and_cffi_read_the_same_headers(name: str) -> None:
-    assert _native.ABI[name] == read_by_cffi(name)
+    assert _memory.ABI[name] == read_by_cffi(name)
 
 
 def test_structures_have_the_sizes_of_the_kernel(host: _host.Host) -> None:

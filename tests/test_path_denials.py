@@ -19,7 +19,9 @@ def shell(person: ordinary.Person, script: str, *denied: str, **fields: object) 
     """A shell script in their home, where they may write."""
     hand_over(person)
     options = {"presets": ["system"], "fs_writable": [person.home], "cwd": person.home, **fields}
-    return confined(person, ["/bin/sh", "-c", script], fs_denied=[f"{person.home}/{path}" for path in denied], **options)
+    return confined(
+        person, ["/bin/sh", "-c", script], fs_denied=[f"{person.home}/{path}" for path in denied], **options
+    )
 
 
 def fill(place: Path, *names: str) -> None:
@@ -30,7 +32,19 @@ def fill(place: Path, *names: str) -> None:
 
 @pytest.mark.parametrize(
     "denied",
-    ["tree", "tree/", "tree/.", "./tree", "other/../tree", "link", "link/", "chain", "other/back/tree", "tree/file", "link/file"],
+    [
+        "tree",
+        "tree/",
+        "tree/.",
+        "./tree",
+        "other/../tree",
+        "link",
+        "link/",
+        "chain",
+        "other/back/tree",
+        "tree/file",
+        "link/file",
+    ],
 )
 def test_a_denial_is_about_what_a_path_leads_to(visitor: ordinary.Person, denied: str) -> None:
     place = Path(visitor.home)
@@ -108,7 +122,8 @@ def test_what_comes_later_is_denied(as_user: ordinary.Person, denied: str) -> No
     assert later(as_user, script, "nothing", "tree/sub/file") == SECRET * 2
 
 
-@pytest.mark.parametrize("making", ["ln -s away tree", "ln -s away link; ln -P link tree", "ln -s away link; mv link tree",
+@pytest.mark.parametrize("making", ["ln -s away tree", "ln -s away link; ln -P link tree",
+"ln -s away link; mv link tree",
                                     "mkdir tree; ln -s ../away/sub tree/sub"])  # fmt: skip
 def test_the_way_to_what_comes_later_is_not_led_elsewhere(as_user: ordinary.Person, making: str) -> None:
     """Somebody outside makes the denied file later, by its path: it must not come to lie where nothing is denied."""
@@ -141,7 +156,9 @@ ALIASES = ("tree/sub/file", "window/sub/file", "part/file", "whole/tree/sub/file
 
 
 @pytest.mark.needs(root=True)
-@pytest.mark.parametrize("denied", ["tree", "tree/sub", "tree/sub/file", "window/sub", "part", "whole/tree/sub", "part/file"])
+@pytest.mark.parametrize(
+    "denied", ["tree", "tree/sub", "tree/sub/file", "window/sub", "part", "whole/tree/sub", "part/file"]
+)
 def test_what_is_mounted_elsewhere_is_denied_there_too(visitor: ordinary.Person, denied: str) -> None:
     place = Path(visitor.home)
     fill(place, "tree/sub/file")
@@ -150,13 +167,16 @@ def test_what_is_mounted_elsewhere_is_denied_there_too(visitor: ordinary.Person,
     (place / "link").symlink_to("window/sub")
     hand_over(visitor)
     script = "; ".join(f"cat {path}; echo x > {path}; echo y > {path}2; mv {path} {path}3" for path in ALIASES)
-    script += "; mv window/sub window/moved; mv whole/tree whole/moved; cat window/moved/file whole/moved/sub/file moved/sub/file"
+    script += "; mv window/sub window/moved; mv whole/tree whole/moved"
+    script += "; cat window/moved/file whole/moved/sub/file moved/sub/file"
 
     def run(*what: str) -> str:
         user = [str(visitor.uid), str(visitor.gid)]
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNTED, "sh", str(place), *user]
         command += [visitor.python, "-c", RUNS, str(place), script, *what]
-        done = subprocess.run(command, capture_output=True, text=True, env=visitor.environment(), check=False, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=visitor.environment(), check=False, timeout=60
+        )
         assert done.returncode == 0, done
         return done.stdout
 

@@ -13,7 +13,15 @@ from paths.jail import LINKS, ON_LINKS, Jail, calls, jail, makings, spellings, t
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19), program="gcc"), pytest.mark.slow]
 WAYS = list(spellings(b""))
-PLACES = (b"vault/new", b"vault/sub/new", b"to-vault/new", b"later", b"dir/../later", b"above/below/hidden/new", b"dir/deep/new")
+PLACES = (
+    b"vault/new",
+    b"vault/sub/new",
+    b"to-vault/new",
+    b"later",
+    b"dir/../later",
+    b"above/below/hidden/new",
+    b"dir/deep/new",
+)
 
 
 @pytest.fixture(scope="module", params=ordinary.USERS)

@@ -1,5 +1,5 @@
-"""Races for what is denied, which must never be won: a name, a text, a descriptor or a working directory that means in turns
-what may be used and what may not.
+"""Races for what is denied, which must never be won: a name, a text, a descriptor or a working directory that means in
+turns what may be used and what may not.
 
 Environment:
     SANDLOCK_RACE_MS   milliseconds for each race, confined
@@ -23,7 +23,8 @@ MILLISECONDS = os.environ.get("SANDLOCK_RACE_MS", "600")
 LONGEST_CONTROL = "5000"
 FLIPS = ("link", "exchange", "text", "descriptor", "directory", "cwd", "cwd-in-proc")
 BY_BASE = (
-    "read", "pin", "write", "create", "chmod", "times", "link", "rename", "unlink", "mkdir", "symlink", "node", "move-in",
+    "read", "pin", "write", "create", "chmod", "times", "link", "rename", "unlink", "mkdir", "symlink", "node",
+    "move-in",
 )  # fmt: skip
 BY_PATH = ("truncate", "attribute", "bind")
 """They have no form that begins at a descriptor."""
@@ -130,7 +131,10 @@ def test_no_race_leads_to_a_denied_socket(arena: Arena) -> None:
 
 @pytest.mark.parametrize("arena", ["link", "exchange", "text", "cwd"], indirect=True)
 def test_no_race_executes_what_is_denied(arena: Arena) -> None:
-    source = 'int creat(const char *, unsigned); int main(int n, char **w) { (void)w; return WRONG && creat("%s", 0600) < 0; }'
+    source = (
+        "int creat(const char *, unsigned);\n"
+        'int main(int n, char **w) { (void)w; return WRONG && n && creat("%s", 0600) < 0; }'
+    )
     for name, wrong in (("good", 0), ("denied", 1), *((("flip", 0),) if arena.flip == "exchange" else ())):
         text = source % (arena.place / "out/ran")
         command = ["gcc", f"-DWRONG={wrong}", "-x", "c", "-o", arena.place / name / "program", "-"]
@@ -166,6 +170,7 @@ def test_a_descriptor_of_a_denied_directory_leads_nowhere(visitor: ordinary.Pers
     assert said["open"] == ["secrets", "6", "made", "0", "chmod", "0"]
 
 
+DENYING = 'presets=["system"], fs_readable=[argv[0]], fs_writable=[place], fs_denied=[f"{place}/denied"], cwd=place'
 GIVES = """
 import os, socket, sys
 import sandlock
@@ -175,21 +180,19 @@ if way == "received":
     mine, yours = socket.socketpair()
     socket.send_fds(mine, [b"x"], [given])
     given = yours.fileno()
-with sandlock.Sandbox(
-    presets=["system"], fs_readable=[argv[0]], fs_writable=[place], fs_denied=[f"{place}/denied"], cwd=place,
-) as box:
+with sandlock.Sandbox(DENYING) as box:
     result = box.run(argv, stdin=given)
 sys.stdout.buffer.write(result.stdout)
 sys.exit(result.exit_code)
-"""
+""".replace("DENYING", DENYING)
 
 
 # ---- programs
 
 
 def test_nothing_that_is_denied_is_executed(visitor: ordinary.Person) -> None:
-    """By its name, a link, a hard link, a descriptor, the loader; as a script, as the interpreter of a script and as the
-    loader of a program."""
+    """By its name, a link, a hard link, a descriptor, the loader; as a script, as the interpreter of a script and as
+    the loader of a program."""
     place = Path(visitor.home)
     (place / "denied").mkdir()
     build(place)
@@ -214,7 +217,11 @@ def test_nothing_that_is_denied_is_executed(visitor: ordinary.Person) -> None:
 
 def build(place: Path) -> None:
     source = '#include <stdio.h>\nint main(int n, char **w) { return puts(n > 1 ? w[n - 1] : "RAN") < 0; }\n'
-    for name, more in (("denied/program", []), ("good", []), ("by-loader", [f"-Wl,--dynamic-linker={place}/denied/loader"])):
+    for name, more in (
+        ("denied/program", []),
+        ("good", []),
+        ("by-loader", [f"-Wl,--dynamic-linker={place}/denied/loader"]),
+    ):
         subprocess.run(["gcc", "-x", "c", "-o", place / name, *more, "-"], input=source.encode(), check=True)
     loader = next(path for path in LOADERS if os.path.exists(path))
     (place / "denied/loader").write_bytes(Path(loader).read_bytes())

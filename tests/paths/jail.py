@@ -1,6 +1,7 @@
 """A place of which parts are denied, and ways to them: spellings, and what can be done to what is there.
 
-`Jail.tried` makes one call after the other confined, and looks from outside at what is denied: it has to be as it was, and
+`Jail.tried` makes one call after the other confined,
+and looks from outside at what is denied: it has to be as it was, and
 nothing of it may have been said. `Jail.works` makes one bare, on a copy: there it has to succeed.
 """
 
@@ -25,14 +26,23 @@ DENIED = ("secret", "vault", "later", "above/below/hidden", "door")
 
 def tree(top: bytes) -> list[str]:
     """What is denied, and what leads there."""
-    folders = (b"", b"/vault", b"/vault/sub", b"/dir", b"/dir\xff", b"/above", b"/above/below", b"/above/below/hidden", b"/other")
+    folders = (
+        b"",
+        b"/vault",
+        b"/vault/sub",
+        b"/dir",
+        b"/dir\xff",
+        b"/above",
+        b"/above/below",
+        b"/above/below/hidden",
+        b"/other",
+    )
     lines = [call("mkdirat", CWD, top + path, 0o755) for path in folders]
     for path in (b"/secret", b"/vault/file", b"/vault/sub/file", b"/vault/linked", b"/above/below/hidden/file"):
         lines.append(call("openat", CWD, top + path, os.O_RDWR | os.O_CREAT, 0o600, into=0))
         lines.append(call("write", slot(0), SECRET, len(SECRET)))
         lines.append(call("setxattr", top + path, b"user.old", b"old", 3, 0))
-    for path in (b"/public", b"/behind"):
-        lines.append(call("openat", CWD, top + path, os.O_RDWR | os.O_CREAT, 0o644, into=0))
+    lines += [call("mknodat", CWD, top + path, stat.S_IFREG | 0o644, 0) for path in (b"/public", b"/behind")]
     for path, target in (
         (b"/link", b"secret"), (b"/chain", b"link"), (b"/absolute", top + b"/secret"), (b"/to-vault", b"vault"),
         (b"/dir/up", b"../vault/../secret"), (b"/to-file", b"vault/file"), (b"/to-new", b"vault/new"),
@@ -56,7 +66,8 @@ OPENED = [
 def spellings(top: bytes) -> dict[str, tuple[Argument, Argument]]:
     """Base and path by which a denied file may be meant."""
     ways: dict[str, tuple[Argument, Argument]] = {
-        "plain": (CWD, b"secret"), "link": (CWD, b"link"), "chain": (CWD, b"chain"), "absolute": (CWD, top + b"/secret"),
+        "plain": (CWD, b"secret"), "link": (CWD, b"link"), "chain": (CWD, b"chain"), "absolute": (CWD,
+        top + b"/secret"),
         "absolute link": (CWD, b"absolute"), "dots": (CWD, b"dir/../vault/.././secret"), "hard": (CWD, b"hard"),
         "hard link into a tree": (CWD, b"dir/hard"), "not utf-8": (CWD, b"dir\xff/../secret"),
         "long": (CWD, b"./" * 2044 + b"secret"), "cwd": (CWD, b"/proc/self/cwd/secret"),
@@ -83,9 +94,12 @@ def calls(base: Argument, path: Argument) -> dict[str, list[str]]:
         "old times": ("futimesat", base, path, words(1, 1, 1, 1)),
         "attribute": ("setxattrat", base, path, 0, b"user.a", attribute(b"value"), 16),
         "no attribute": ("removexattrat", base, path, 0, b"user.old"),
-        "rename away": ("renameat", base, path, CWD, b"stolen"), "rename over": ("renameat", CWD, b"public", base, path),
-        "exchange": ("renameat2", base, path, CWD, b"public", 2), "exchange 2": ("renameat2", CWD, b"public", base, path, 2),
-        "whiteout": ("renameat2", base, path, CWD, b"stolen", 4), "link": ("linkat", base, path, CWD, b"stolen", FOLLOW),
+        "rename away": ("renameat", base, path, CWD, b"stolen"), "rename over": ("renameat", CWD, b"public", base,
+        path),
+        "exchange": ("renameat2", base, path, CWD, b"public", 2), "exchange 2": ("renameat2", CWD, b"public", base,
+        path, 2),
+        "whiteout": ("renameat2", base, path, CWD, b"stolen", 4), "link": ("linkat", base, path, CWD, b"stolen",
+        FOLLOW),
         "unlink": ("unlinkat", base, path, 0),
     }  # fmt: skip
     if base == CWD:
@@ -112,7 +126,8 @@ def trees() -> dict[str, list[str]]:
     entries = call("getdents64", slot(5), out("entries"), 4096)
     listed = {
         "open": (CWD, b"vault"), "link": (CWD, b"to-vault"), "below": (CWD, b"vault/sub"), "slash": (CWD, b"to-vault/"),
-        "dot": (CWD, b"vault/."), "dots": (CWD, b"vault/sub/.."), "pinned": (CWD, b"/proc/self/fd/4"), "here": (slot(1), b"."),
+        "dot": (CWD, b"vault/."), "dots": (CWD, b"vault/sub/.."), "pinned": (CWD, b"/proc/self/fd/4"),
+        "here": (slot(1), b"."),
         "from below": (slot(3), b".."),
     }  # fmt: skip
     made = {f"list {what}": [call("openat", *at, os.O_DIRECTORY, 0, into=5), entries] for what, at in listed.items()}
@@ -121,7 +136,8 @@ def trees() -> dict[str, list[str]]:
     made["inside, pinned"] = [call("fchdir", slot(1)), *reads]
     made["inside and back"] = [call("chdir", b"vault/sub"), call("chdir", b".."), *reads]
     made["list inside"] = [call("chdir", b"to-vault"), call("openat", CWD, b".", os.O_DIRECTORY, 0, into=5), entries]
-    for what, path in (("tree", b"vault"), ("subtree", b"vault/sub"), ("above", b"above"), ("above, nearer", b"above/below"),
+    for what, path in (("tree", b"vault"), ("subtree", b"vault/sub"), ("above", b"above"), ("above, nearer",
+    b"above/below"),
                        ("slash", b"above/"), ("hidden", b"above/below/hidden")):  # fmt: skip
         made |= {
             f"rename {what}": [call("renameat", CWD, path, CWD, b"moved")],
@@ -151,7 +167,8 @@ def trees() -> dict[str, list[str]]:
     return made
 
 
-ON_LINKS = frozenset(("rename away", "exchange", "exchange 2", "whiteout", "unlink", "rename over", "old rename", "old link",
+ON_LINKS = frozenset(("rename away", "exchange", "exchange 2", "whiteout", "unlink", "rename over", "old rename",
+"old link",
                       "old unlink"))  # fmt: skip
 """They act on a link, not through it: that is no way to what is denied."""
 LINKS = frozenset(("link", "chain", "absolute link", "through a link", "below a link", "thread", "descriptor", "dev"))
@@ -210,7 +227,11 @@ class Jail:
         answers = {}
         for what, lines in scripts.items():
             answers[what] = self.confined.run([*self.begin, *lines], self.place)[len(self.begin) :]
-        said = {what: [readable(line) for line in scripts[what]] for what, each in answers.items() if SECRET in str(each).encode()}
+        said = {
+            what: [readable(line) for line in scripts[what]]
+            for what, each in answers.items()
+            if SECRET in str(each).encode()
+        }
         assert not said
         after = self.state()
         changed = set(after.items()) ^ set(before.items())

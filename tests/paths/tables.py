@@ -1,6 +1,7 @@
 """Every call by path, with every sort of path and flag: lines for the guest, in small trees of their own.
 
-`case` makes a script for each call. Where a call changes something, a few paths share a tree, then comes a new one: what
+`case` makes a script for each call. Where a call changes something, a few paths share a tree,
+then comes a new one: what
 one call does is not to hide what the next one would have done.
 """
 
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 
 from paths.language import CWD, Argument, address, at_the_end, attribute, call, endless, exists, how, out, slot, words
 
-SHARE = {"mkdir": 12, "mkdirat": 12, "symlink": 12, "symlinkat": 12, "mknod": 12, "mknodat": 12, "rmdir": 6, "unlink": 6,
+SHARE = {"mkdir": 12, "mkdirat": 12, "symlink": 12, "symlinkat": 12, "mknod": 12, "mknodat": 12, "rmdir": 6,
+"unlink": 6,
          "unlinkat": 6, "truncate": 30}  # fmt: skip
 """So many paths are tried in one tree; any number, where no call takes from another what it needs."""
 MANY = 400
@@ -22,9 +24,11 @@ NOFOLLOW, EACCESS, REMOVE, FOLLOW, NO_AUTOMOUNT, EMPTY = 0x100, 0x200, 0x200, 0x
 
 PATHS: tuple[Argument, ...] = (
     b"file", b"none", b"dir", b"dir/", b"file/", b"none/", b"file/x", b"none/x", b"closed", b"closed-dir/file",
-    b"closed-dir/new", b"readonly-dir/file", b"readonly-dir/new", b"readonly", b"link", b"link/", b"dangling", b"dangling/",
+    b"closed-dir/new", b"readonly-dir/file", b"readonly-dir/new", b"readonly", b"link", b"link/", b"dangling",
+    b"dangling/",
     b"loop", b"loop/x", b"to-dir", b"to-dir/", b"to-dir/file", b"to-dir/new", b"to-dir/..", b"absolute", b"empty",
-    b"empty/", b"new", b"new/", b"new/.", b".", b"..", b"dir/.", b"dir/..", b"./file", b"dir//file", b"", b"//", b"fifo",
+    b"empty/", b"new", b"new/", b"new/.", b".", b"..", b"dir/.", b"dir/..", b"./file", b"dir//file", b"", b"//",
+    b"fifo",
     b"socket", b"odd\xff", b"new\xfe", b"n" * 255, b"n" * 256, b"dir/" + b"n" * 256, b"./" * 2045 + b"file",
     b"./" * 2046 + b"file", b"dir/../" * 584 + b"file", b"none/" * 800, b"chain", b"to-dir/../file", 0, 8,
     at_the_end(b"dir/file"), endless(b"file"), b"/proc/self/cwd/file", b"/proc/self/cwd", b"/proc/self/fd/3",
@@ -32,7 +36,8 @@ PATHS: tuple[Argument, ...] = (
     b"/dev/null", b"/proc/self/status", b"/dev/fd/3", b"/proc/thread-self/cwd/link", b"hard",
 )  # fmt: skip
 FEW: tuple[Argument, ...] = (
-    b"file", b"none", b"dir", b"dir/", b"empty", b"new", b"new/", b"file/", b"link", b"dangling", b"to-dir", b"to-dir/new",
+    b"file", b"none", b"dir", b"dir/", b"empty", b"new", b"new/", b"file/", b"link", b"dangling", b"to-dir",
+    b"to-dir/new",
     b"closed-dir/new", b"readonly-dir/new", b"loop/x", b"dir/file", b"..", b"dir/.", b"", b"hard", b"n" * 256,
     b"/proc/self/cwd/new", 8,
 )  # fmt: skip
@@ -80,7 +85,8 @@ class Case:
 
 OPEN_FLAGS = (
     os.O_RDONLY, os.O_WRONLY, os.O_RDWR, 3, os.O_TRUNC, os.O_WRONLY | os.O_TRUNC, os.O_CREAT, os.O_RDWR | os.O_CREAT,
-    os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_NOFOLLOW, os.O_CREAT | os.O_NOFOLLOW, os.O_DIRECTORY,
+    os.O_CREAT | os.O_EXCL, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_NOFOLLOW, os.O_CREAT | os.O_NOFOLLOW,
+    os.O_DIRECTORY,
     os.O_DIRECTORY | os.O_NOFOLLOW, os.O_CREAT | os.O_DIRECTORY, os.O_WRONLY | os.O_TMPFILE, os.O_TMPFILE, os.O_PATH,
     os.O_PATH | os.O_NOFOLLOW, os.O_PATH | os.O_CREAT, os.O_APPEND | os.O_WRONLY, os.O_EXCL, os.O_NOATIME, os.O_CLOEXEC,
     os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, os.O_RDWR | os.O_TMPFILE | os.O_EXCL, 0x40000000,
@@ -152,10 +158,12 @@ BASES: dict[str, tuple[object, ...]] = {
     "openat": (P, b"file", 0, 0), "mkdirat": (P, b"made", 0o755), "unlinkat": (P, b"file", 0),
     "newfstatat": (P, b"file", out("stat"), 0), "statx": (P, b"", EMPTY, 0xFFF, out("statx")),
     "faccessat": (P, b"file", 4), "readlinkat": (P, b"", out("text"), 99), "symlinkat": (b"x", P, b"made"),
-    "mknodat": (P, b"made", stat.S_IFIFO | 0o600, 0), "fchmodat": (P, b"file", 0o600), "fchmodat2": (P, b"", 0o750, EMPTY),
+    "mknodat": (P, b"made", stat.S_IFIFO | 0o600, 0), "fchmodat": (P, b"file", 0o600), "fchmodat2": (P, b"", 0o750,
+    EMPTY),
     "fchownat": (P, b"", -1, -1, EMPTY), "utimensat": (P, b"file", TIMES, 0), "futimesat": (P, 0, TIMES),
     "renameat": (P, b"file", CWD, b"moved"), "renameat2": (CWD, b"file", P, b"moved", 1),
-    "linkat": (P, b"file", CWD, b"linked", 0), "openat2": (P, b"file", how(0), 24), "removexattrat": (P, b"file", 0, b"user.a"),
+    "linkat": (P, b"file", CWD, b"linked", 0), "openat2": (P, b"file", how(0), 24), "removexattrat": (P, b"file", 0,
+    b"user.a"),
 }  # fmt: skip
 """Calls that begin at a descriptor: of a directory, a file, one opened with O_PATH, none."""
 SLOTS = (CWD, slot(0), slot(1), slot(2), slot(3), 99, -1, -101)
@@ -203,7 +211,9 @@ def look(name: str, top: bytes) -> Case:
 
 
 def change(name: str, top: bytes) -> Case:
-    return spread([call(name, *filled(each, path)) for each in CHANGES[name] for path in PATHS], top, name, SHARE.get(name, MANY))
+    return spread(
+        [call(name, *filled(each, path)) for each in CHANGES[name] for path in PATHS], top, name, SHARE.get(name, MANY)
+    )
 
 
 def pairs(name: str, top: bytes) -> Case:
@@ -285,13 +295,15 @@ EXPECTED: tuple[tuple[str, list[Argument], str], ...] = (
     ("openat", [CWD, b"file/", 0, 0], "ENOTDIR"), ("openat", [CWD, b"loop", 0, 0], "ELOOP"),
     ("openat", [CWD, b"link", os.O_NOFOLLOW, 0], "ELOOP"), ("openat", [CWD, LONG, 0, 0], "ENAMETOOLONG"),
     ("openat", [CWD, b"./" * 2047 + b"aa", 0, 0], "ENAMETOOLONG"), ("openat", [CWD, b"dir", 1, 0], "EISDIR"),
-    ("openat", [CWD, b"file", os.O_DIRECTORY, 0], "ENOTDIR"), ("openat", [CWD, b"link", os.O_CREAT | os.O_EXCL, 0], "EEXIST"),
+    ("openat", [CWD, b"file", os.O_DIRECTORY, 0], "ENOTDIR"), ("openat", [CWD, b"link", os.O_CREAT | os.O_EXCL, 0],
+    "EEXIST"),
     ("openat", [CWD, b"dangling", os.O_CREAT | os.O_EXCL, 0], "EEXIST"), ("openat", [CWD, b"closed", 0, 0], "EACCES"),
     ("openat", [CWD, b"closed-dir/file", 0, 0], "EACCES"), ("openat", [CWD, b"readonly", 1, 0], "EACCES"),
     ("openat", [CWD, b"readonly-dir/new", os.O_CREAT, 0o600], "EACCES"), ("openat", [CWD, 8, 0, 0], "EFAULT"),
     ("openat", [CWD, endless(b"file"), 0, 0], "EFAULT"), ("openat", [CWD, b"", 0, 0], "ENOENT"),
     ("openat", [99, b"file", 0, 0], "EBADF"), ("openat", [slot(1), b"file", 0, 0], "ENOTDIR"),
-    ("openat", [CWD, b"dir", os.O_TMPFILE, 0o600], "EINVAL"), ("openat", [CWD, b"fifo", os.O_WRONLY | os.O_NONBLOCK, 0], "ENXIO"),
+    ("openat", [CWD, b"dir", os.O_TMPFILE, 0o600], "EINVAL"), ("openat", [CWD, b"fifo", os.O_WRONLY | os.O_NONBLOCK,
+    0], "ENXIO"),
     ("openat", [CWD, b"socket", 0, 0], "ENXIO"), ("openat2", [CWD, b"to-dir/file", how(0, 0, 4), 24], "ELOOP"),
     ("openat2", [CWD, b"file", how(0, 0o600), 24], "EINVAL"), ("openat2", [CWD, b"file", how(0) + ",1", 32], "E2BIG"),
     ("mkdirat", [CWD, b"dir", 0o755], "EEXIST"), ("mkdirat", [CWD, b"link", 0o755], "EEXIST"),
@@ -309,14 +321,19 @@ EXPECTED: tuple[tuple[str, list[Argument], str], ...] = (
     ("linkat", [CWD, b"none", CWD, b"new", 0], "ENOENT"), ("symlinkat", [b"", CWD, b"new"], "ENOENT"),
     ("symlinkat", [b"x", CWD, b"dangling"], "EEXIST"), ("symlinkat", [b"x", CWD, b"new/"], "ENOENT"),
     ("mknodat", [CWD, b"file", stat.S_IFREG, 0], "EEXIST"), ("mknodat", [CWD, b"new", stat.S_IFDIR, 0], "EPERM"),
-    ("mknodat", [CWD, b"new", 0o150000, 0], "EINVAL"), ("truncate", [b"dir", 0], "EISDIR"), ("truncate", [b"file", -1], "EINVAL"),
-    ("truncate", [b"readonly", 0], "EACCES"), ("truncate", [b"fifo", 0], "EINVAL"), ("truncate", [b"dangling", 0], "ENOENT"),
+    ("mknodat", [CWD, b"new", 0o150000, 0], "EINVAL"), ("truncate", [b"dir", 0], "EISDIR"), ("truncate", [b"file",
+    -1], "EINVAL"),
+    ("truncate", [b"readonly", 0], "EACCES"), ("truncate", [b"fifo", 0], "EINVAL"), ("truncate", [b"dangling", 0],
+    "ENOENT"),
     ("fchmodat2", [CWD, b"link", 0o600, NOFOLLOW], "EOPNOTSUPP"), ("fchmodat2", [CWD, b"file", 0o600, 1], "EINVAL"),
     ("fchmodat", [CWD, b"closed-dir/file", 0o600], "EACCES"), ("fchownat", [CWD, b"file", 999_999, -1, 0], "EPERM"),
-    ("utimensat", [CWD, b"file", words(1, 1 << 31, 1, 1), 0], "EINVAL"), ("setxattr", [b"link", b"user.a", b"v", 1, 2], "ENODATA"),
-    ("lsetxattr", [b"link", b"user.a", b"v", 1, 0], "EPERM"), ("setxattr", [b"file", b"nothing", b"v", 1, 0], "EOPNOTSUPP"),
+    ("utimensat", [CWD, b"file", words(1, 1 << 31, 1, 1), 0], "EINVAL"), ("setxattr", [b"link", b"user.a", b"v", 1,
+    2], "ENODATA"),
+    ("lsetxattr", [b"link", b"user.a", b"v", 1, 0], "EPERM"), ("setxattr", [b"file", b"nothing", b"v", 1, 0],
+    "EOPNOTSUPP"),
     ("newfstatat", [CWD, b"", out("stat"), 0], "ENOENT"), ("readlinkat", [CWD, b"file", out("text"), 9], "EINVAL"),
-    ("faccessat2", [CWD, b"closed", 4, 0], "EACCES"), ("faccessat2", [CWD, b"file", 8, 0], "EINVAL"), ("chdir", [b"file"], "ENOTDIR"),
+    ("faccessat2", [CWD, b"closed", 4, 0], "EACCES"), ("faccessat2", [CWD, b"file", 8, 0], "EINVAL"), ("chdir",
+    [b"file"], "ENOTDIR"),
     ("chdir", [b"closed-dir"], "EACCES"),
     ("openat", [CWD, b"./" * 2045 + b"file", 0, 0], "0"), ("openat", [CWD, at_the_end(b"dir/file"), 0, 0], "0"),
     ("openat", [CWD, b"odd\xff", 1, 0], "0"), ("openat", [CWD, b"link", os.O_CREAT, 0], "0"),
@@ -325,7 +342,7 @@ EXPECTED: tuple[tuple[str, list[Argument], str], ...] = (
     ("fchmodat2", [slot(1), b"", 0o640, EMPTY], "0"), ("utimensat", [slot(1), 0, TIMES, 0], "0"),
     ("renameat2", [CWD, b"to-dir", CWD, b"empty", 2], "0"), ("linkat", [CWD, b"chain", CWD, b"linked", 0], "0"),
 )  # fmt: skip
-"""What the more important ones have to say, on every kernel. Slots: a directory, a file, a pinned directory, a pinned link."""
+"""What the more important ones have to say, on every kernel. Slots: a directory, a file, a pinned directory, a link."""
 
 
 def expected(top: bytes) -> Case:

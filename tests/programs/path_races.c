@@ -49,6 +49,14 @@ static void by_working_directory(void)
     (void)!fchdir(is_denied ? SLOT + 1 : SLOT + 2);
 }
 
+static void by_parent(void) /* what `..` of it is */
+{
+    if (is_denied)
+        renameat(working, "deep/in/er", working, "er");
+    else
+        renameat(working, "er", working, "deep/in/er");
+}
+
 struct flip {
     const char *name;
     void (*turn)(void);
@@ -63,16 +71,23 @@ struct flip {
     {"directory", by_descriptors, ".", 1, 50},
     {"cwd", by_working_directory, ".", 1, 50},
     {"cwd-in-proc", by_working_directory, "/proc/self/cwd", 1, 50},
+    {"parent", by_parent, "deep/in/er/../../..", 0, 50},
+    {"parent-cwd", by_parent, "../..", 0, 50},
     {0},
 };
 
 /* ---- what is done */
 
-static char path[64], other[64];
+static char path[4096], other[64];
+static const char *beyond; /* "../../.." and so on, and a directory that is denied: for flips of a parent */
 static int base = AT_FDCWD;
 
 static void spell(const char *last)
 {
+    if (beyond) {
+        snprintf(path, sizeof path, "%s/%s/%s", name, beyond, last);
+        return;
+    }
     snprintf(path, sizeof path, "%s/%s", name, last);
 }
 
@@ -283,6 +298,9 @@ static int race(int count, char **words)
             if (!strcmp(each->name, words[i]))
                 chosen[chosen_count++] = each;
     prepare(flip);
+    beyond = getenv("BEYOND");
+    if (!strcmp(flip->name, "parent-cwd"))
+        (void)!chdir("deep/in/er");
     alarm(LIFETIME);
     srand((unsigned)getpid());
     left = chosen_count;
