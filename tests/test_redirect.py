@@ -23,7 +23,7 @@ import pytest
 from programs.tools import guest
 
 from sandlock import _redirect
-from sandlock._native import ABI
+from sandlock._memory import ABI
 
 pytestmark = pytest.mark.needs(kernel=(5, 19), program="gcc")
 NOTIFICATION = struct.Struct("=QIIiIQ6Q")
