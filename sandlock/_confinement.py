@@ -82,7 +82,9 @@ class Confinement:
         if _view_rules.has_views(policy):
             from ._view_files import Viewing
 
-            self._views = Viewing(policy, self.plan.hostname)
+            self._views = Viewing(
+                policy, self.plan.hostname, b"" if root is None else os.fsencode(root.mounts[-1].real)
+            )
         self._owner = os.getpid()
 
     def record(self) -> None:

@@ -23,9 +23,9 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_CHANGE_DIRECTORY, ACT_LINK, ACT_LIST_DIRECTORY, ACT_LOOK, ACT_MAKE_LINK, ACT_MAKE_NODE, ACT_OPEN,
-    ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY, ACT_TRUNCATE,
-    ACT_WATCH, Name, PathCall, acts_in_directory, decode_call, is_metadata, read_name, takes_no_path,
+    ACT_CHANGE_DIRECTORY, ACT_LINK, ACT_LIST_DIRECTORY, ACT_LIST_XATTR, ACT_LOOK, ACT_MAKE_LINK, ACT_MAKE_NODE,
+    ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY,
+    ACT_TRUNCATE, ACT_WATCH, Name, PathCall, acts_in_directory, decode_call, is_metadata, read_name, takes_no_path,
 )
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (
@@ -283,8 +283,8 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     cdef PathCall *call = &mediator.call
     cdef long opened
     cdef int result
-    if call.by_descriptor and name.directory == AT_FDCWD:
-        return -EBADF
+    if name.directory == AT_FDCWD and (call.by_descriptor or call.act == ACT_LIST_XATTR):
+        return -EBADF            # listxattrat(2) takes no working directory, unlike its sisters
     if call.by_descriptor and call.act == ACT_SET_FLAGS:
         opened = call.details.descriptor
         call.details.descriptor = -1

@@ -20,7 +20,7 @@ from sandlock._rooted cimport seen_exe
 from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport put_number
 from sandlock._virtual_root cimport (
-    enter, follow_in_root, is_hidden, is_memory, is_top, mount_at, mounted_on, open_mount,
+    enter, follow_in_root, has_dots, is_hidden, is_memory, is_top, leads_to, mount_at, mounted_on, open_mount,
 )
 
 cdef extern from "<errno.h>" nogil:
@@ -260,6 +260,8 @@ cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept n
     if is_strangers(walk.origin.tree, walk.current, name):
         return -ENOENT
     if not link_is_meant and own_directory(walk, name, own):
+        if walk.no_links:
+            return -ELOOP
         next = pin(walk.current, own, 0, RESOLVE_NO_SYMLINKS)
         if next >= 0:
             go_to(walk, next)
@@ -462,6 +464,39 @@ cdef int follow_from(
 
 # In a virtual root ---------------------------------------------------------------------------------------------------
 
+cdef int follow_on_device(
+    const Origin *origin, long base, int mount, const char *real, const char *path, int following, uint64_t resolve,
+    Place *place
+) noexcept nogil:
+    """A path that may not lead to another device (RESOLVE_NO_XDEV). The kernel is given it from the mount's top, if a
+    `..` could lead above the directory where it begins."""
+    cdef const VirtualRoot *root = origin.tree.run.virtual_root
+    cdef char whole[2 * MAX_PATH]
+    cdef const char *above
+    cdef size_t length
+    if path[0] == 47:
+        mount = root.count - 1
+    if not has_dots(path) and leads_to(root, mount, real, path) != mount:
+        return -EXDEV
+    resolve |= RESOLVE_IN_ROOT if root.mounts[mount].owner < 0 else RESOLVE_BENEATH
+    if path[0] == 47:
+        return follow_scoped(origin, root.mounts[mount].descriptor, mount, path, following, resolve, place)
+    above = real + root.mounts[mount].real_length
+    while above[0] == 47:
+        above += 1
+    length = strlen(above)
+    if not has_dots(path) or length + strlen(path) + 2 > MAX_PATH:
+        return follow_scoped(
+            origin, base, mount, path, following, (resolve & ~RESOLVE_IN_ROOT) | RESOLVE_BENEATH, place
+        )
+    memcpy(whole, above, length)
+    whole[length] = 47
+    memcpy(whole + length + 1, path, strlen(path) + 1)
+    return follow_scoped(
+        origin, root.mounts[mount].descriptor, mount, whole + (length == 0), following, resolve, place
+    )
+
+
 cdef int follow_scoped(
     const Origin *origin, long base, int mount, const char *path, int following, uint64_t resolve, Place *place
 ) noexcept nogil:
@@ -469,12 +504,6 @@ cdef int follow_scoped(
     cdef const VirtualRoot *root = origin.tree.run.virtual_root
     cdef char real[MAX_PATH]
     cdef int result
-    if path[0] == 47 and not resolve & RESOLVE_IN_ROOT:
-        mount = root.count - 1
-        base = root.mounts[mount].descriptor
-        resolve |= RESOLVE_IN_ROOT
-    elif not resolve & RESOLVE_IN_ROOT:
-        resolve |= RESOLVE_BENEATH
     result = follow_within(origin, base, path, following, resolve, place)
     if result < 0:
         return result
@@ -511,8 +540,12 @@ cdef int follow_inside(
         )
     if resolve & RESOLVE_CACHED:
         return -EAGAIN
-    if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV):
+    if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT):
+        if path[0] != 47 and not has_dots(path) and leads_to(root, mount, real, path) != mount:
+            return -EXDEV
         return follow_scoped(origin, base, mount, path, following, resolve, place)
+    if resolve & RESOLVE_NO_XDEV:
+        return follow_on_device(origin, base, mount, real, path, following, resolve, place)
     if not resolve:
         result = follow_in_root(root, base, mount, real, path, following, 0, place)
         if result != -EAGAIN:

@@ -236,6 +236,24 @@ cdef const char *behind(const char *seen_at, const char *path) noexcept nogil:
     return skip(path)
 
 
+cdef int leads_to(const VirtualRoot *root, int mount, const char *real, const char *path) noexcept nogil:
+    """The mount that a path leads into by its letters, from a directory of this one; -1 where that cannot be told."""
+    cdef char seen[2 * MAX_PATH]
+    cdef long length = 0
+    cdef int i
+    if path[0] != 47:
+        length = seen_path(root, mount, real, seen, MAX_PATH)
+        if length < 0:
+            return -1
+        seen[length] = 47
+        memcpy(seen + length + 1, path, strlen(path) + 1)
+        path = seen
+    for i in range(root.count):
+        if behind(root.mounts[i].seen_at, path) != NULL:
+            return i
+    return -1
+
+
 # Following -----------------------------------------------------------------------------------------------------------
 
 cdef int accept(
@@ -325,7 +343,7 @@ cdef int follow_in_root(
     cdef uint64_t resolve = RESOLVE_BENEATH
     cdef size_t length = strlen(path)
     cdef int result, literal = 1, i
-    if has_dots(path):
+    if has_dots(path) or (following & FOLLOW_MAKES and path[length - 1] == 47):
         return -EAGAIN
     if path[0] != 47:
         literal = not has_mounts_below(root, mount, real)
