@@ -482,6 +482,8 @@ cdef int run_attested(Table *table, Slot *slot, Redirect *redirect) noexcept nog
         close_image(&stage.image)
         return release(&frozen) > 0
     follow(table, slot, &frozen, &stage)
+    # Also where the caller was killed before its call: whoever gets its number next has not been judged.
+    forget_redirect(redirect)
     close_image(&stage.image)
     result = release(&frozen) > 0
     finish(table, slot)

@@ -44,6 +44,7 @@ cdef extern from * nogil:
 cdef enum:
     CLASS = 4                # EI_CLASS
     BLOCK = 8192
+    MAX_LOOKED_AT = 4194304  # of a loader, several times what one has: the lane may not read for ever
     MAX_SEGMENTS = 1170      # in 64 KiB, fs/binfmt_elf.c: load_elf_phdrs
 
 
@@ -98,7 +99,7 @@ cdef int takes_name(long loader) noexcept nogil:
     cdef long got
     cdef uint64_t offset = 0
     cdef int is_old = 0
-    while True:
+    while offset < MAX_LOOKED_AT:
         got = raw_syscall(SYS_pread64, loader, <long>block, BLOCK, <long>offset, 0, 0)
         if got <= 0:
             return not is_old
@@ -108,3 +109,4 @@ cdef int takes_name(long loader) noexcept nogil:
         if got < BLOCK:
             return not is_old
         offset += BLOCK - 32     # a word may lie across two blocks
+    return not is_old

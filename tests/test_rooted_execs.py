@@ -292,3 +292,23 @@ def test_the_link_to_its_program(boxes: tuple[Sandbox, Sandbox], world: World) -
         bare, rooted = (box.run(command, timeout=20) for box in boxes)
         assert bare.stdout == rooted.stdout
         assert b"exe /" in bare.stdout
+
+
+def test_a_loader_without_end_holds_nobody_up(world: World) -> None:
+    """It is looked at before it is loaded, by the thread that serves everybody."""
+    program = world.inside(world.bin) / "endless"
+    image = world.inside(Path(world.started)).read_bytes()
+    loader = next(name for name in (b"/lib64/ld-linux-x86-64.so.2", b"/lib/ld-linux-aarch64.so.1") if name in image)
+    program.write_bytes(image.replace(loader, b"/hole".ljust(len(loader), b"\0")))
+    program.chmod(0o755)
+    with open(world.root / "hole", "wb") as hole:
+        hole.truncate(1 << 40)
+        os.fchmod(hole.fileno(), 0o755)
+    with world.rooted() as box:
+        command = [world.static, "again", "plain", str(world.bin / "endless")]
+        result = box.run(command, timeout=20)
+        assert not result.timed_out
+        assert b"plain E" in result.stdout
+        assert box.run([world.static], timeout=20).ok
+    (world.root / "hole").unlink()
+    program.unlink()
