@@ -386,6 +386,8 @@ cdef long carry_out(Mediator *mediator) noexcept nogil:
     cdef PathCall *call = &mediator.call
     cdef int result
     if call.act == ACT_TELL_DIRECTORY:
+        if not still_waits(mediator):
+            return -ESRCH
         return tell_directory(mediator.table.run.virtual_root, mediator.tree.own_table, call)
     if (waits(call) or call.act == ACT_CHANGE_DIRECTORY) and not mediator.may_block:
         return LATER

@@ -62,6 +62,7 @@ cdef extern from * nogil:
     const unsigned int S_IWOTH
 
 cdef enum:
+    MAX_STEPS = 4096
     MAX_LINKS = 40           # MAXSYMLINKS of linux/namei.h
     PROCFS_ROOT = 1          # the inode of its root directory
     MISSING = 1              # there is no such name in the directory
@@ -270,6 +271,8 @@ cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept n
         return go_up(walk)
     if walk.root != NULL and not dots:
         mounted = mounted_on(walk.root, walk.mount, walk.origin.tree.own_table, walk.current, name)
+    if mounted < -1:
+        return mounted
     if mounted >= 0:
         next = open_mount(walk.root, mounted)
     else:
@@ -325,11 +328,14 @@ cdef int walk_path(Walk *walk) noexcept nogil:
     """Follows the rest of the path. Returns 0, ARRIVED, MISSING or -errno."""
     cdef char name[MAX_LAST]
     cdef Place facts
-    cdef int result = 0, last = 0, slash = 0, wants_directory = 0
+    cdef int result = 0, last = 0, slash = 0, wants_directory = 0, steps = 0
     while True:
         result = cut_name(walk, name, &last, &slash)
         if result < 0:
             return result
+        steps += 1
+        if steps > MAX_STEPS:        # links full of "./", to keep us busy: the longest path has half as many names
+            return -ELOOP
         if result == 0:
             break
         if last and slash:
@@ -511,7 +517,7 @@ cdef int follow_scoped(
     if (
         real_path_in(place.own_table, place.descriptor if place.descriptor >= 0 else place.parent, real) < 0
         or is_hidden(root, mount, real)
-        or (place.parent >= 0 and mounted_on(root, mount, place.own_table, place.parent, place.last) >= 0)
+        or (place.parent >= 0 and mounted_on(root, mount, place.own_table, place.parent, place.last) != -1)
     ):
         leave(place)
         return -EXDEV

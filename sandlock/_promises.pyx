@@ -82,8 +82,11 @@ cdef long take_promised(Promises *promises, pid_t tgid, const char *path) noexce
         entry = &promises.entries[i]
         if load_int(&entry.state) != PROMISE_KEPT or entry.tgid != tgid or strcmp(entry.path, path) != 0:
             continue
-        if swap_int_if(&entry.state, PROMISE_KEPT, PROMISE_HELD):
+        if not swap_int_if(&entry.state, PROMISE_KEPT, PROMISE_HELD):
+            continue
+        if entry.tgid == tgid and strcmp(entry.path, path) == 0:
             return drop(promises, entry)
+        store_int(&entry.state, PROMISE_KEPT)    # it was given up, and made anew for somebody else, in between
     return -ENOENT
 
 

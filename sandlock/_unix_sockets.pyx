@@ -75,7 +75,7 @@ cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, 
         result = follow_path(&origin, name, 0, RESOLVE_NO_MAGICLINKS, &place)
     if result < 0:
         return result
-    if made != NULL and mounted_on(run.virtual_root, place.mount, 0, place.descriptor, made) >= 0:
+    if made != NULL and mounted_on(run.virtual_root, place.mount, 0, place.descriptor, made) != -1:
         result = -EADDRINUSE
     elif made != NULL and place.read_only:
         result = -EROFS

@@ -18,6 +18,7 @@ from sandlock._programs cimport MAX_PATH, real_path_in
 from sandlock._run cimport MAX_MOUNTS, VirtualMount
 
 cdef extern from "<errno.h>" nogil:
+    const int EACCES
     const int EAGAIN
     const int ENAMETOOLONG
     const int ENOENT
@@ -94,7 +95,7 @@ cdef int is_top(const VirtualRoot *root, int mount, const char *real) noexcept n
 cdef int mounted_on(
     const VirtualRoot *root, int mount, long own_table, long directory, const char *name
 ) noexcept nogil:
-    """The mount that lies over a name in this directory; -1 for none."""
+    """The mount that lies over a name in this directory; -1 for none, -EACCES if that cannot be told."""
     cdef char real[MAX_PATH]
     cdef const VirtualMount *other
     cdef size_t length
@@ -104,7 +105,7 @@ cdef int mounted_on(
         if other.owner != mount or strcmp(other.name, name) != 0:
             continue
         if not known and real_path_in(own_table, directory, real) < 0:
-            return -1
+            return -EACCES
         known = 1
         length = other.place_length - strlen(name) - 1
         if length == 0 and real[0] == 47 and real[1] == 0:
@@ -293,7 +294,7 @@ cdef int follow_to_parent(
         return -EAGAIN
     place.parent = place.descriptor
     place.descriptor = -1
-    if mounted_on(root, mount, place.own_table, place.parent, place.last) >= 0:
+    if mounted_on(root, mount, place.own_table, place.parent, place.last) != -1:
         return -EAGAIN
     opened = pin(place.parent, place.last, O_NOFOLLOW, cached)
     if opened == -ENOENT:
