@@ -19,7 +19,7 @@ from paths.worker import hand_over, walk
 from programs.tools import confined, guest
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19), program="gcc"), pytest.mark.slow]
-MILLISECONDS = os.environ.get("SANDLOCK_RACE_MS", "600")
+MILLISECONDS = os.environ.get("SANDLOCK_RACE_MS", "400")
 LONGEST_CONTROL = "5000"
 FLIPS = ("link", "exchange", "text", "descriptor", "directory", "cwd", "cwd-in-proc")
 BY_BASE = (

@@ -16,7 +16,7 @@ from paths.sequences import Calls, setup
 from paths.worker import MODES, Pair, pair
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19), program="gcc"), pytest.mark.slow]
-EXAMPLES = int(os.environ.get("SANDLOCK_PATH_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("SANDLOCK_PATH_EXAMPLES", "40"))
 SETTINGS = settings(
     max_examples=EXAMPLES,
     deadline=None,
