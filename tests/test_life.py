@@ -147,7 +147,7 @@ def test_nothing_of_a_tree_is_left(as_user: ordinary.Person, ending: str, superv
             there = alive(mark)
             assert len(there) >= CALM
             assert len({session(pid) for pid in there}) > 2, "nobody left the session: this proves little"
-        embedding.tell("go")
+            embedding.tell("go")  # the other one waits for nobody, and may have ended
         assert embedding.line() == TOLD.get(ending, "killed in time not ok")
         assert alive(mark) == []  # the result comes when the tree is gone, not before
         assert embedding.line() == "same"
