@@ -93,7 +93,7 @@ class Calls:
         """Paths, most of them to something."""
         there = st.tuples(st.sampled_from([b"", b"", b"", b"", tree + b"/", b"./", b"d/../"]), st.sampled_from(THERE))
         part = st.sampled_from(NAMES * 3 + (b".", b"..", b"..", b"") + LONG[:1])
-        parts = st.lists(part, min_size=1, max_size=4).map(lambda drawn: b"/".join(drawn).lstrip(b"/"))
+        parts = st.lists(part, min_size=1, max_size=4).map(lambda drawn: b"/".join(drawn).lstrip(b"/") or b"a")
         special = st.sampled_from(
             [
                 *(b"", b".", b"..", LONG[0], LONG[1], b"d/" + LONG[1], tree, tree + b"/"),
@@ -137,6 +137,8 @@ class Calls:
         hows = hows.filter(
             lambda drawn: not drawn[0] & os.O_PATH and not drawn[2] & (0x19 if drawn[0] & os.O_CREAT else held)
         )
+        if self.mode == "chroot":  # whether / is another mount: that depends on which root it is
+            hows = hows.filter(lambda drawn: not drawn[2] & 1)
         made = hows.map(lambda drawn: how(drawn[0], drawn[1] if drawn[0] & (os.O_CREAT | 0o20000000) else 0, drawn[2]))
         return self.lines(
             ("openat", base, p, self.flags, self.mode_bits),
