@@ -195,7 +195,7 @@ TWO = frozenset(("rename", "renameat", "renameat2", "link", "linkat"))
 
 
 def known(line: str, bare: str, inside: str) -> bool:
-    """Whether it fails for another of its faults: names are read as a whole before they are followed; or as is known."""
+    """Whether it fails for another of its faults: names are read before they are followed; or as is known."""
     if bare.startswith("E") and (inside == "ENAMETOOLONG" or (name(line) in TWO and inside == "EFAULT")):
         return True
     if (
