@@ -248,6 +248,7 @@ def opens(name: str, top: bytes, mode: str) -> Case:
         for resolve in (0, 1, 2, 4, 8, 16, 24, 0x40)
         for path in PATHS
         if not waits(path, each) and not (resolve & 0x19 and (mode == "asked" or each & os.O_CREAT))
+        if not (resolve & 0x18 and ".." in str(path))  # it fails whenever anybody on the machine renames anything
     ]
     lines += [call(name, CWD, b"file", how(0) + ",0", size, into=4) for size in (0, 16, 23, 24, 32, 4097)]
     lines += [call(name, CWD, b"file", how(0) + ",1", 32, into=4), call(name, CWD, b"file", 8, 24, into=4)]

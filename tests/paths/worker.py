@@ -182,24 +182,28 @@ def elsewhere(line: str, bare: str, inside: str, mode: str) -> bool:
 
 
 KNOWN = {
-    ("bind", "ENOTDIR", "EADDRINUSE"),  # file/
-    ("bind", "ENOENT", "EADDRINUSE"),  # nothing/
+    *(("bind", other, "EADDRINUSE") for other in ("ENOTDIR", "ENOENT", "ELOOP", "EACCES")),  # whatever/
     ("connect", "EACCES", "ECONNREFUSED"),  # neither a socket nor writable
-    *(("openat2", "EISDIR", other) for other in ("ENOENT", "ENOTDIR", "ELOOP")),  # O_CREAT, no links, and nothing/
     ("removexattrat", "EBADF", "ENODATA"),  # the working directory, by an empty path
     ("listxattrat", "EBADF", "0 "),
-    ("openat", "EISDIR", "EEXIST"),  # O_CREAT | O_EXCL, and directory/, in a virtual root
-    ("open", "EISDIR", "EEXIST"),
 }
 """Another errno for what fails anyway."""
+OPENS = frozenset(("open", "openat", "openat2", "creat"))
+MADE_BELOW = re.compile(r" [pe]\S*/\.? ")
 OF_LINKS = frozenset(("lchown", "fchownat", "utimensat", "lsetxattr", "lremovexattr"))
 TWO = frozenset(("rename", "renameat", "renameat2", "link", "linkat"))
 
 
 def known(line: str, bare: str, inside: str) -> bool:
-    """Whether it fails for another of its faults: both names are read before one is looked at; or as is known."""
-    if name(line) in TWO and bare.startswith("E") and inside in ("ENAMETOOLONG", "EFAULT"):
+    """Whether it fails for another of its faults: names are read before they are followed; or as is known."""
+    if bare.startswith("E") and (inside == "ENAMETOOLONG" or (name(line) in TWO and inside == "EFAULT")):
         return True
+    if (
+        name(line) in OPENS
+        and MADE_BELOW.search(line)
+        and {bare, inside} <= {"EISDIR", "ENOTDIR", "EEXIST", "ENOENT", "ELOOP"}
+    ):
+        return True  # O_CREAT and whatever/
     if name(line) == "openat2" and " p.. " in line and inside == "EXDEV":
         return True  # RESOLVE_NO_XDEV, in a virtual root
     return (name(line), bare, inside) in KNOWN

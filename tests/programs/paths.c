@@ -23,7 +23,8 @@ enum { ROOM = 1 << 16, SLOTS = 10, STRINGS = 1 << 15, ARGUMENTS = 6, SEEN = 4096
 static char result[ROOM] __attribute__((aligned(16)));
 static char strings[STRINGS] __attribute__((aligned(16)));
 static size_t used, last;
-static char *end_of_memory;
+static char *ends_of_memory[ARGUMENTS]; /* one for each string of a call */
+static int ends;
 static int slots[SLOTS];
 static const char *kind;
 
@@ -61,7 +62,7 @@ static long string(const char *text, char how)
     if (how == 'p')
         return (long)start;
     size_t size = last + (how == 'e');
-    return (long)memcpy(end_of_memory - size, start, size);
+    return (long)memcpy(ends_of_memory[ends++] - size, start, size);
 }
 
 static long socket_address(const char *text)
@@ -240,6 +241,7 @@ static void execute(char *text)
     int count = 0, slot = -1;
     char *each;
     used = last = filled = 0;
+    ends = 0;
     kind = "";
     memset(strings, 0, sizeof strings);
     memset(result, 0, sizeof result);
@@ -301,10 +303,12 @@ int main(int count, char **words)
 {
     static char script[1 << 24];
     size_t length = 0;
-    char *memory = mmap(NULL, 3 << 14, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    end_of_memory = memory + (2 << 14);
-    if (memory == MAP_FAILED || mprotect(end_of_memory, 1 << 14, PROT_NONE))
-        return 9;
+    for (int i = 0; i < ARGUMENTS; i++) {
+        char *memory = mmap(NULL, 3 << 14, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        ends_of_memory[i] = memory + (2 << 14);
+        if (memory == MAP_FAILED || mprotect(ends_of_memory[i], 1 << 14, PROT_NONE))
+            return 9;
+    }
     if (count > 1 && !strcmp(words[1], "bare"))
         without_capabilities();
     signal(SIGPIPE, SIG_IGN);
