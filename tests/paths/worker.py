@@ -110,6 +110,16 @@ class Guest:
 # ---- trees
 
 
+def shut_to_us(status: os.stat_result) -> bool:
+    """Whether its owner, who is not root, could not look into it."""
+    wanted = 0o700 if stat.S_ISDIR(status.st_mode) else 0o600
+    return bool(
+        os.geteuid()
+        and (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode))
+        and status.st_mode & wanted != wanted
+    )
+
+
 def walk(top: str) -> dict[str, str]:
     """What can be seen of a tree from outside: kinds, modes, owners, links, sizes, contents, targets, times if set."""
     found = {}
@@ -121,7 +131,8 @@ def walk(top: str) -> dict[str, str]:
                   if ns < LONG_AGO * 10**9]  # fmt: skip
         if stat.S_ISLNK(status.st_mode):
             facts.append(repr(os.readlink(path)))
-        elif os.geteuid() and status.st_mode & 0o700 != 0o700 and not stat.S_ISSOCK(status.st_mode):
+        opened = shut_to_us(status)
+        if opened:
             os.chmod(path, 0o700)
         if not stat.S_ISLNK(status.st_mode):
             facts += [f"{each}={os.getxattr(path, each)!r}" for each in os.listxattr(path)]
@@ -134,6 +145,8 @@ def walk(top: str) -> dict[str, str]:
         if stat.S_ISDIR(status.st_mode):
             for entry in sorted(os.listdir(path)):
                 look(path + b"/" + entry, name + b"/" + entry)
+        if opened:
+            os.chmod(path, stat.S_IMODE(status.st_mode))
 
     if os.path.lexists(top):
         look(os.fsencode(top), b".")
