@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ._decisions import Decision
     from .policy import Policy
     from .presets import Grant
+    from .result import ExecRecord
 
 SCHEMA = 1
 """Version of the lines. Keys are only ever added within one version."""
@@ -177,6 +178,8 @@ def decided(decision: Decision) -> dict[str, object]:
         "cause": decision.cause,
         "reason": _text(decision.reason),
         "rule": _text(decision.rule),
+        "by": _text(decision.by),
+        "host": _text(decision.host),
         "errno": decision.errno,
         "pid": decision.pid,
         "tid": decision.tid,
@@ -194,6 +197,11 @@ def decided(decision: Decision) -> dict[str, object]:
 def lost(run: str, call_id: str, count: int) -> dict[str, object]:
     """The line of decisions that were lost on the way here."""
     return {"record": "dropped", "run": run, "call_id": call_id, "count": count}
+
+
+def executed(run: str, call_id: str, records: Iterable[ExecRecord]) -> dict[str, object]:
+    """The line of programs that the tree executed, with their times; at its end, with `record_execs`."""
+    return {"record": "execs", "run": run, "call_id": call_id, "execs": [each.to_dict() for each in records]}
 
 
 def ended(run: str, call_id: str, facts: Mapping[str, object]) -> dict[str, object]:

@@ -14,8 +14,9 @@ from ._permissions import Permissions, changes_paths, read_ceiling
 from ._plan import plan as make_plan
 from ._records import read_call_id
 from ._settle import real_paths, refuse_memory, settle
+from ._verdicts import read_on_timeout
 from .errors import MORE_FILES, ConfinementError, PolicyError, SandlockError
-from .events import Deny, ExecDecision, read_on_timeout
+from .events import Deny, ExecDecision
 from .handlers import NativeHandler, read_handlers
 from .policy import Policy
 

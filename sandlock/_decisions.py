@@ -14,11 +14,13 @@ from .events import OPERATIONS, address_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ._net_rules import NetRule
     from ._plan import Plan
-    from .events import Event, Verdict
+    from ._verdicts import Verdict
+    from .events import Event
     from .handlers import HandlerContext
 
 __all__ = ["ASKED", "DENIED", "Decision", "decision_of"]
@@ -84,6 +86,10 @@ class Decision:
     """The same as flags of `sandlock run`."""
     syscall: str = ""
     """Of a decision about a file: the system call."""
+    by: str = ""
+    """Who decided, where a verdict says so."""
+    host: str = ""
+    """Of "connect" and "send": the name by which the tree looked the address up last; "" if it did not."""
     dropped: int = 0
     """From `decisions()`: how many decisions before this one its reader missed, by being slow."""
 
@@ -99,25 +105,25 @@ def decision_of(
     run: str,
     call_id: str,
     answered: tuple[Event | HandlerContext, Verdict] | None,
+    host_of: Callable[[bytes], str] | None = None,
 ) -> Decision:
-    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0;
-    `fs_denied`: the paths that are denied; `answered`: the question and its verdict, if the callback decided."""
+    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `fs_denied`:
+    denied paths; `answered`: the question and its verdict; `host_of`: the name by which an address was looked up."""
     (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
     exe, cwd, argv, cut, endpoint = facts
     kind, name, did = OPERATIONS[operation], CAUSES[cause][0], ACTS[act]
     text, own = rule_of(kind, rule, plan.exec_rules, net_rules, fs_denied)
-    call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""
-    reason, words = own or _reason(did, cause, text), tuple(map(fsdecode, argv))
+    reason, words, by = own or _reason(did, cause, text), tuple(map(fsdecode, argv)), ""
     if answered is not None and name == "verdict":
-        event, verdict = answered
+        (event, verdict), cut = answered, False
         name, reason = verdict.cause or name, verdict.reason or "the callback allowed it"
-        words, cut = getattr(event, "argv", ()), False
-    if call and name == "no-rule":
-        reason = f"{call}: no grant allows it"
+        words, by = getattr(event, "argv", ()), verdict.by
+    call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""
+    if rule == NO_GRANT or (call and name == "no-rule"):
+        reason = "no grant allows it" if rule == NO_GRANT else f"{call}: no grant allows it"
     target = _target(plan.arch, kind, number, exe, endpoint)
-    fix = _fix_of(kind, name, target, words, call, endpoint) if did in DENIED and not text and not cut else ("", "")
-    if rule == NO_GRANT:
-        reason, fix = "no grant allows it", grant_fixes("fs_readable", "--fs-read", target)
+    judged = did in DENIED and not text and (rule == NO_GRANT or not cut)
+    fix = _fix_of(kind, name, target, words, call, endpoint, rule) if judged else ("", "")
     return Decision(
         seq=seq,
         time=epoch + decided / 1e9,
@@ -140,11 +146,13 @@ def decision_of(
         tid=tid,
         latency=max(0.0, (decided - since) / 1e9),
         binding=BINDINGS.get(kind, "on-behalf"),
-        asked=question != 0,
+        asked=bool(question),
         call_id=call_id,
         fix=fix[0],
         fix_flag=fix[1],
         syscall=call,
+        by=by,
+        host=host_of(endpoint[1]) if host_of is not None and kind in ("connect", "send") else "",
     )
 
 
@@ -155,7 +163,10 @@ def _fix_of(
     words: tuple[str, ...],
     call: str,
     endpoint: tuple[int, bytes, int, bytes, bool],
+    rule: int,
 ) -> tuple[str, str]:
+    if rule == NO_GRANT:
+        return grant_fixes("fs_readable", "--fs-read", target)
     if kind in NETWORK:
         return fixes(kind, target, endpoint[2]) if endpoint[0] and cause != "audit" else ("", "")
     if cause != "no-rule":

@@ -10,7 +10,7 @@ from os import fsdecode
 from . import syscalls
 from ._net_rules import UNIX, protocol_name
 from ._path_rules import METADATA
-from ._record import fields, record
+from ._record import fields, record, replace
 from .events import OPERATIONS, Exec, Fork, Open, Resolve, address_text, target_of
 
 TYPE_CHECKING = False
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from ._exec_rules import ExecRule
     from ._lookups import Lookups
     from ._net_rules import NetRule
-    from .events import Event, Verdict
+    from ._verdicts import Verdict
+    from .events import Event
 
 __all__ = [
     "CAUSES",
@@ -86,6 +87,8 @@ class Denial:
     """The name by which the tree looked the destination up last; "" if it did not."""
     syscall: str = ""
     """Of what was denied without a question about a file: the system call."""
+    by: str = ""
+    """Who denied it, where the verdict says so."""
 
 
 @record
@@ -113,6 +116,8 @@ class Audited:
     """The files of the processes above, as in Denial."""
     host: str = ""
     """The name by which the tree looked the destination up last; "" if it did not."""
+    by: str = ""
+    """Who allowed it, where the verdict says so."""
 
 
 CAUSES = (
@@ -142,7 +147,7 @@ CAUSES = (
 def denial_of(event: Event, verdict: Verdict, *, time: float, latency: float, chain: list[bytes]) -> Denial:
     """What is written down of an event that a verdict denied."""
     if isinstance(event, Resolve):
-        return resolve_denial(event.name, verdict.cause, verdict.reason, "", event.pid)
+        return replace(resolve_denial(event.name, verdict.cause, verdict.reason, "", event.pid), by=verdict.by)
     kind, target, argv, host = _about(event)
     fix = ("", "") if isinstance(event, Exec | Fork | Open | Resolve) else fixes(kind, target, event.port, host)
     return Denial(
@@ -159,11 +164,19 @@ def denial_of(event: Event, verdict: Verdict, *, time: float, latency: float, ch
         time=time,
         latency=latency,
         chain=tuple(map(fsdecode, chain)),
+        by=verdict.by,
     )
 
 
 def audited_of(
-    event: Event, reason: str, *, time: float, latency: float = 0.0, chain: list[bytes], cause: str = "verdict"
+    event: Event,
+    reason: str,
+    *,
+    time: float,
+    latency: float = 0.0,
+    chain: list[bytes],
+    cause: str = "verdict",
+    by: str = "",
 ) -> Audited:
     """What is written down of an event that an Audit() allowed."""
     kind, target, argv, host = _about(event)
@@ -178,6 +191,7 @@ def audited_of(
         latency=latency,
         chain=tuple(map(fsdecode, chain)),
         host=host,
+        by=by,
     )
 
 

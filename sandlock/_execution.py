@@ -15,8 +15,9 @@ from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
 from ._handled import Handled
 from ._launch import STEPS
+from ._verdicts import ACT_AUDIT, read_verdict
 from .errors import MORE_FILES, ConfinementError, InternalError, SandlockError
-from .events import ACT_AUDIT, OPERATIONS, Exec, Fork, exec_event, network_event, open_event, read_verdict
+from .events import OPERATIONS, Exec, Fork, exec_event, network_event, open_event
 from .handlers import HandlerContext
 from .result import ExecRecord, Result
 
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from ._recording import Recorder
     from ._resolver import Resolver
     from ._stdio import Stdio
+    from ._verdicts import Verdict
     from ._view_files import ViewFiles
     from ._virtual_paths import VirtualRoot
-    from .events import Event, Verdict
+    from .events import Event
     from .handlers import Handler, NativeHandler
     from .policy import Policy
 
@@ -278,7 +280,7 @@ class Execution:
             return Fork(pid=pid, tid=tid, syscall=syscall, call=call, run=run, call_id=call_id)
         if operation == OPERATIONS.index("open"):
             return open_event(syscall, tid, pid, *facts, call=call, run=run, call_id=call_id)
-        host = "" if self._lookups is None else self._lookups.host_of(facts[1])
+        host = self.host_of(facts[1])
         return network_event(operation, syscall, tid, pid, *facts, host=host, call=call, run=run, call_id=call_id)
 
     def settle(self, question: int, event: Event | HandlerContext, answer: object) -> None:
@@ -314,7 +316,7 @@ class Execution:
             return self._denials, self._denials.add(denial)
         if verdict.act == ACT_AUDIT:
             chain = self.run.chain(event.pid)
-            audited = audited_of(event, verdict.reason, time=time, latency=latency, chain=chain)
+            audited = audited_of(event, verdict.reason, time=time, latency=latency, chain=chain, by=verdict.by)
             return self._audited, self._audited.add(audited)
         return None, None
 
@@ -473,7 +475,7 @@ class Execution:
             reason=reason,
             duration=monotonic() - self.started,
             truncated=truncated,
-            execs=self._records() if self.policy.record_execs else None,
+            execs=self.exec_records() if self.policy.record_execs else None,
             dropped_execs=self.run.dropped_execs,
             argv=self.command.text,
             waived=self.plan.waived,
@@ -488,7 +490,12 @@ class Execution:
             audit_error="" if self.recorder is None else self.recorder.failure,
         )
 
-    def _records(self) -> tuple[ExecRecord, ...]:
+    def host_of(self, address: bytes) -> str:
+        """The name by which the tree looked an address up last; "" if it did not."""
+        return "" if self._lookups is None else self._lookups.host_of(address)
+
+    def exec_records(self) -> tuple[ExecRecord, ...]:
+        """What the tree has executed, with `record_execs`."""
         return tuple(
             ExecRecord(
                 pid=pid,

@@ -12,7 +12,7 @@ from time import monotonic
 from ._denials import Denial
 from ._handlers import HandlerSet
 from ._record import replace
-from .events import ACT_ALLOW
+from ._verdicts import ACT_ALLOW
 from .handlers import HandlerContext, NativeHandler, read_action, refused
 
 TYPE_CHECKING = False

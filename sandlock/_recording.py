@@ -215,6 +215,7 @@ class Recorder:
                 run=execution.run_id,
                 call_id=execution.call_id,
                 answered=answered,
+                host_of=execution.host_of,
             )
             totals = self._totals.setdefault(decision.kind, {})
             totals[decision.decision] = totals.get(decision.decision, 0) + 1
@@ -253,6 +254,9 @@ class Recorder:
             "decisions": self._totals,
             "lost": self._lost,
         }
+        records = execution.exec_records() if execution.policy.record_execs else ()
+        for start in range(0, len(records), BATCH):
+            self._write([_audit.executed(execution.run_id, execution.call_id, records[start : start + BATCH])])
         self._write([_audit.ended(execution.run_id, execution.call_id, facts)])
         if self._span is not None:
             self._span.end(execution)

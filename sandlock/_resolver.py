@@ -24,8 +24,9 @@ from . import _dns
 from ._lookups import Lookups, is_inside, packed
 from ._names import is_local
 from ._trio_thread import from_thread, outcome_of
+from ._verdicts import ACT_AUDIT, ACT_KILL, ACT_WAIT, Verdict, read_verdict
 from .errors import ConfinementError
-from .events import ACT_AUDIT, ACT_KILL, ACT_WAIT, Resolve, Verdict, read_verdict
+from .events import Resolve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from ._call import Call
 
 __all__ = [
-    "ACT_ALLOW",
-    "ACT_AUDIT",
-    "ACT_DENY",
-    "ACT_KILL",
-    "ACT_WAIT",
-    "EACCES",
     "OPERATIONS",
     "Allow",
     "Ancestor",
@@ -40,20 +34,13 @@ __all__ = [
     "Open",
     "Resolve",
     "Send",
-    "Verdict",
     "address_text",
     "alike",
     "exec_event",
     "network_event",
     "open_event",
-    "read_on_timeout",
-    "read_verdict",
-    "shown",
     "target_of",
 ]
-
-EACCES = 13
-LONGEST_REPR = 500
 
 
 @record
@@ -311,6 +298,8 @@ class Allow:
     come to more than some 16 KiB. Rules that deny win."""
     words: int | None = None
     """Of an exec, how many of its first words have to be the same, further ones being free; None: all of them."""
+    by: str = ""
+    """Who decided, for the record."""
 
 
 @record(kw_only=False)
@@ -319,6 +308,8 @@ class Audit:
     the audit file."""
 
     reason: str = ""
+    by: str = ""
+    """Who decided, for the record: a person, a program. So in Deny and Kill."""
 
 
 @record(kw_only=False)
@@ -326,7 +317,11 @@ class Deny:
     """The call fails with `errno`; the program goes on."""
 
     reason: str = "denied by the policy's callback"
-    errno: int = EACCES
+    errno: int = 13  # EACCES
+    by: str = ""
+    """Who decided, for the record."""
+    cause: Literal["verdict", "timeout", "nobody-listens"] = "verdict"
+    """What a callback that asks others says where none of them has decided; as in Denial."""
 
 
 @record(kw_only=False)
@@ -334,6 +329,8 @@ class Kill:
     """The process is killed."""
 
     reason: str = "killed by the policy's callback"
+    by: str = ""
+    """Who decided, for the record."""
 
 
 @record
@@ -350,86 +347,6 @@ class ExecDecision:
     """The rule's own."""
 
 
-ACT_DENY, ACT_ALLOW, ACT_KILL, ACT_AUDIT, ACT_WAIT = range(5)
-"""By number, as the core has them (enum Act in _slots.pxd)."""
-
-
-class Verdict:
-    """What the core does with a callback's answer, and what is written down of it."""
-
-    __slots__ = ("act", "cause", "errno", "reason", "scope", "words")
-
-    def __init__(
-        self, act: int, errno: int = 0, cause: str = "", reason: str = "", scope: str = "once", words: int = -1
-    ) -> None:
-        self.act = act
-        self.errno = errno
-        self.cause = cause
-        """Of a denial."""
-        self.reason = reason
-        self.scope = scope
-        self.words = words
-        """As Allow has it; -1 for None."""
-
-    @property
-    def allows(self) -> bool:
-        """Whether the call may happen."""
-        return self.act in (ACT_ALLOW, ACT_AUDIT)
-
-
-def read_verdict(answer: object) -> Verdict:
-    """What a callback's answer means. Whatever is no verdict denies, and says so: True means different things to
-    different people. Never raises, whatever the answer does: nothing of it is called but its repr()."""
-    kind = type(answer)  # not isinstance: objects (mocks do) may lie about their class
-    if answer is None:
-        return Verdict(ACT_DENY, EACCES, "no-opinion", "the callback has no opinion, and no rule allows it")
-    if issubclass(kind, BaseException):
-        return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback raised {shown(answer)}")
-    verdict = None
-    if kind is Allow:
-        verdict = _read_allow(answer)  # type: ignore[arg-type]
-    elif kind is Audit and (reason := _text(answer.reason)) is not None:  # type: ignore[attr-defined]
-        verdict = Verdict(ACT_AUDIT, reason=reason)
-    elif kind is Deny:
-        reason, errno = _text(answer.reason), _number(answer.errno)  # type: ignore[attr-defined]
-        if reason is not None and errno is not None and 0 < errno < 4096:
-            verdict = Verdict(ACT_DENY, errno, "verdict", reason)
-    elif kind is Kill:
-        reason = _text(answer.reason)  # type: ignore[attr-defined]
-        verdict = Verdict(ACT_KILL, 0, "verdict", shown(answer) if reason is None else reason)
-    if verdict is not None:
-        return verdict
-    wanted = "answer Allow(), Audit(), Deny(), Kill() or None"
-    return Verdict(ACT_DENY, EACCES, "callback-error", f"the callback answered {shown(answer)}; {wanted}")
-
-
-def _read_allow(answer: Allow) -> Verdict | None:
-    scope, words = _text(answer.scope), _number(answer.words)
-    if scope == "once" and answer.words is None:
-        return Verdict(ACT_ALLOW)
-    if scope not in ("run", "sandbox") or (answer.words is not None and (words is None or words <= 0)):
-        return None
-    return Verdict(ACT_ALLOW, scope=scope, words=-1 if words is None else words)
-
-
-def _text(value: object) -> str | None:
-    """It as a plain str, None if it is none: what a class derived from str says of itself does not count."""
-    return str.__str__(value) if issubclass(type(value), str) else None
-
-
-def _number(value: object) -> int | None:
-    return int.__int__(value) if issubclass(type(value), int) else None  # type: ignore[arg-type]
-
-
-def shown(answer: object) -> str:
-    """Its repr(), of a sane length; of what has none, its class."""
-    try:
-        text = repr(answer)
-    except BaseException:  # it is not ours, and may do anything
-        text = f"a {type.__repr__(type(answer))} without a repr()"
-    return text if len(text) <= LONGEST_REPR else text[:LONGEST_REPR] + "..."
-
-
 def alike(one: Event) -> object:
     """What is the same for questions that one answer does for; None for those that stand for themselves."""
     match one:
@@ -442,16 +359,6 @@ def alike(one: Event) -> object:
         case Connect() | Send():
             return (type(one), one.target, one.scope_id, one.host, getattr(one, "size", 0))
     return (type(one), one.target, one.scope_id)
-
-
-def read_on_timeout(answer: object) -> tuple[int, int]:
-    """(act, errno) of the `on_timeout` of a sandbox. Raises SandlockError for what is no verdict."""
-    if type(answer) is str and answer == "wait":
-        return ACT_WAIT, 0
-    if type(answer) not in (Allow, Audit, Deny, Kill):
-        raise SandlockError(f'on_timeout: {answer!r} is no verdict; give Deny(), Allow(), Audit(), Kill() or "wait"')
-    verdict = read_verdict(answer)
-    return verdict.act, verdict.errno
 
 
 # From the core's bytes ------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from __future__ import annotations
 import os
 
 from ._record import record
+from ._verdicts import ACT_ALLOW, ACT_DENY, ACT_KILL, EACCES, Verdict, shown
 from .errors import PolicyError, SandlockError
-from .events import ACT_ALLOW, ACT_DENY, ACT_KILL, EACCES, Verdict, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -248,6 +248,7 @@ def _call_dict(call: Denial | Audited) -> dict[str, object]:
         "latency": call.latency,
         "chain": [_jsonable(file) for file in call.chain],
         "host": call.host,
+        "by": _jsonable(call.by),
     }
 
 

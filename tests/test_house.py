@@ -27,7 +27,7 @@ LENGTHS: dict[str, int] = {}
 PURE = (
     "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_extra_rules", "_filter",
     "_handler_rules", "_landlock", "_lookups", "_names", "_net_rules", "_open_rules", "_path_rules", "_plan",
-    "_record", "_trap_rules", "_values", "_view_rules", "_views",
+    "_record", "_trap_rules", "_values", "_verdicts", "_view_rules", "_views",
     "errors", "events", "policy", "presets", "result", "syscalls",
 )  # fmt: skip
 # Compiled modules and those that touch the kernel, and who may import them.
@@ -114,7 +114,16 @@ NOBODY = (
 )  # by cimport only
 # Libraries that cost something, and who may import them.
 LIBRARIES = {
-    "trio": {"_answers", "_async", "_async_streams", "_decision_stream", "_loop_answers", "_resolver", "_trio_thread"},
+    "trio": {
+        "_answers",
+        "_async",
+        "_async_streams",
+        "_decision_stream",
+        "_loop_answers",
+        "_resolver",
+        "_trio_thread",
+        "sessions/desk",
+    },
     "opentelemetry": {"_telemetry"},
     "outcome": {"_trio_thread"},
     "sniffio": {"_trio_thread"},

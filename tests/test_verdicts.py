@@ -20,7 +20,7 @@ import sandlock
 from sandlock import Allow, AsyncSandbox, Audit, Deny, Exec, Kill, Result, Sandbox, SandlockError, Send
 from sandlock._book import MAX_RECORDS, MAX_TEXT, Book
 from sandlock._denials import Audited
-from sandlock.events import ACT_ALLOW, ACT_AUDIT, ACT_DENY, ACT_KILL, read_on_timeout, read_verdict
+from sandlock._verdicts import ACT_ALLOW, ACT_AUDIT, ACT_DENY, ACT_KILL, read_on_timeout, read_verdict
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
 
