@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sandlock
+import sandlock.profile
 from sandlock import PolicyError
 from sandlock.sessions.imported import FORMATS, Imported, import_rules, static_paths
 
@@ -297,3 +299,31 @@ def test_a_command_line_that_fools_a_text_rule_meets_the_rule_here(tmp_path: Pat
 def _refs(remote: Path) -> str:
     done = subprocess.run(["git", "-C", str(remote), "for-each-ref"], capture_output=True, text=True, check=True)
     return done.stdout
+
+
+def _command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "sandlock.cli", "agent", "import", *words]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_a_profile_that_loads(tmp_path: Path) -> None:
+    rules = tmp_path / "team.rules"
+    rules.write_text(CODEX)
+    done = _command("team.rules", "-o", "team.toml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "7 rules, 0 of them not carried over in full" in done.stderr
+    loaded = sandlock.profile.load(str(tmp_path / "team.toml")).policy()
+    assert loaded == import_rules(str(rules)).policy()
+    again = _command("team.rules", "-o", "team.toml", cwd=tmp_path)
+    assert again.returncode == 125
+    assert "not there yet" in again.stderr
+    assert _command("team.rules", "--unmatched", "perhaps", cwd=tmp_path).returncode == 125
+
+
+def test_a_report_cannot_leave_its_comments(tmp_path: Path) -> None:
+    file = tmp_path / ".claude"
+    file.mkdir()
+    (file / "settings.json").write_text(json.dumps({"permissions": {"allow": ["Odd\n[filesystem]\nwrite = ['/']"]}}))
+    done = _command(".claude/settings.json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "write" not in "".join(line for line in done.stdout.splitlines() if not line.startswith("#"))
