@@ -1,25 +1,28 @@
 """Every command of `sandlock`, for typer: doctor, inspect, profile, and the help and completion of run.
 
-Rules: the options of `run` and `inspect` are generated from the option table; what `run` does is in `direct`.
+Rules: the options of `run` and `inspect` are generated from the option table (`options`); what `run` does is in
+`direct`.
 """
 
 from __future__ import annotations
 
-import inspect as signatures
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sandlock import Sandbox, SandlockError, profile
-from sandlock.policy import OPTIONS, Option, Policy
-from sandlock.presets import PRESETS, closure
+from sandlock.policy import OPTIONS, Option
+from sandlock.presets import PRESETS
 from sandlock.result import printable
 
 from . import direct
+from .agent.commands import agent_app
+from .options import WITHOUT_TERMINAL, with_options
+from .profile_text import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -29,25 +32,13 @@ profile_app = typer.Typer(no_args_is_help=True, help="Policies kept in TOML file
 app.add_typer(profile_app, name="profile")
 rules_app = typer.Typer(no_args_is_help=True, help="Rules about programs.")
 app.add_typer(rules_app, name="rules")
+app.add_typer(agent_app, name="agent")
 
-PANELS = {
-    "config.presets": "Files",
-    "config.record_execs": "Program",
-    "config": "Protections",
-    "filesystem": "Files",
-    "network": "Network",
-    "program": "Program",
-    "exec": "Program",
-    "limits": "Limits",
-    "determinism": "Determinism",
-    "syscalls": "System calls and capabilities",
-}
 PLAN = Option("plan", False, kind="switch", flags=("--plan",), key="", help="Print what the policy compiles to here.")
 EXIT_CODES = (
     "Exit codes: the program's own; 124 time limit; 125 sandlock itself failed; 126 not executable; "
     "127 not found; 128+n ended by signal n."
 )
-WITHOUT_TERMINAL = {"allow_interspersed_args": False, "ignore_unknown_options": False}
 
 
 def invoke(arguments: Sequence[str]) -> int:
@@ -65,67 +56,6 @@ def invoke(arguments: Sequence[str]) -> int:
         direct.say(f"{show()}; see `sandlock {arguments[0] if arguments else ''} --help`".replace("  ", " "))
         return direct.OUR_FAILURE
     return code if isinstance(code, int) else 0
-
-
-# --- options from the table --------------------
-
-
-def with_options(*options: Option) -> Callable[[Callable[[direct.Request], int]], Callable[..., int]]:
-    """Gives a command of one argument, the request, the options of the table as typer's parameters."""
-
-    def decorate(command: Callable[[direct.Request], int]) -> Callable[..., int]:
-        def wrapper(words: list[str] | None = None, **values: Any) -> int:
-            given: direct.Given = {}
-            for option in options:
-                value = values[option.name]
-                for each in value if option.repeatable and value else [value]:
-                    if isinstance(each, bool):
-                        given[option.name] = each
-                    elif each is not None and each != []:
-                        direct.take(given, option, each)
-            return command(direct.Request(given, list(words or ())))
-
-        parameters = [_parameter(option) for option in options]
-        argument = Annotated[list[str] | None, typer.Argument(metavar="COMMAND", show_default=False)]
-        kind = signatures.Parameter.KEYWORD_ONLY
-        parameters.append(signatures.Parameter("words", kind, default=None, annotation=argument))
-        wrapper.__signature__ = signatures.Signature(parameters)  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-        return wrapper
-
-    return decorate
-
-
-def _parameter(option: Option) -> signatures.Parameter:
-    """The typer parameter of one option. Everything is text here: the readers of the table check it."""
-    flags = option.flags
-    if option.off:  # click's way to write a switch with two sides
-        flags = (*option.flags[:-1], f"{option.flags[-1]}/{option.off[0]}")
-    declared = typer.Option(
-        *flags,
-        help=option.help + _default(option),
-        metavar=option.metavar or None,
-        show_default=False,
-        rich_help_panel=PANELS.get(option.key) or PANELS.get(option.key.partition(".")[0], "Running"),
-    )
-    kind: Any = bool | None if option.kind == "switch" else list[str] | None if option.repeatable else str | None
-    annotation = Annotated[kind, declared]
-    return signatures.Parameter(option.name, signatures.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def _default(option: Option) -> str:
-    """The default as the help shows it; some help texts explain it themselves."""
-    if "(default" in option.help:
-        return ""
-    value = option.default
-    if isinstance(value, bool):
-        text = "on" if value else "off"
-    elif option.kind == "size" and isinstance(value, int):
-        text = f"{value // 2**20}M"
-    else:
-        text = "none" if value is None or value == () else str(value)
-    return f" (default: {text})"
 
 
 # --- commands --------------------
@@ -165,42 +95,6 @@ def sandlock(
         typer.echo(f"sandlock {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def describe(policy: Policy) -> list[str]:
-    """The policy as lines of a profile, every grant of its presets spelled out in comments."""
-    by_name = {option.name: option for option in OPTIONS}
-    sections: dict[str, list[str]] = {}
-    for name, value in policy.changes().items():
-        section, _, key = by_name[name].key.partition(".")
-        sections.setdefault(section, []).append(f"{key} = {_toml(by_name[name], value)}")
-    lines = [line for section, content in sections.items() for line in (f"[{section}]", *content)]
-    if policy.presets:
-        lines.append("# granted by presets, where it exists: " + ", ".join(closure(policy.presets)))
-        lines += [f"#   {grant.kind:6} {printable(grant.path)}" for grant in policy.expand().grants if grant.optional]
-    return lines or ["# nothing is granted"]
-
-
-def _toml(option: Option, value: object) -> str:
-    import json  # a JSON string is a TOML basic string as long as nothing beyond ASCII escapes is used
-
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if option.kind == "octal":
-        return f'"{value:03o}"'
-    if option.kind == "variables" and isinstance(value, tuple):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_text(content)}" for name, content in value) + "}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_text(item) if isinstance(item, str) else str(item) for item in value) + "]"
-    return _text(value) if isinstance(value, str) else str(value)
-
-
-def _text(text: str) -> str:
-    """A TOML basic string; of a file name that is not UTF-8 the odd bytes are shown escaped."""
-    import json
-
-    clean = text.encode("utf-8", "backslashreplace").decode()
-    return json.dumps(clean, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @rules_app.command("check", context_settings=WITHOUT_TERMINAL)

@@ -1,0 +1,48 @@
+"""The commands of `sandlock agent`. Each lives in a module of its own, which is imported when it is called.
+
+Rule: nothing here but names, options and help, so that `sandlock --help` stays fast: no trio, no sessions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import direct
+from ..options import WITHOUT_TERMINAL, with_options
+from .request import OPTIONS_OF_RUN
+
+agent_app = typer.Typer(no_args_is_help=True, help="Run a whole agent confined, with somebody to ask and a record.")
+
+
+@agent_app.command("run", context_settings=WITHOUT_TERMINAL)
+@with_options(*OPTIONS_OF_RUN)
+def run(request: direct.Request) -> int:
+    """Run COMMAND, an agent, and all that it starts, confined; what the rules leave open is asked.
+
+    Options end at the first word that is none, or at "--". The exit code is the program's, as of `sandlock run`.
+    """
+    from .running import run_request
+
+    return run_request(request)
+
+
+@agent_app.command("import")
+def import_rules(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="settings.json, .rules, config.toml, srt-settings.json.")],
+    format: Annotated[str | None, typer.Option("--format", help="claude, codex or srt (default: found out).")] = None,
+    unmatched: Annotated[
+        str, typer.Option("--unmatched", metavar="ask|allow", help="What becomes of programs that no rule names.")
+    ] = "ask",
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", "-C", metavar="DIR", help="Where relative paths begin (default: here).")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the profile there.")
+    ] = None,
+) -> int:
+    """Make a profile of the rules of Claude Code, Codex or srt, and say what became of each rule."""
+    from .importing import import_file
+
+    return import_file(file, format=format, unmatched=unmatched, workspace=workspace, output=output)
