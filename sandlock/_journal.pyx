@@ -309,8 +309,8 @@ cdef tuple entry_values(const Entry *entry):
 
 cdef list take_entries(Journal *journal, bint final, int limit):
     """The decisions that have come, at most `limit`, each (operation, act, cause, rule, errno, syscall number, pid,
-    tid, since and decided in ns of CLOCK_MONOTONIC, question, exe, cwd, argv, whether argv is cut, endpoint, what was done to a
-    file)."""
+    tid, since and decided in ns of CLOCK_MONOTONIC, question, exe, cwd, argv, whether argv is cut, endpoint, what was
+    done to a file)."""
     cdef Entry *entry
     cdef list found = []
     while len(found) < limit:

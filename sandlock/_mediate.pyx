@@ -219,12 +219,12 @@ cdef int said_before(const Mediator *mediator, const Name *name) noexcept nogil:
     """What the kernel says of a name before it looks at any grant: programs count on that (mkdir -p, rm -f). Returns 0
     or -errno."""
     cdef const PathCall *call = &mediator.call
-    cdef int is_there = name.place.descriptor >= 0
-    if call.act in (ACT_MAKE_DIRECTORY, ACT_MAKE_NODE, ACT_MAKE_LINK) and is_there:
+    cdef int exists = name.place.descriptor >= 0
+    if call.act in (ACT_MAKE_DIRECTORY, ACT_MAKE_NODE, ACT_MAKE_LINK) and exists:
         return -EEXIST
-    if call.act in (ACT_REMOVE, ACT_REMOVE_DIRECTORY) and not is_there:
+    if call.act in (ACT_REMOVE, ACT_REMOVE_DIRECTORY) and not exists:
         return -ENOENT
-    return -ENOENT if call.act == ACT_RENAME and name == &call.first and not is_there else 0
+    return -ENOENT if call.act == ACT_RENAME and name == &call.first and not exists else 0
 
 
 cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:

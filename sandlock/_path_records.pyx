@@ -1,8 +1,8 @@
 """With `record_paths`: what was done to files goes into the journal, each thing that was done to a path about once.
 
 Rules: only what has succeeded, by the real path that was judged. A table of hashes keeps what is done again out of the
-journal; where two things share a place in it, one is recorded more often, and nothing is missed but by a hash of 64 bits
-that two have in common.
+journal; where two things share a place in it, one is recorded more often, and nothing is missed but by a hash of 64
+bits that two have in common.
 """
 
 from libc.stdint cimport uint64_t

@@ -141,10 +141,10 @@ def plan(
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
-    widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
-    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted. `lists`:
-    see `_path_rules.traps`. Raises Unsupported for what this host cannot enforce, PolicyError for names and combinations that make no sense.
+    widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so. `programs`:
+    the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `narrow`: grants of
+    paths may change while programs run; then `expansion` is all that may ever be granted. `lists`: see
+    `_path_rules.traps`. Raises Unsupported for what this host cannot enforce, PolicyError for what makes no sense.
     """
     waived, mediated = _waived(policy, host), _path_rules.option_of(policy, narrow)
     supervised = vet or record or ceiling is not None or not _kernel_suffices(policy, mediated)

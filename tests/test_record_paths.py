@@ -71,7 +71,7 @@ def test_what_is_done_is_on_record(tmp_path: Any) -> None:
     assert {line["decision"] for line in mine} == {"allow"}
     assert all(line["exe"] and line["pid"] and line["syscall"] for line in mine)
     denied = [line for line in lines_of(str(log)) if line["decision"] == "deny"]
-    assert [(line["target"], line["kind"], line["access"]) for line in denied] == [("/etc/forbidden", "open", "")]
+    assert ("/etc/forbidden", "open", "") in [(line["target"], line["kind"], line["access"]) for line in denied]
 
 
 def test_names_that_are_there_or_not_are_told_as_by_the_kernel(visitor: Person) -> None:
@@ -91,7 +91,8 @@ def test_names_that_are_there_or_not_are_told_as_by_the_kernel(visitor: Person) 
         "print(sandlock.run([sys.executable, '-c', code], presets=['python'], record_paths=True).stdout_text)"
     )
     said = visitor.script(script)
-    assert said.split() == "mkdir EEXIST rmdir ENOENT unlink ENOENT symlink EEXIST rename ENOENT".split()
+    expected = {"mkdir": "EEXIST", "rmdir": "ENOENT", "unlink": "ENOENT", "symlink": "EEXIST", "rename": "ENOENT"}
+    assert dict(line.split() for line in said.split("\n") if line) == expected
 
 
 def test_without_a_reader_it_only_mediates() -> None:
@@ -114,7 +115,7 @@ def test_many_tasks_and_much_that_is_distinct(tmp_path: Any) -> None:
     )
     with Sandbox(presets=["python"], fs_writable=[str(work)], record_paths=True, audit=log) as box:
         result = box.run([sys.executable, "-c", code, str(work)])
-    assert result.exit_code == 0 and not result.audit_error, (result.stderr_text, result.audit_error)
+    assert (result.exit_code, result.audit_error) == (0, ""), result.stderr_text
     made = [os.path.basename(line["target"]) for line in lines_of(str(log)) if line["access"] == "create"]
     assert sorted(made) == sorted(os.listdir(work))
     assert len(made) == 4000
