@@ -1,8 +1,7 @@
 """What an agent run may do, and why: one policy, made of a preset, add-ons, a profile and flags.
 
-Rules: every grant has a reason and says where it comes from. What the workspace holds anybody may have written, so
-nothing in it widens a grant, and nothing in it is executed. The real home directory is not granted: a private one takes its
-place.
+Rules: every grant has a reason and says where it comes from. Anybody may have written what the workspace holds, so it
+widens no grant and nothing of it is executed. The real home directory is not granted: a private one takes its place.
 """
 
 from __future__ import annotations
@@ -68,9 +67,10 @@ def prepare(
     """The policy of an agent run; makes its private home and temporary directory, `home` and `tmp`, in `state`.
 
     `workspace`: default: `cwd` of `fields`, else the current directory. `presets`: one of AGENT_PRESETS at most (else
-    the profile's, else "agent"), and presets of sandlock. `addons`: names of ADDONS, besides the profile's. `command`:
-    what will be run, so that its files can be read. `fields`: keywords of Policy; lists extend what is there, others replace
-    it. Raises PolicyError, and SandlockError where the directories cannot be made; then nothing is left behind.
+    the profile's, else "agent"), and presets of sandlock. `addons`: names of ADDONS, besides the profile's.
+    `command`: what will be run, so that its files can be read. `fields`: keywords of Policy; lists extend what is
+    there, others replace it. Raises PolicyError, and SandlockError where the directories cannot be made; then nothing
+    is left behind.
     """
     given = dict(fields or {})
     place = _checked_workspace(workspace or given.get("cwd") or os.getcwd(), state)
