@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandlock import Sandbox, SandlockError, profile
-from sandlock.policy import OPTIONS, Option, Policy
-from sandlock.presets import PRESETS, closure
+from sandlock.policy import OPTIONS, Option
+from sandlock.presets import PRESETS
 from sandlock.result import printable
 
 from . import direct
 from .agent.commands import agent_app
 from .options import WITHOUT_TERMINAL, with_options
+from .profile_text import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,42 +95,6 @@ def sandlock(
         typer.echo(f"sandlock {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def describe(policy: Policy) -> list[str]:
-    """The policy as lines of a profile, every grant of its presets spelled out in comments."""
-    by_name = {option.name: option for option in OPTIONS}
-    sections: dict[str, list[str]] = {}
-    for name, value in policy.changes().items():
-        section, _, key = by_name[name].key.partition(".")
-        sections.setdefault(section, []).append(f"{key} = {_toml(by_name[name], value)}")
-    lines = [line for section, content in sections.items() for line in (f"[{section}]", *content)]
-    if policy.presets:
-        lines.append("# granted by presets, where it exists: " + ", ".join(closure(policy.presets)))
-        lines += [f"#   {grant.kind:6} {printable(grant.path)}" for grant in policy.expand().grants if grant.optional]
-    return lines or ["# nothing is granted"]
-
-
-def _toml(option: Option, value: object) -> str:
-    import json  # a JSON string is a TOML basic string as long as nothing beyond ASCII escapes is used
-
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if option.kind == "octal":
-        return f'"{value:03o}"'
-    if option.kind == "variables" and isinstance(value, tuple):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_text(content)}" for name, content in value) + "}"
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_text(item) if isinstance(item, str) else str(item) for item in value) + "]"
-    return _text(value) if isinstance(value, str) else str(value)
-
-
-def _text(text: str) -> str:
-    """A TOML basic string; of a file name that is not UTF-8 the odd bytes are shown escaped."""
-    import json
-
-    clean = text.encode("utf-8", "backslashreplace").decode()
-    return json.dumps(clean, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 @rules_app.command("check", context_settings=WITHOUT_TERMINAL)

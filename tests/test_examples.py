@@ -29,6 +29,11 @@ PRINTS = {
         "exec .* -> nothing is removed here",
         "connect 127.0.0.1:9 -> not to the discard service",
     ),
+    "text_rules.py": (
+        "text rule: stopped  sandlock: stopped  git push",
+        *["text rule: passed   sandlock: stopped  .*"] * 7,
+        ".*pushing is for people",
+    ),
     "first_command.py": (
         "Linux 0",
         "False 2 ls: .*No such file or directory",

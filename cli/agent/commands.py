@@ -5,6 +5,8 @@ Rule: nothing here but names, options and help, so that `sandlock --help` stays 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from .. import direct
@@ -24,3 +26,23 @@ def run(request: direct.Request) -> int:
     from .running import run_request
 
     return run_request(request)
+
+
+@agent_app.command("import")
+def import_rules(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="settings.json, .rules, config.toml, srt-settings.json.")],
+    format: Annotated[str | None, typer.Option("--format", help="claude, codex or srt (default: found out).")] = None,
+    unmatched: Annotated[
+        str, typer.Option("--unmatched", metavar="ask|allow", help="What becomes of programs that no rule names.")
+    ] = "ask",
+    workspace: Annotated[
+        str | None, typer.Option("--workspace", "-C", metavar="DIR", help="Where relative paths begin (default: here).")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Write the profile there.")
+    ] = None,
+) -> int:
+    """Make a profile of the rules of Claude Code, Codex or srt, and say what became of each rule."""
+    from .importing import import_file
+
+    return import_file(file, format=format, unmatched=unmatched, workspace=workspace, output=output)

@@ -1,0 +1,357 @@
+"""Files: a workspace as whoever stands outside the sandbox may touch it, although a program inside changes it.
+
+Rules: every path is followed by the kernel from the workspace's own descriptor and may not leave it, by `..` or by a
+link that a program has planted (openat2(2), RESOLVE_BENEATH); what is opened is looked at before it is used, so that
+nobody waits for a FIFO. No process is started. Safe to use while programs run in the workspace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat as modes
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+from ._record import record
+from ._sys import ffi, lib
+from .errors import PolicyError, SandlockError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+__all__ = ["Entry", "FileError", "Files"]
+
+MAX_READ = 64 * 2**20
+MAX_ENTRIES = 100_000
+BLOCK = 2**20
+PATH_ONLY = os.O_PATH | os.O_CLOEXEC
+_TRIES = 100
+"""openat2(2) gives EAGAIN where somebody renames at the same time."""
+
+
+class FileError(SandlockError, OSError):
+    """A file of the workspace cannot be used so; `errno` says why."""
+
+
+@record
+class Entry:
+    """What is known of one file."""
+
+    path: str
+    """Relative to the workspace."""
+    kind: Literal["file", "directory", "link", "other"]
+    size: int = 0
+    mode: int = 0
+    """Permission bits."""
+    modified: float = 0.0
+    """Seconds since the epoch."""
+    target: str = ""
+    """Of a link: what it says."""
+
+
+class Files:
+    """The files below one directory. Paths are relative to it; absolute ones have to lie below it.
+
+    `rooted`: "/a" means `a` of the workspace, as for models that know no other root. `denied`: paths that cannot be
+    used by any name, as `fs_denied` of a policy. Raises FileError: the directory cannot be opened.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], *, rooted: bool = False, denied: Iterable[str | os.PathLike[str]] = ()
+    ) -> None:
+        self.root = os.path.realpath(os.fspath(root))
+        self._rooted = rooted
+        self._denied = tuple(os.path.realpath(os.fspath(each)) for each in denied)
+        try:
+            self._fd = os.open(self.root, PATH_ONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise _failed("open the workspace", self.root, error.errno or errno.EIO) from error
+
+    def close(self) -> None:
+        """Closes the workspace's descriptor; nothing can be used any more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def read(self, path: str, *, max_bytes: int = MAX_READ) -> bytes:
+        """The content of a regular file. Raises FileError: not there, no regular file, longer (EFBIG)."""
+        with self._open_file(path, os.O_RDONLY) as file:
+            content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise _failed("read", path, errno.EFBIG, f"it has more than {max_bytes} bytes")
+        return content
+
+    def read_text(self, path: str, *, max_bytes: int = MAX_READ) -> str:
+        """The content as UTF-8; what is not is replaced."""
+        return self.read(path, max_bytes=max_bytes).decode("utf-8", "replace")
+
+    def stat(self, path: str) -> Entry:
+        """What is there; of a link, of what it leads to inside the workspace. Raises FileError."""
+        name = self._name(path)
+        fd = self._beneath("look at", name, PATH_ONLY)
+        try:
+            return _entry(name, os.fstat(fd))
+        finally:
+            os.close(fd)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is anything inside the workspace by this path."""
+        try:
+            self.stat(path)
+        except FileError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EXDEV, errno.ELOOP):
+                return False
+            raise
+        return True
+
+    def list(self, path: str = ".") -> list[Entry]:
+        """What a directory holds, by name, links as links. Raises FileError."""
+        name = self._name(path)
+        fd = self._beneath("list", name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return sorted(_entries(fd, name), key=lambda entry: entry.path)
+        except OSError as error:
+            raise _failed("list", path, error.errno or errno.EIO) from error
+        finally:
+            os.close(fd)
+
+    def walk(self, path: str = ".") -> Iterator[Entry]:
+        """Everything below a directory, the directory itself apart; links are not followed. Raises FileError."""
+        waiting = [self._name(path)]
+        count = 0
+        while waiting:
+            for entry in self.list(waiting.pop()):
+                count += 1
+                if count > MAX_ENTRIES:
+                    raise _failed("walk", path, errno.EFBIG, f"it holds more than {MAX_ENTRIES} files")
+                yield entry
+                if entry.kind == "directory" and f"{self.root}/{entry.path}" not in self._denied:
+                    waiting.append(entry.path)
+
+    def realpath(self, path: str) -> str:
+        """The absolute path of what is there, without links. Raises FileError."""
+        fd = self._beneath("follow", self._name(path), PATH_ONLY)
+        try:
+            return os.readlink(f"/proc/self/fd/{fd}")
+        finally:
+            os.close(fd)
+
+    # Changing --------------------------------------------------------------------------------------------------------
+
+    def write(self, path: str, content: bytes | str, *, mode: int = 0o666, parents: bool = True) -> None:
+        """Makes a file or replaces its content; `parents`: also the directories above it. Raises FileError."""
+        if parents:
+            self._make_parents(path)
+        with self._open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
+            try:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+            except OSError as error:
+                raise _failed("write", path, error.errno or errno.EIO) from error
+
+    def make_dir(self, path: str, *, parents: bool = True, exist_ok: bool = True) -> None:
+        """Makes a directory. Raises FileError."""
+        if parents:
+            self._make_parents(path)
+        name = self._name(path)
+        if name == "." and exist_ok:
+            return
+        parent, last = self._parent("make", name)
+        try:
+            os.mkdir(last, dir_fd=parent)
+        except FileExistsError as error:
+            if not exist_ok or self.stat(path).kind != "directory":
+                raise _failed("make", path, errno.EEXIST) from error
+        except OSError as error:
+            raise _failed("make", path, error.errno or errno.EIO) from error
+        finally:
+            os.close(parent)
+
+    def remove(self, path: str, *, recursive: bool = False, missing_ok: bool = False) -> None:
+        """Removes a file, a link or a directory, which has to be empty without `recursive`. Raises FileError."""
+        from shutil import rmtree  # of what nobody asked to remove recursively it is not needed
+
+        name = self._name(path)
+        if name == ".":
+            raise _failed("remove", path, errno.EBUSY, "it is the workspace itself")
+        try:
+            parent, last = self._parent("remove", name)
+        except FileError as error:
+            if missing_ok and error.errno == errno.ENOENT:
+                return
+            raise
+        try:
+            if not modes.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+                os.unlink(last, dir_fd=parent)
+            elif recursive:
+                rmtree(last, dir_fd=parent)  # follows no link (shutil.rmtree.avoids_symlink_attacks)
+            else:
+                os.rmdir(last, dir_fd=parent)
+        except OSError as error:
+            if not (missing_ok and error.errno == errno.ENOENT):
+                raise _failed("remove", path, error.errno or errno.EIO) from error
+        finally:
+            os.close(parent)
+
+    def move(self, source: str, target: str) -> None:
+        """Renames, also over a file that is there. Raises FileError."""
+        self._make_parents(target)
+        first, name = self._parent("move", self._name(source))
+        try:
+            second, new = self._parent("move", self._name(target))
+            try:
+                os.rename(name, new, src_dir_fd=first, dst_dir_fd=second)
+            except OSError as error:
+                raise _failed("move", source, error.errno or errno.EIO) from error
+            finally:
+                os.close(second)
+        finally:
+            os.close(first)
+
+    def upload(self, source: str | os.PathLike[str], path: str) -> None:
+        """Copies a file of the host into the workspace. Raises FileError, OSError of the host's file."""
+        self._make_parents(path)
+        with open(source, "rb") as given, self._open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666) as file:
+            _copy(given, file)
+
+    def download(self, path: str, target: str | os.PathLike[str]) -> None:
+        """Copies a file of the workspace to the host, where none may be yet. Raises FileError, OSError."""
+        with self._open_file(path, os.O_RDONLY) as file, open(target, "xb") as taken:
+            _copy(file, taken)
+
+    # Followed by the kernel ------------------------------------------------------------------------------------------
+
+    def _name(self, path: str) -> str:
+        """The path relative to the workspace. Raises PolicyError for what cannot be one."""
+        text = os.fspath(path)
+        if not isinstance(text, str) or "\0" in text or not text:
+            raise PolicyError(f"path: {path!r} is no path; write one relative to the workspace")
+        if text.startswith("/"):
+            if text == self.root or text.startswith(self.root.rstrip("/") + "/"):
+                text = text[len(self.root.rstrip("/")) :]
+            elif not self._rooted:
+                raise _failed("use", path, errno.EXDEV, f"it does not lie below {self.root}")
+            text = text.lstrip("/")
+        return os.path.normpath(text) if ".." not in text.split("/") else text or "."
+
+    def _beneath(self, step: str, name: str, flags: int, mode: int = 0) -> int:
+        for _ in range(_TRIES):
+            fd: int = lib.open_beneath(self._fd, ffi.from_buffer(os.fsencode(name) + b"\0"), flags, mode)
+            if fd != -errno.EAGAIN:
+                break
+        if fd < 0:
+            why = "it leads out of the workspace" if fd == -errno.EXDEV else ""
+            raise _failed(step, name, -fd, why)
+        if self._denied and self._is_denied(fd):
+            os.close(fd)
+            raise _failed(step, name, errno.EACCES, "it is denied")
+        return fd
+
+    def _is_denied(self, fd: int, last: str = "") -> bool:
+        """By its path without links, and, for hard links, by what it is. No program can rename a denied path."""
+        real = os.readlink(f"/proc/self/fd/{fd}")
+        path = f"{real}/{last}" if last else real
+        if any(path == each or path.startswith(f"{each}/") for each in self._denied):
+            return True
+        found = os.fstat(fd)
+        return not last and any(_same(each, found) for each in self._denied)
+
+    def _open_file(self, path: str, flags: int, mode: int = 0) -> BinaryIO:
+        """A regular file; NONBLOCK lets nobody wait for the other end of a FIFO, which then is refused."""
+        name = self._name(path)
+        flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+        if self._denied and flags & os.O_CREAT:  # what is not there yet must not be made, either
+            os.close(self._parent("make", name)[0])
+        fd = self._beneath("open", name, flags & ~os.O_TRUNC, mode)
+        try:
+            found = os.fstat(fd).st_mode
+            if modes.S_ISDIR(found):
+                raise _failed("open", path, errno.EISDIR)
+            if not modes.S_ISREG(found):
+                raise _failed("open", path, errno.EINVAL, "it is no regular file")
+            if flags & os.O_TRUNC:
+                os.ftruncate(fd, 0)
+            return os.fdopen(fd, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb")
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _parent(self, step: str, name: str) -> tuple[int, str]:
+        above, _, last = name.rpartition("/")
+        if last in ("", ".", ".."):
+            raise _failed(step, name, errno.EINVAL, "its last part is no name")
+        fd = self._beneath(step, above or ".", PATH_ONLY | os.O_DIRECTORY)
+        if self._denied and (self._is_denied(fd, last) or self._holds_denied(fd, last)):
+            os.close(fd)
+            raise _failed(step, name, errno.EACCES, "it is denied, or holds what is")
+        return fd, last
+
+    def _holds_denied(self, fd: int, last: str) -> bool:
+        path = os.readlink(f"/proc/self/fd/{fd}") + f"/{last}/"
+        return any(each.startswith(path) for each in self._denied)
+
+    def _make_parents(self, path: str) -> None:
+        above = os.path.dirname(self._name(path))
+        if above and not self.exists(above):
+            self._make_parents(above)
+            self.make_dir(above, parents=False)
+
+
+def _entries(fd: int, name: str) -> Iterator[Entry]:
+    with os.scandir(fd) as found:
+        for count, each in enumerate(found):
+            if count >= MAX_ENTRIES:
+                raise OSError(errno.EFBIG, "too many files")
+            try:
+                status = os.stat(each.name, dir_fd=fd, follow_symlinks=False)
+                target = os.readlink(each.name, dir_fd=fd) if modes.S_ISLNK(status.st_mode) else ""
+            except OSError:  # removed since, or a link no more
+                continue
+            yield _entry(each.name if name == "." else f"{name}/{each.name}", status, target)
+
+
+def _entry(path: str, status: os.stat_result, target: str = "") -> Entry:
+    mode = status.st_mode
+    kind: Literal["file", "directory", "link", "other"] = "other"
+    if modes.S_ISREG(mode):
+        kind = "file"
+    elif modes.S_ISDIR(mode):
+        kind = "directory"
+    elif modes.S_ISLNK(mode):
+        kind = "link"
+    permissions = modes.S_IMODE(mode)
+    return Entry(path=path, kind=kind, size=status.st_size, mode=permissions, modified=status.st_mtime, target=target)
+
+
+def _same(path: str, status: os.stat_result) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:  # not there yet
+        return False
+    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _copy(source: BinaryIO, target: BinaryIO) -> None:
+    while block := source.read(BLOCK):
+        target.write(block)
+
+
+def _failed(step: str, path: object, number: int, why: str = "") -> FileError:
+    name = errno.errorcode.get(number, str(number))
+    return FileError(number, f"{step} {os.fspath(path)!r}: {name} ({why or os.strerror(number)})")  # type: ignore[call-overload]
