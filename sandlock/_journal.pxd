@@ -42,6 +42,7 @@ cdef struct Judged:
     size_t cwd_length
     const char *argv
     size_t argv_length
+    int done                 # of what was done to a file: enum Done
 
 cdef struct Entry:
     uint64_t turn

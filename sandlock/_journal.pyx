@@ -303,13 +303,14 @@ cdef tuple entry_values(const Entry *entry):
     return (
         judged.operation, judged.act, judged.cause, judged.rule, judged.error, judged.number, judged.pid, judged.tid,
         judged.since_ns, judged.decided_ns, judged.question, exe, cwd, argv, bool(entry.cut),
-        (entry.protocol, address, entry.port, text, bool(entry.abstract)),
+        (entry.protocol, address, entry.port, text, bool(entry.abstract)), judged.done,
     )
 
 
 cdef list take_entries(Journal *journal, bint final, int limit):
     """The decisions that have come, at most `limit`, each (operation, act, cause, rule, errno, syscall number, pid,
-    tid, since and decided in ns of CLOCK_MONOTONIC, question, exe, cwd, argv, whether argv is cut, endpoint)."""
+    tid, since and decided in ns of CLOCK_MONOTONIC, question, exe, cwd, argv, whether argv is cut, endpoint, what was
+    done to a file)."""
     cdef Entry *entry
     cdef list found = []
     while len(found) < limit:

@@ -246,6 +246,9 @@ cdef void note_plain(
 cdef void note_path(
     Table *table, int operation, int cause, int rule, int error, int number, pid_t pid, const char *path, size_t length
 ) noexcept nogil
+cdef void record_path(
+    Table *table, int operation, int number, pid_t pid, pid_t tid, int done, const char *path, size_t length
+) noexcept nogil
 cdef void note_call(
     Table *table, int cause, int rule, int error, int number, pid_t pid, const Endpoint *endpoint
 ) noexcept nogil
