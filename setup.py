@@ -44,6 +44,7 @@ MODULES = (
     "_metadata_acts",
     "_looking_acts",
     "_path_acts",
+    "_path_records",
     "_mediate",
     "_path_lane",
     "_opening",

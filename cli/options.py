@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PANELS = {
     "config.presets": "Files",
     "config.record_execs": "Program",
+    "config.record_paths": "Program",
     "config": "Protections",
     "filesystem": "Files",
     "network": "Network",

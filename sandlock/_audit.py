@@ -191,6 +191,8 @@ def decided(decision: Decision) -> dict[str, object]:
         "latency_us": round(decision.latency * 1e6),
         "binding": decision.binding,
         "fix": _text(decision.fix),
+        "syscall": decision.syscall,
+        "access": decision.access,
     }
 
 

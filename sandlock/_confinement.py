@@ -56,7 +56,7 @@ class Confinement:
                 field="fs_readable",
             )
         widest = read_ceiling(policy, ceiling)
-        narrow = changes_paths(ceiling)
+        narrow = changes_paths(ceiling) or policy.record_paths
         expansion = (widest or policy).expand()
         named = expansion.grants
         self.virtual_root = root = _virtual_root(policy)

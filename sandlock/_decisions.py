@@ -27,6 +27,8 @@ __all__ = ["ASKED", "DENIED", "Decision", "decision_of"]
 
 ACTS = ("deny", "allow", "kill", "audit")
 """By number, as the core has them (enum Act in _slots.pxd)."""
+ACCESS = ("", "read", "list", "write", "create", "remove", "change")
+"""By number, as the core has them (enum Done in _path_records.pxd)."""
 DENIED = ("deny", "kill")
 NETWORK = ("connect", "send", "bind", "listen")
 ASKED = ("verdict", "no-opinion", "callback-error", "handler", "handler-error", "timeout", "nobody-listens")
@@ -86,10 +88,16 @@ class Decision:
     """The same as flags of `sandlock run`."""
     syscall: str = ""
     """Of a decision about a file: the system call."""
+    access: str = ""
+    """With `record_paths`, what was done to a file: "read", "list" (a directory), "write", "create" (a name), "remove"
+    (a name), "change" (mode, owner, times, attributes)."""
     by: str = ""
     """Who decided, where a verdict says so."""
     host: str = ""
     """Of "connect" and "send": the name by which the tree looked the address up last; "" if it did not."""
+    parents: tuple[int, ...] = ()
+    """Of a denial: up to six processes above the one that called, nearest first. Advice: they are looked up one after
+    the other, beyond the tree too."""
     dropped: int = 0
     """From `decisions()`: how many decisions before this one its reader missed, by being slow."""
 
@@ -107,21 +115,19 @@ def decision_of(
     answered: tuple[Event | HandlerContext, Verdict] | None,
     host_of: Callable[[bytes], str] | None = None,
 ) -> Decision:
-    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `fs_denied`:
-    denied paths; `answered`: the question and its verdict; `host_of`: the name by which an address was looked up."""
+    """A decision from the journal's `entry`. `epoch`: when CLOCK_MONOTONIC was 0; `host_of`: the name of an address."""
     (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
-    exe, cwd, argv, cut, endpoint = facts
-    kind, name, did = OPERATIONS[operation], CAUSES[cause][0], ACTS[act]
+    exe, cwd, argv, cut, endpoint, done, parents = facts
+    kind, name, did, by = OPERATIONS[operation], CAUSES[cause][0], ACTS[act], ""
     text, own = rule_of(kind, rule, plan.exec_rules, net_rules, fs_denied)
-    reason, words, by = own or _reason(did, cause, text), tuple(map(fsdecode, argv)), ""
+    reason, words = own or _reason(did, cause, text), tuple(map(fsdecode, argv))
     if answered is not None and name == "verdict":
         (event, verdict), cut = answered, False
         name, reason = verdict.cause or name, verdict.reason or "the callback allowed it"
         words, by = getattr(event, "argv", ()), verdict.by
-    call = (syscalls.name(number, plan.arch) or "") if kind in FILES else ""
+    call, target = _call(kind, number, plan.arch), _target(plan.arch, kind, number, exe, endpoint)
     if rule == NO_GRANT or (call and name == "no-rule"):
         reason = "no grant allows it" if rule == NO_GRANT else f"{call}: no grant allows it"
-    target = _target(plan.arch, kind, number, exe, endpoint)
     judged = did in DENIED and not text and (rule == NO_GRANT or not cut)
     fix = _fix_of(kind, name, target, words, call, endpoint, rule) if judged else ("", "")
     return Decision(
@@ -151,7 +157,9 @@ def decision_of(
         fix=fix[0],
         fix_flag=fix[1],
         syscall=call,
+        access=ACCESS[done],
         by=by,
+        parents=parents,
         host=host_of(endpoint[1]) if host_of is not None and kind in ("connect", "send") else "",
     )
 
@@ -172,6 +180,10 @@ def _fix_of(
     if cause != "no-rule":
         return "", ""
     return exec_fixes(target, words) if kind == "exec" else path_fixes(target, call) if kind in FILES else ("", "")
+
+
+def _call(kind: str, number: int, arch: str) -> str:
+    return (syscalls.name(number, arch) or "") if kind in FILES else ""
 
 
 def _target(arch: str, kind: str, number: int, exe: bytes, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:

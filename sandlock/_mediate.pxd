@@ -3,6 +3,7 @@ from posix.types cimport pid_t
 
 from sandlock._linux cimport Notification
 from sandlock._path_calls cimport PathCall
+from sandlock._path_records cimport PathRecords
 from sandlock._path_table cimport PathTable
 from sandlock._programs cimport MAX_PATH
 from sandlock._procfs cimport Standing, Tree
@@ -37,6 +38,7 @@ cdef struct Mediator:
     Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
     Caller lister            # who listed a directory last
+    PathRecords records
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil
 cdef int get_to_know(Mediator *mediator) noexcept nogil

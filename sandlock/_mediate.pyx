@@ -23,10 +23,12 @@ from sandlock._opening cimport (
 from sandlock._metadata_acts cimport may_read
 from sandlock._path_acts cimport act_on, meets_umask, waits
 from sandlock._path_calls cimport (
-    ACT_CHANGE_DIRECTORY, ACT_LINK, ACT_LIST_DIRECTORY, ACT_LIST_XATTR, ACT_LOOK, ACT_MAKE_LINK, ACT_MAKE_NODE,
+    ACT_CHANGE_DIRECTORY, ACT_LINK, ACT_LIST_DIRECTORY, ACT_LIST_XATTR, ACT_LOOK, ACT_MAKE_DIRECTORY, ACT_MAKE_LINK,
+    ACT_MAKE_NODE,
     ACT_OPEN, ACT_READ_LINK, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_RENAME, ACT_SET_FLAGS, ACT_TELL_DIRECTORY,
     ACT_TRUNCATE, ACT_WATCH, Name, PathCall, acts_in_directory, decode_call, is_metadata, read_name, takes_no_path,
 )
+from sandlock._path_records cimport may_record, record_call, record_open
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (
     WANT_READ, WANT_WRITE, PathTable, denied_by, hidden_error, hides, holds_denied, is_covered, is_hidden,
@@ -38,7 +40,7 @@ from sandlock._paths cimport (
 )
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
 from sandlock._programs cimport open_descriptor_of, real_path_in
-from sandlock._slots cimport CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
+from sandlock._slots cimport CAUSE_AUDIT, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
 from sandlock._redirect cimport change_directory
 from sandlock._promises cimport has_promises, take_promised
 from sandlock._run cimport VirtualRoot
@@ -194,7 +196,7 @@ cdef int judge_mounts(const Mediator *mediator, const Name *name) noexcept nogil
         return -EBUSY if takes_away else -EEXIST
     if name.place.read_only and ACT_OPEN < call.act < ACT_LOOK and call.act != ACT_WATCH:
         return -EROFS
-    if takes_away and holds_mount(root, name.path):
+    if takes_away and holds_mount(root, -1, name.path):      # it would be elsewhere, were that moved or removed
         return -EBUSY
     return 0
 
@@ -211,6 +213,18 @@ cdef int may_change(const Mediator *mediator, const Name *name) noexcept nogil:
     if is_covered(mediator.paths, name.path, WANT_READ):
         return 1
     return not mediator.paths.narrow and may_read(&name.place)
+
+
+cdef int said_before(const Mediator *mediator, const Name *name) noexcept nogil:
+    """What the kernel says of a name before it looks at any grant: programs count on that (mkdir -p, rm -f). Returns 0
+    or -errno."""
+    cdef const PathCall *call = &mediator.call
+    cdef int exists = name.place.descriptor >= 0
+    if call.act in (ACT_MAKE_DIRECTORY, ACT_MAKE_NODE, ACT_MAKE_LINK) and exists:
+        return -EEXIST
+    if call.act in (ACT_REMOVE, ACT_REMOVE_DIRECTORY) and not exists:
+        return -ENOENT
+    return -ENOENT if call.act == ACT_RENAME and name == &call.first and not exists else 0
 
 
 cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
@@ -237,7 +251,8 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     if ACT_TRUNCATE <= call.act <= ACT_MAKE_NODE and not lets_change(
         paths, &name.place, name.path, acts_in_directory(call.act)
     ):
-        return deny(mediator, CAUSE_NO_RULE, -1, name.path)
+        result = said_before(mediator, name)
+        return result if result < 0 else deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if is_metadata(call.act) and not may_change(mediator, name):
         return deny(mediator, CAUSE_NO_RULE, -1, name.path)
     if name.place.on_procfs and may_have(&mediator.tree, thread_group_of(call.tid), name.path, 1, 0, 0) < 0:
@@ -384,6 +399,7 @@ cdef long lead_caller(Mediator *mediator) noexcept nogil:
 cdef long carry_out(Mediator *mediator) noexcept nogil:
     """What is decoded. Returns the call's value, -errno, LATER or DENIED."""
     cdef PathCall *call = &mediator.call
+    cdef long value
     cdef int result
     if call.act == ACT_TELL_DIRECTORY:
         if not still_waits(mediator):
@@ -408,7 +424,12 @@ cdef long carry_out(Mediator *mediator) noexcept nogil:
         return result
     if call.act == ACT_CHANGE_DIRECTORY:
         return lead_caller(mediator)
-    return act_on(call, mediator.table.run)
+    if call.act < ACT_LOOK and not may_record(mediator.table):
+        return deny(mediator, CAUSE_AUDIT, -1, call.first.path)
+    value = act_on(call, mediator.table.run)
+    if value >= 0:
+        record_call(mediator.table, &mediator.records, call)
+    return value
 
 
 cdef long mediate(Mediator *mediator, const Notification *notification, int64_t rule) noexcept nogil:
@@ -458,6 +479,7 @@ cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexce
         return LATER
     if opened < 0:
         return opened
+    record_open(mediator.table, &mediator.records, call, place, at.number, at.tid, at.first.path)
     if not flags & O_NONBLOCK:
         raw_syscall(SYS_fcntl, opened, F_SETFL, <long>flags, 0, 0, 0)
     give_at_once(mediator.table.run.listener, at.id, opened, flags, call.access & ACCESS_WRITE)
@@ -491,6 +513,8 @@ cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept 
     if result < 0:
         return LATER
     call.access = access_of(call)
+    if not may_record(mediator.table):
+        return deny(mediator, CAUSE_AUDIT, -1, name.path)
     return open_and_give(mediator, call, place)
 
 
@@ -504,6 +528,7 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
     mediator.paths = load_paths(&mediator.table.paths)
     mediator.call.id = notification.id
     mediator.call.tid = <int>notification.pid
+    mediator.call.number = notification.data.nr
     result = get_to_know(mediator)
     if result == 0:
         result = read_call(notification, &call, &name.address)

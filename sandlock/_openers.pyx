@@ -28,6 +28,7 @@ from sandlock._opening cimport (
     access_of, answer_errno, check_place, find, give, is_asked, is_same, may_wait_long, open_judged, prepare, probe,
     remember_place, reopen, table_is_full,
 )
+from sandlock._path_records cimport may_record, record_open
 from sandlock._path_table cimport PathTable, denied_by, hidden_error, hides, is_hidden, judge_open
 from sandlock._paths cimport (
     ACCESS_READ, ACCESS_WRITE, FOLLOW_TO_PARENT, MAX_LAST, OpenCall, Place, leave, path_of_place,
@@ -211,13 +212,21 @@ cdef void judge_anew(Table *table, Slot *slot) noexcept nogil:
     store_word(&slot.word, with_state(load_word(&slot.word) + 0x100, READY))
 
 
+cdef void record(Opener *opener, const Slot *slot, const Place *place) noexcept nogil:
+    """An open that needed no verdict; those that did are on record as that."""
+    if slot.cause == CAUSE_NONE:
+        record_open(
+            opener.table, &opener.mediator.records, &slot.opened, place, slot.number, slot.tid, exe_of(slot)
+        )
+
+
 cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """Opens what was judged, and gives it to the caller."""
     cdef Table *table = opener.table
     cdef OpenCall *call = &slot.opened
     cdef long opened
     cdef int result
-    if slot.cause != CAUSE_NONE and not permit_slot(table, slot):
+    if not (permit_slot(table, slot) if slot.cause != CAUSE_NONE else may_record(table)):
         refuse(table, slot, CAUSE_AUDIT, EACCES)
         return
     if call.access & ACCESS_WRITE and table_is_full(slot.tid):
@@ -228,6 +237,7 @@ cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) 
         end_open(table, slot, result)
         return
     if call.where.exists and may_wait_long(place, call):
+        record(opener, slot, place)
         if start_blocked(opener, slot, place) < 0:
             refuse(table, slot, CAUSE_FULL, EAGAIN)
         return
@@ -238,6 +248,7 @@ cdef void act(Opener *opener, Slot *slot, const Standing *caller, Place *place) 
     elif opened < 0:
         end_open(table, slot, opened)
     else:
+        record(opener, slot, place)
         give(table.run.listener, slot.id, opened, call.flags)
         finish(table, slot)
 

@@ -169,6 +169,7 @@ _REASONS = {
     "fs_denied": "Landlock cannot take parts away from a grant",
     "ceiling": "Landlock cannot give a grant later, nor take it back",
     "hide_ungranted": "what is not granted must not show, by no call",
+    "record_paths": "what is done to files goes on record",
 }
 
 
@@ -179,6 +180,8 @@ def option_of(policy: Policy, narrow: bool) -> str:
         return "chroot"
     if policy.fs_denied:
         return "fs_denied"
+    if policy.record_paths:
+        return "record_paths"
     return "ceiling" if narrow else "hide_ungranted" if policy.hide_ungranted else ""
 
 

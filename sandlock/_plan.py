@@ -86,6 +86,8 @@ class Plan:
     hostname: bytes = b""
     """The machine's name as uname(2) tells it; empty: the real one."""
     private_proc: bool = False
+    records_paths: bool = False
+    """What is done to files goes on record."""
     mediated: str = ""
     """The option for which the supervisor opens and changes all files for the program; "" if it does not."""
     asks: bool = False
@@ -139,11 +141,10 @@ def plan(
 ) -> Plan:
     """What `policy` amounts to on `host`. `expansion`: `policy.expand()`, where the caller has it already.
     `vet`: a callback decides about execs and destinations that no rule decides. `ceiling`: how far the policy may be
-    widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so.
-    `programs`: the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one.
-    `narrow`: grants of paths may change while programs run; then `expansion` is all that may ever be granted. `lists`:
-    see `_path_rules.traps`.
-    Raises Unsupported for what this host cannot enforce, PolicyError for names and combinations that make no sense.
+    widened while programs run. `record`: all of them are decided by the supervisor, so that it can say so. `programs`:
+    the files that the programs of exec rules are, by name. `handlers`: the syscalls that have one. `narrow`: grants of
+    paths may change while programs run; then `expansion` is all that may ever be granted. `lists`: see
+    `_path_rules.traps`. Raises Unsupported for what this host cannot enforce, PolicyError for what makes no sense.
     """
     waived, mediated = _waived(policy, host), _path_rules.option_of(policy, narrow)
     supervised = vet or record or ceiling is not None or not _kernel_suffices(policy, mediated)
@@ -178,6 +179,7 @@ def plan(
         exec_otherwise="ask" if vet else "deny" if policy.exec_allow or policy.exec_ask else "allow",
         hostname=_view_rules.hostname_of(policy),
         private_proc=_view_rules.is_private(policy),
+        records_paths=policy.record_paths,
         mediated=mediated,
         asks=vet,
         supervised=supervised,

@@ -133,6 +133,7 @@ cdef class Program:
         self.c.looks_up = plan.looks_up
         self._set_hostname(plan.hostname)
         self.c.private_proc = plan.private_proc
+        self.c.record_paths = plan.records_paths
         self._set_launch(launch)
 
     cdef _set_ruleset(self, Ruleset *out, ruleset):

@@ -146,6 +146,7 @@ cdef struct Program:
     int64_t shown_group
     int max_processes        # 0: not counted
     int record_execs
+    int record_paths         # what is done to files goes on record
     int vets                 # calls are decided by rules or verdicts, and some wait
     int vets_exec            # each exec is decided, and attested
     int private_proc         # /proc has no processes but the tree's

@@ -375,6 +375,21 @@ cdef void record_slot(Table *table, Slot *slot, int act, int cause, int error) n
         slot.written |= record(table.journal, &judged)
 
 
+cdef void record_path(
+    Table *table, int operation, int number, pid_t pid, pid_t tid, int done, const char *path, size_t length
+) noexcept nogil:
+    """Records what was done to a file."""
+    cdef Judged judged = judged_now(table, CAUSE_NONE, -1, 0, number, pid)
+    judged.operation = operation
+    judged.act = ACT_ALLOW
+    judged.tid = tid
+    judged.since_ns = judged.decided_ns
+    judged.done = done
+    judged.cwd = path
+    judged.cwd_length = length
+    record(table.journal, &judged)
+
+
 cdef int permit_slot(Table *table, Slot *slot) noexcept nogil:
     """Records that a call is allowed, once. Returns whether it may be: not without a record that has to be."""
     if table.journal == NULL:

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         extra_allow_syscalls: Names
         keep_capabilities: Names
         record_execs: bool
+        record_paths: bool
         ask_forks: bool
         ask_opens: str | None
         allow_degraded: Names
@@ -340,6 +341,10 @@ class Policy:
     record_execs: bool = _option(
         False, "switch", "--record-execs", key="config.record_execs", off=("--no-record-execs",),
         help="Record every program that the tree executes (result.execs); each exec gets slower.",
+    )
+    record_paths: bool = _option(
+        False, "switch", "--record-paths", key="config.record_paths", off=("--no-record-paths",),
+        help="Have what is done to files on record (with audit), each thing about once; files get slower.",
     )
     ask_forks: bool = _option(
         False, "switch", "--ask-forks", key="config.ask_forks", off=("--no-ask-forks",),

@@ -35,7 +35,7 @@ DOORS = {
     "_native": {"_execution"},
     "_program": {"_confinement", "_execution", "_permissions"},
     "_launch": {"_execution"},
-    "_sys": {"_host", "_probes", "_view_files", "files"},
+    "_sys": {"_host", "_probes", "_view_files", "files", "sessions/trailer"},
     "_handlers": {"_handled"},
     "_handled": {"_execution"},
     "_path_facts": {"_permissions"},
@@ -106,6 +106,7 @@ NOBODY = (
     "_looking_acts",
     "_users",
     "_mediate",
+    "_path_records",
     "_path_lane",
     "_cached_paths",
     "_places",
@@ -142,9 +143,9 @@ SLOW = (
 # Who runs in tasks that share the host's memory and may be killed at any point: in malloc, the heap would stay locked.
 HELPERS = (
     "_attest", "_cached_paths", "_exec_paths", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate",
-    "_metadata_acts", "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_values", "_paths",
-    "_places", "_poller", "_procfs", "_programs", "_promises", "_redirect", "_rooted", "_socket_calls", "_tasks",
-    "_users", "_virtual_acts", "_virtual_listing", "_virtual_root",
+    "_metadata_acts", "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_records",
+    "_path_values", "_paths", "_places", "_poller", "_procfs", "_programs", "_promises", "_redirect", "_rooted",
+    "_socket_calls", "_tasks", "_users", "_virtual_acts", "_virtual_listing", "_virtual_root",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 
