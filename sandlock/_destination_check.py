@@ -28,9 +28,7 @@ PROTOCOLS = {"": TCP, "tcp": TCP, "udp": UDP, "icmp": ICMP, "unix": UNIX}
 DOMAIN_PORT = 53
 
 
-def check_destination(
-    policy: Policy, target: str, *, host: str, kind: str, asks: bool, looks_up: bool
-) -> NetDecision:
+def check_destination(policy: Policy, target: str, *, host: str, kind: str, asks: bool, looks_up: bool) -> NetDecision:
     """The decision about a call of this kind that leads there. `asks`: what no rule decides is asked about;
     `looks_up`: a resolver of ours takes lookups of names. Raises PolicyError."""
     if kind not in ("connect", "send", "bind", "listen"):
@@ -56,7 +54,8 @@ def check_destination(
 
 def _read(target: str) -> tuple[int, bytes, int, bytes, bool, str]:
     """Protocol, address, port, path of a socket, whether that is abstract, and the name if it is no address."""
-    scheme, where, spans = read_net_rule(FIELD, target)
+    anywhere = target.endswith(":0")  # no rule names this port; who binds it gets a free one
+    scheme, where, spans = read_net_rule(FIELD, target[:-1] + "1" if anywhere else target)
     if scheme == "unix":
         if where == "*":
             refuse(FIELD, target, "is no destination", FIX)
@@ -64,7 +63,7 @@ def _read(target: str) -> tuple[int, bytes, int, bytes, bool, str]:
     ports = [first for first, last in spans or () if first == last]
     if where == "*" or "/" in where or (scheme != "icmp" and len(ports) != 1) or len(spans or ()) > 1:
         refuse(FIELD, target, "is not one destination", FIX)
-    port = ports[0] if ports else 0
+    port = ports[0] if ports and not anywhere else 0
     if ":" in where or where.replace(".", "").isdigit():
         return PROTOCOLS[scheme], _packed(target, where), port, b"", False, ""
     name = read_host(FIELD, target, where)
