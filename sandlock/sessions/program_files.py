@@ -13,17 +13,17 @@ from .secret_files import SECRETS, is_below
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["program_places"]
+__all__ = ["find_program", "lies_in", "program_places"]
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")
 
 
 def program_places(program: str, *, path: str, home: str, workspace: str) -> tuple[str, ...]:
     """What has to be readable for `program` to start, beyond the system: its file, installation, interpreter."""
-    found = _find(program, path, workspace)
+    found = find_program(program, path, workspace)
     places: dict[str, None] = {}
     for _ in range(4):  # a script's interpreter may be a link, and a script itself
-        if found is None or is_below(os.path.normpath(found), workspace):
+        if found is None or lies_in(found, workspace):
             break
         real = os.path.realpath(found)
         for each in (found, real):
@@ -35,7 +35,8 @@ def program_places(program: str, *, path: str, home: str, workspace: str) -> tup
     return tuple(each for each in places if _is_fit(each, home))
 
 
-def _find(program: str, path: str, workspace: str) -> str | None:
+def find_program(program: str, path: str, workspace: str) -> str | None:
+    """The file that this word runs, by PATH; links are not followed."""
     if "/" in program:
         return os.path.join(workspace, program)
     for directory in path.split(":"):
@@ -43,6 +44,11 @@ def _find(program: str, path: str, workspace: str) -> str | None:
         if directory.startswith("/") and os.access(found, os.X_OK) and not os.path.isdir(found):
             return found
     return None
+
+
+def lies_in(path: str, directory: str) -> bool:
+    """Whether this entry, which may itself be a link, is below that directory, a path without links."""
+    return is_below(os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)), directory)
 
 
 def _interpreter(path: str) -> str | None:

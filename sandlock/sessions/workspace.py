@@ -231,10 +231,11 @@ def _extras(
         draft.addon(ADDONS[name], f"add-on {name}")
     origins = {each: f"add-on {name}" for name in names for each in ADDONS[name].home_read}
     write: tuple[str, ...] = ()
+    copy: tuple[str, ...] = ()
     if profile is not None:
         origin = f"profile {profile.name}"
-        origins.update(dict.fromkeys((*profile.home_read, *profile.home_write), origin))
-        write = profile.home_write
+        origins.update(dict.fromkeys((*profile.home_read, *profile.home_write, *profile.home_copy), origin))
+        write, copy = profile.home_write, profile.home_copy
         draft.fields(dict(profile.fields), origin, "the profile says so")
         for host in profile.hosts:
             draft.add("net_allow", host, "what this agent talks to", origin)
@@ -244,7 +245,7 @@ def _extras(
             draft.passed(variable, origin)
     if not _home():
         return ()
-    dotfiles = link_dotfiles(_home(), private, origins, write)
+    dotfiles = link_dotfiles(_home(), private, origins, write, copy)
     for each in dotfiles:
         origin = next((origins[name] for name in (each.name, f"{each.name}/", f"~/{each.name}") if name in origins), "")
         draft.dotfile(each, origin)
