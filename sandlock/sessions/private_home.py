@@ -19,7 +19,7 @@ from .._record import record, replace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Dotfile", "link_dotfiles", "make_directory", "remove_tree", "write_back"]
+__all__ = ["Dotfile", "holds_files", "link_dotfiles", "make_directory", "remove_tree", "write_back"]
 
 MAX_BYTES = 16 * 2**20
 """No changed dotfile is longer."""
@@ -218,13 +218,16 @@ def _read(holder: int, name: str) -> bytes | str:
     """What the file holds, or why it is not taken."""
     # NONBLOCK: a FIFO must not hang us
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=holder)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return "it is not a regular file"
         if status.st_nlink != 1 or status.st_uid != os.geteuid():
             return "it has other names, or another owner"
-        content = file.read(MAX_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     return content if len(content) <= MAX_BYTES else f"it is longer than {MAX_BYTES} bytes"
 
 
@@ -262,6 +265,21 @@ def _replace(dotfile: Dotfile, content: bytes) -> str:
     finally:
         os.close(holder)
     return ""
+
+
+def holds_files(path: str) -> bool:
+    """Whether there is more than empty directories; of what cannot be looked at, there is."""
+    waiting = [path]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        return True
+                    waiting.append(entry.path)
+        except OSError:
+            return True
+    return False
 
 
 def remove_tree(path: str) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["find_program", "lies_in", "program_places"]
 
+MAX_LINKS = 40
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")
 
 
@@ -47,8 +48,28 @@ def find_program(program: str, path: str, workspace: str) -> str | None:
 
 
 def lies_in(path: str, directory: str) -> bool:
-    """Whether this entry, which may itself be a link, is below that directory, a path without links."""
-    return is_below(os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)), directory)
+    """Whether the way to this path leads into that directory, which is a path without links."""
+    place, links = "/", 0
+    waiting = path.split("/")
+    while waiting:
+        part = waiting.pop(0)
+        if part == "..":
+            place = os.path.dirname(place)
+        if part in ("", ".", ".."):
+            continue
+        place = os.path.join(place, part)
+        if is_below(place, directory):
+            return True
+        try:
+            target = os.readlink(place)
+        except OSError:
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            return True
+        place = "/" if target.startswith("/") else os.path.dirname(place)
+        waiting = [*target.split("/"), *waiting]
+    return False
 
 
 def _interpreter(path: str) -> str | None:

@@ -16,7 +16,7 @@ from .._record import record
 from .agent_draft import Draft, Reason
 from .agent_presets import ADDONS, AGENT_PRESETS
 from .git_metadata import GitMetadata, find_metadata
-from .private_home import Dotfile, link_dotfiles, make_directory, remove_tree, write_back
+from .private_home import Dotfile, holds_files, link_dotfiles, make_directory, remove_tree, write_back
 from .program_files import program_places
 from .secret_files import covered_secrets, env_files, is_below
 
@@ -98,7 +98,7 @@ def settle(setup: AgentSetup) -> list[str]:
         remove_tree(setup.temporary)
     except OSError as error:
         said.append(f"{setup.temporary}: not removed: {error.strerror}")
-    if any(files for _, _, files in os.walk(setup.home)) or any(said):
+    if holds_files(setup.home):
         said.append(f"{setup.home}: kept, with what the program made there")
     else:
         with suppress(OSError):
