@@ -23,7 +23,7 @@ __all__ = ["Profile", "directory", "load", "names", "parse", "read"]
 
 MAX_BYTES = 2**20
 """No profile is longer."""
-SECTIONS = ("config", "determinism", "program", "filesystem", "network", "http", "syscalls", "limits", "exec")
+SECTIONS = ("config", "determinism", "program", "filesystem", "network", "http", "syscalls", "limits", "exec", "agent")
 
 # Keys of the original sandlock whose features are not here. A value that asks for nothing is accepted,
 # because its own tools write every key.
@@ -50,10 +50,20 @@ class Profile:
     path: str
     fields: dict[str, object]
     argv: tuple[str, ...] = ()
+    agent: dict[str, object] | None = None
+    """The section [agent] as it stands there, for `sandlock.sessions.agent_profile` to read."""
 
     def policy(self) -> Policy:
-        """The policy of this profile alone. Raises PolicyError."""
+        """The policy of this profile alone. Raises PolicyError, also for one with a section [agent]."""
+        self.refuse_agent()
         return Policy.of(**self.fields)  # type: ignore[arg-type]  # read key by key
+
+    def refuse_agent(self) -> None:
+        """Raises PolicyError if this is the profile of an agent: what it has asked and denied would be left out."""
+        if self.agent is not None:
+            raise PolicyError(
+                f"profile: {shown(self.path)} has a section [agent], and is for: sandlock agent run -p", field="profile"
+            )
 
 
 def load(name: str | os.PathLike[str]) -> Profile:
@@ -202,6 +212,9 @@ def parse(text: str, path: str = "<text>") -> Profile:
     options = {option.key: option for option in OPTIONS}
     known = (*options, *NOT_HERE, *PROGRAM_KEYS)
     fields: dict[str, object] = {}
+    agent = document.pop("agent", None)
+    if agent is not None and not isinstance(agent, dict):
+        raise PolicyError(f"{path}: agent: is a section; write [agent]", field="agent")
     for key, value in _keys(document, path, known):
         if key in options:
             fields[options[key].name] = _value(path, key, value)
@@ -211,7 +224,7 @@ def parse(text: str, path: str = "<text>") -> Profile:
                 raise Unsupported(message, missing=frozenset((key,)))
         elif key not in PROGRAM_KEYS:
             raise PolicyError(f"{path}: {key}: unknown key; {_meant(key, known)}", field=key)
-    return Profile(path=path, fields=fields, argv=_argv(path, document.get("program", {})))
+    return Profile(path=path, fields=fields, argv=_argv(path, document.get("program", {})), agent=agent)
 
 
 def _keys(document: dict[str, object], path: str, known: tuple[str, ...]) -> Iterator[tuple[str, object]]:
