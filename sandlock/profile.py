@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Profile", "directory", "load", "names", "parse", "read"]
+__all__ = ["Profile", "directory", "fields_of", "load", "names", "parse", "read"]
 
 MAX_BYTES = 2**20
 """No profile is longer."""
@@ -199,6 +199,11 @@ def parse(text: str, path: str = "<text>") -> Profile:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{path}: not TOML: {error or 'nested too deeply'}") from error
+    return Profile(path=path, fields=fields_of(document, path), argv=_argv(path, document.get("program", {})))
+
+
+def fields_of(document: dict[str, object], path: str) -> dict[str, object]:
+    """The keywords of Policy that these sections say; `path` is for error messages. Raises PolicyError, Unsupported."""
     options = {option.key: option for option in OPTIONS}
     known = (*options, *NOT_HERE, *PROGRAM_KEYS)
     fields: dict[str, object] = {}
@@ -211,7 +216,7 @@ def parse(text: str, path: str = "<text>") -> Profile:
                 raise Unsupported(message, missing=frozenset((key,)))
         elif key not in PROGRAM_KEYS:
             raise PolicyError(f"{path}: {key}: unknown key; {_meant(key, known)}", field=key)
-    return Profile(path=path, fields=fields, argv=_argv(path, document.get("program", {})))
+    return fields
 
 
 def _keys(document: dict[str, object], path: str, known: tuple[str, ...]) -> Iterator[tuple[str, object]]:
