@@ -1,8 +1,8 @@
 """Questions of a tool call, put to the user of an MCP client by elicitation, and the answers brought back.
 
 Rules: only an accepted form with a choice allows; declined, cancelled, a client that cannot elicit, silence: denied. A
-call runs in the server's own task group: the protocol of 2026-07-28 puts a question by ending the request, and the answer
-comes with the client's next one (InputRequiredResult), while the program waits.
+call runs in the server's own task group: the protocol of 2026-07-28 puts a question by ending the request, and the
+answer comes with the client's next one (InputRequiredResult), while the program waits.
 """
 
 from __future__ import annotations

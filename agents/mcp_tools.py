@@ -2,13 +2,13 @@
 
     [fetch]
     description = "Fetch a page of the documentation."
-    command = ["curl", "-sS", "--max-time", "20", "https://docs.python.org/{page}"]
+    command = ["curl", "-sS", "--max-time", "20", "https://www.python.org/{page}"]
     parameters = { page = "Path of the page" }
     timeout = 30
-    network.allow = ["docs.python.org:443"]
+    network.allow = ["www.python.org:443"]
 
-Rules: a value fills its hole as one word or a part of one; no shell reads it, and one that begins with "-" cannot become
-an option of its own. The sections of the policy are those of a profile, on top of the server's.
+Rules: a value fills its hole as one word or a part of one; no shell reads it, and one that begins with "-" cannot
+become an option of its own. The sections of the policy are those of a profile, on top of the server's.
 """
 
 from __future__ import annotations

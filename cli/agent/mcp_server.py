@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -22,7 +22,7 @@ def serve(request: direct.Request) -> int:
         from sandlock.agents.mcp_tools import read_tools
     except ImportError as error:
         raise PolicyError(f'agent mcp needs {error.name}: pip install "sandlock[mcp]"') from error
-    given = dict(request.given)
+    given: dict[str, Any] = dict(request.given)
     workspace, tools, add = given.pop("workspace", None), given.pop("tools", None), given.pop("add", ())
     if request.words:
         raise PolicyError(f"agent mcp runs no command of its own; leave {request.words[0]!r} out")

@@ -17,11 +17,14 @@ __all__ = ["wrap_file", "wrapped"]
 
 KEYS = ("mcpServers", "servers", "mcp_servers")
 """Where clients keep them: Claude, Cursor and most others; VS Code; a table of Codex as JSON."""
+DEFAULT = ["--preset", "python", "--preset", "node"]
+"""A server that reads what runs it, writes nothing and reaches nobody."""
 MAX_BYTES = 4 * 2**20
 
 
 def wrap_file(path: str, options: Sequence[str], *, only: Sequence[str], output: str | None, in_place: bool) -> int:
     """Writes the rewritten configuration to stdout, to `output`, or over the file, whose old form is kept beside it."""
+    direct.parse([*(options := list(options) or DEFAULT), "--"])  # said now, not when the client starts the server
     document = _read(path)
     text, done, left = wrapped(document, options, only)
     if in_place:
@@ -40,7 +43,7 @@ def wrap_file(path: str, options: Sequence[str], *, only: Sequence[str], output:
 def wrapped(
     document: dict[str, Any], options: Sequence[str], only: Sequence[str] = ()
 ) -> tuple[str, list[str], list[tuple[str, str]]]:
-    """The rewritten document, the servers that it wraps, and those that it leaves with the reasons. Raises PolicyError."""
+    """The rewritten document, the servers that it wraps, those that it leaves and why. Raises PolicyError."""
     found = [key for key in KEYS if isinstance(document.get(key), dict)]
     if not found:
         raise PolicyError(f"there are no MCP servers in it; looked for {', '.join(KEYS)}")

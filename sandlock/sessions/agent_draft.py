@@ -89,6 +89,11 @@ class Draft:
         if dotfile.kind == "absent":
             self._note("home", f"~/{dotfile.name}", "not there yet; what the program makes is brought home", origin)
             return
+        if dotfile.copied:
+            self._note(
+                "home", f"~/{dotfile.name}", "a copy, which goes with the run: the real one is not granted", origin
+            )
+            return
         field = "fs_writable" if dotfile.writable else "fs_readable"
         self.add(field, dotfile.real, f"~/{dotfile.name}, which the private home directory shows", origin)
 
