@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Profile", "directory", "load", "names", "parse", "read"]
+__all__ = ["Profile", "directory", "is_name", "load", "names", "parse", "read"]
 
 MAX_BYTES = 2**20
 """No profile is longer."""
