@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Profile", "directory", "load", "names", "parse", "read"]
+__all__ = ["Profile", "directory", "fields_of", "is_name", "load", "names", "parse", "read"]
 
 MAX_BYTES = 2**20
 """No profile is longer."""
@@ -209,12 +209,18 @@ def parse(text: str, path: str = "<text>") -> Profile:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{path}: not TOML: {error or 'nested too deeply'}") from error
-    options = {option.key: option for option in OPTIONS}
-    known = (*options, *NOT_HERE, *PROGRAM_KEYS)
-    fields: dict[str, object] = {}
     agent = document.pop("agent", None)
     if agent is not None and not isinstance(agent, dict):
         raise PolicyError(f"{path}: agent: is a section; write [agent]", field="agent")
+    argv = _argv(path, document.get("program", {}))
+    return Profile(path=path, fields=fields_of(document, path), argv=argv, agent=agent)
+
+
+def fields_of(document: dict[str, object], path: str) -> dict[str, object]:
+    """The keywords of Policy that these sections say; `path` is for error messages. Raises PolicyError, Unsupported."""
+    options = {option.key: option for option in OPTIONS}
+    known = (*options, *NOT_HERE, *PROGRAM_KEYS)
+    fields: dict[str, object] = {}
     for key, value in _keys(document, path, known):
         if key in options:
             fields[options[key].name] = _value(path, key, value)
@@ -224,7 +230,7 @@ def parse(text: str, path: str = "<text>") -> Profile:
                 raise Unsupported(message, missing=frozenset((key,)))
         elif key not in PROGRAM_KEYS:
             raise PolicyError(f"{path}: {key}: unknown key; {_meant(key, known)}", field=key)
-    return Profile(path=path, fields=fields, argv=_argv(path, document.get("program", {})), agent=agent)
+    return fields
 
 
 def _keys(document: dict[str, object], path: str, known: tuple[str, ...]) -> Iterator[tuple[str, object]]:

@@ -195,7 +195,7 @@ def make_wheel(place: Path) -> Path:
 @pytest.mark.slow
 def test_pip(place: Place) -> None:
     make_wheel(place.work)
-    place.write(".config/pip/pip.conf", "[global]\nindex-url = https://user:secret@127.0.0.1/\n")
+    place.write(".config/pip/pip.conf", "[global]\nindex-url = https://127.0.0.1/secret/\n")
     setup = place.prepare(addons=["pip"])
     wanted = {"pypi.org:443", "files.pythonhosted.org:443"}
     assert wanted <= set(setup.policy.net_allow)

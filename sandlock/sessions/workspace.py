@@ -193,8 +193,7 @@ def _base(draft: Draft, chosen: str, place: str, private: str, temporary: str) -
         draft.add(field, f"unix:{temporary}", "unix sockets among the agent's own programs", origin)
     draft.set("cwd", place, "the workspace", origin)
     draft.add("exec_allow", "*", "every program that can be read may run: all of them are confined alike", origin)
-    for rule, why in preset.ask:
-        draft.add("exec_ask", rule, why, origin)
+    draft.asked(preset.ask, origin)
     variables = (
         ("HOME", private, "the private home directory"),
         ("TMPDIR", temporary, "the private temporary directory"),
