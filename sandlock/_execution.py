@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from _thread import RLock
+from errno import EPIPE
 from time import monotonic, time
 
 from . import _native, _program
@@ -129,6 +130,9 @@ class Execution:
         self._lookups = None if resolver is None else resolver.lookups
         self._ended: tuple[int, ...] | None = None
         self._killed = False
+        self._paused = False
+        self._ordered = self._obeyed = 0
+        self._refusal = 0
         self._denials = Book(merge=False)
         self._audited = Book(merge=True)
         self._last_denied: tuple[Event | HandlerContext, Verdict] | None = None
@@ -244,6 +248,11 @@ class Execution:
             self._ended = (_native.ENDED, 0, 0, 0, -1, 126 << 8, REASONS.index("denied"), 0, 0, 0)
         elif kind == _native.FAILED:
             self._fail(self._confinement_error(message))
+        elif kind in (_native.PAUSED, _native.RESUMED):
+            self._obeyed += 1
+            self._refusal = message[3]
+            if not message[3]:
+                self._paused = kind == _native.PAUSED
         elif kind == _native.MAP_IDS:
             self.run.maps_written(self._write_maps(message[1]))
         else:
@@ -416,6 +425,37 @@ class Execution:
         with self._lock:
             self._killed = True
             self.run.kill()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the tree was stopped last."""
+        return self._paused and not self.ended
+
+    def order(self, *, pause: bool) -> int:
+        """Tells the init to stop the tree or to let it go on; `obeyed` says whether it has. Raises SandlockError."""
+        self._check_owner()
+        with self._lock:
+            error = EPIPE if self.ended else self.run.order(pause)
+            if error:
+                what = "pause" if pause else "resume"
+                why = "it has ended, or is ending" if error == EPIPE else "the run's init does not listen; kill it"
+                raise SandlockError(f"{what} the program: {why}")
+            self._ordered += 1
+            return self._ordered
+
+    def obeyed(self, order: int) -> bool:
+        """Whether an order was carried out, or needs not be any more. Raises SandlockError if it could not be."""
+        with self._lock:
+            if self._obeyed < order and not self.ended:
+                return False
+            if self._refusal and not self.ended:
+                from errno import errorcode
+
+                name = errorcode.get(self._refusal, str(self._refusal))
+                raise SandlockError(
+                    f"pause the program: read /proc/PID/task/TID/children: {name}; it needs CONFIG_PROC_CHILDREN"
+                )
+            return True
 
     def finish(self) -> None:
         """Frees what is native of the run, and closes its streams. Only after `ended`."""
