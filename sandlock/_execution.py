@@ -91,6 +91,10 @@ def milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else max(0, min(int(seconds * 1000) + 1, 2**31 - 1))
 
 
+def _limit(seconds: float | None) -> int | None:
+    return None if seconds is None else max(0, int(seconds * 1000))
+
+
 class Execution:
     """A launched command: its native run, our ends of its streams, and what is known of it so far."""
 
@@ -131,8 +135,7 @@ class Execution:
         self._ended: tuple[int, ...] | None = None
         self._killed = False
         self._paused = False
-        self._ordered = self._obeyed = 0
-        self._refusal = 0
+        self._ordered = self._obeyed = self._refusal = 0
         self._denials = Book(merge=False)
         self._audited = Book(merge=True)
         self._last_denied: tuple[Event | HandlerContext, Verdict] | None = None
@@ -143,10 +146,9 @@ class Execution:
         self.epoch = time() - monotonic()  # seconds since the epoch when the monotonic clock was 0
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
-        limit = None if timeout is None else max(0, int(timeout * 1000))
         self._mounts = None if virtual_root is None else virtual_root.open()
         try:
-            self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            self.run = _native.Run(program, new_session=new_session, deadline_ms=_limit(timeout), init_image=INIT_IMAGE)
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -449,12 +451,8 @@ class Execution:
             if self._obeyed < order and not self.ended:
                 return False
             if self._refusal and not self.ended:
-                from errno import errorcode
-
-                name = errorcode.get(self._refusal, str(self._refusal))
-                raise SandlockError(
-                    f"pause the program: read /proc/PID/task/TID/children: {name}; it needs CONFIG_PROC_CHILDREN"
-                )
+                why = f"read /proc/PID/task/TID/children: {os.strerror(self._refusal)}"
+                raise SandlockError(f"pause the program: {why}; the kernel needs CONFIG_PROC_CHILDREN")
             return True
 
     def finish(self) -> None:

@@ -15,8 +15,8 @@ from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
     COMMAND_PAUSE, COMMAND_RESUME, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, MESSAGE_PAUSED,
     MESSAGE_RESUMED, Message, SYS_close, SYS_eventfd2, SYS_fcntl, SYS_futex, SYS_getpid, SYS_kill,
-    SYS_landlock_create_ruleset, SYS_pidfd_open, SYS_rt_sigprocmask, SYS_sendto, SYS_shutdown, SYS_socketpair, SYS_wait4,
-    SYS_waitid, raw_syscall,
+    SYS_landlock_create_ruleset, SYS_pidfd_open, SYS_rt_sigprocmask, SYS_sendto, SYS_shutdown, SYS_socketpair,
+    SYS_wait4, SYS_waitid, raw_syscall,
 )
 from sandlock._observe cimport dropped_records, free_observer, take_records
 from sandlock._path_table cimport PathRules
@@ -473,8 +473,8 @@ cdef class Run:
             raw_syscall(SYS_kill, self.c.guest, SIGKILL, 0, 0, 0, 0)
 
     def order(self, bint pause) -> int:
-        """Tells the init to stop the tree, or to let it go on; it answers PAUSED or RESUMED. Returns 0 or an errno: EPIPE
-        when it was told to die, EAGAIN when it does not listen. Only after LAUNCHED."""
+        """Tells the init to stop the tree, or to let it go on; it answers PAUSED or RESUMED. Returns 0 or an errno:
+        EPIPE when it was told to die, EAGAIN when it does not listen. Only after LAUNCHED."""
         cdef int command = COMMAND_PAUSE if pause else COMMAND_RESUME
         cdef long result
         if not self.started or self.finished or self.c.control_host < 0:

@@ -18,24 +18,31 @@ ANSWER_LIMIT = 5.0
 """Seconds in which the init has to answer."""
 AGAIN = 0.005
 """Seconds until it is told again."""
-STOP_BITS = 0b1111 << 18
-"""SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU in the sets of pending signals."""
 
 
 def running_below(top: int) -> list[int]:
-    """The processes below `top` of which a thread has not stopped, and is not about to."""
-    found = []
-    seen = {top}
+    """The processes below `top` that have not stopped, or came while it was looked: whoever forks is found by the next
+    look only."""
+    first, before = _look(top)
+    if first:
+        return first
+    running, now = _look(top)
+    return running or sorted(now - before)
+
+
+def _look(top: int) -> tuple[list[int], set[int]]:
+    """Those of which a thread has not stopped, and all."""
+    running = []
+    seen: set[int] = set()
     waiting = _children(top)
     while waiting:
         pid = waiting.pop()
-        if pid in seen:
-            continue
-        seen.add(pid)
-        waiting += _children(pid)
-        if not all(_has_stopped(pid, thread) for thread in _threads(pid)):
-            found.append(pid)
-    return found
+        if pid not in seen:
+            seen.add(pid)
+            waiting += _children(pid)
+            if not all(_has_stopped(pid, thread) for thread in _threads(pid)):
+                running.append(pid)
+    return running, seen
 
 
 def keeps_running(pids: list[int]) -> SandlockError:
@@ -72,17 +79,10 @@ def _children(pid: int) -> list[int]:
 
 
 def _has_stopped(pid: int, thread: int) -> bool:
-    """Also what only waits to be let out of a system call: it executes nothing of its own until then."""
-    facts = {}
+    """Also who can only be killed where it waits ("D": for the supervisor, or for a vfork(2) child): it stops before it
+    executes anything of its own."""
     try:
-        with open(f"/proc/{pid}/task/{thread}/status", "rb") as file:
-            for line in file:
-                name, _, value = line.partition(b":")
-                if name in (b"State", b"SigPnd", b"ShdPnd"):
-                    facts[name] = value.split()[0]
-    except OSError:
+        with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t", b"Z", b"X", b"D")
+    except (OSError, IndexError):
         return True
-    if facts.get(b"State", b"X") in (b"T", b"t", b"Z", b"X", b"D"):
-        return True
-    pending = int(facts.get(b"SigPnd", b"0"), 16) | int(facts.get(b"ShdPnd", b"0"), 16)
-    return pending & STOP_BITS != 0
