@@ -33,7 +33,7 @@ PURE = (
 # Compiled modules and those that touch the kernel, and who may import them.
 DOORS = {
     "_native": {"_execution"},
-    "_program": {"_confinement", "_execution", "_permissions"},
+    "_program": {"_confinement", "_destination_check", "_execution", "_permissions"},
     "_launch": {"_execution"},
     "_sys": {"_host", "_probes", "_view_files", "files", "sessions/trailer"},
     "_handlers": {"_handled"},

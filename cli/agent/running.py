@@ -13,14 +13,15 @@ import trio
 
 from sandlock import PolicyError
 from sandlock.policy import OPTIONS
-from sandlock.sessions import agent_profile
+from sandlock.sessions.agent_profile import find_profile
+from sandlock.sessions.setup_text import describe
 from sandlock.sessions.trailer import trailer, violations
 from sandlock.sessions.workspace import prepare, settle
 
 from .. import direct
 from .agent_run import AgentRun, Plan
 from .asking import channels_of, words_of
-from .summary import describe_setup, summary_of
+from .summary import summary_of
 from .terminal import Console, Guard
 
 if TYPE_CHECKING:
@@ -105,15 +106,8 @@ def _tell(outcome: Outcome, *, with_trailer: bool) -> None:
 
 def _command_of(request: direct.Request) -> tuple[AgentProfile, list[str]]:
     """The profile, and what to run: the words, or the profile's program. Raises PolicyError."""
-    shell = request.text_of("exec_shell")
-    words = ["/bin/sh", "-c", shell, "sh", *request.words] if shell is not None else request.words
-    find_profile = getattr(agent_profile, "find_profile", None)
-    profile = (
-        find_profile(request.text_of("profile"), words)
-        if find_profile
-        else agent_profile.AgentProfile(name="", path="")
-    )
-    words = words or list(profile.argv)
+    profile = find_profile(request.text_of("profile"), request.words)
+    words = request.words or list(profile.argv)
     if not words:
         raise PolicyError("no command; write it after the options: sandlock agent run -- COMMAND")
     return profile, words
@@ -144,7 +138,7 @@ def _dry_run(preparing: Callable[[str], AgentSetup], words: list[str]) -> int:
     state = mkdtemp(prefix="sandlock-dry-run-")
     try:
         setup = preparing(state)
-        sys.stdout.write(describe_setup(setup, words, os.path.realpath(state)))
+        sys.stdout.write(describe(setup).replace(os.path.realpath(state), "PRIVATE"))
         settle(setup)
     finally:
         rmtree(state, ignore_errors=True)

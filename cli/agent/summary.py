@@ -1,4 +1,4 @@
-"""What `agent run` says: the policy before, the end after. All text of programs is escaped."""
+"""What `agent run` says at its end. All text of programs is escaped."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from sandlock.result import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandlock.sessions.workspace import AgentSetup
-
     from .agent_run import Outcome
 
-__all__ = ["describe_setup", "summary_of"]
+__all__ = ["summary_of"]
 
 LINES = 8
 
@@ -40,21 +38,3 @@ def summary_of(outcome: Outcome) -> Iterator[str]:
     if result.audit_error:
         yield f"the record is not complete: {printable(result.audit_error, 300)}"
     yield f"session {outcome.session}: sandlock agent report {outcome.session}"
-
-
-def describe_setup(setup: AgentSetup, words: list[str], state: str) -> str:
-    """The effective policy, each value with its reason."""
-
-    def clean(text: str) -> str:
-        return printable(text.replace(state, "PRIVATE"), 1000)
-
-    lines = [f"# {clean(shlex.join(words))}", f"# preset {setup.preset}, workspace {clean(setup.workspace)}"]
-    lines += [f"# PRIVATE is a directory that is made for the run, profile {setup.profile or 'none'}", ""]
-    by_field: dict[str, list[str]] = {}
-    for reason in setup.reasons:
-        value = clean(reason.value)
-        by_field.setdefault(reason.field, []).append(f"  {value:40}  {clean(reason.why)} ({clean(reason.origin)})")
-    for field, values in by_field.items():
-        lines += [f"{field}", *values, ""]
-    lines += [f"# note: {clean(warning)}" for warning in setup.warnings]
-    return "\n".join(lines).rstrip() + "\n"

@@ -71,6 +71,8 @@ class JournalDecision:
     latency_us: int
     binding: str
     fix: str
+    syscall: str
+    access: str
 
     @property
     def is_denied(self) -> bool:
@@ -377,6 +379,8 @@ class _Reading:
             latency_us=fields.number("latency_us", 0),
             binding=fields.text("binding", ""),
             fix=fields.text("fix", ""),
+            syscall=fields.text("syscall", ""),
+            access=fields.text("access", ""),
         )
         if self._run(fields, session, time) is None:
             return
