@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sandlock import PolicyError, Sandbox
 from sandlock.result import printable
 
+from .policies import policy_of_agent
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sandlock import ExecDecision, Policy
 
-__all__ = ["check", "decision_json", "rules_of"]
+__all__ = ["check", "decision_json", "policy_of_rules"]
 
 CODES = {"allow": 0, "ask": 3}
 WORDS = {"allow": "allow", "ask": "prompt", "deny": "forbidden"}
@@ -25,10 +28,8 @@ def check(rules: str, words: Sequence[str], *, as_json: bool) -> int:
     1 for deny."""
     if not words:
         raise PolicyError('no command; write it after "--": sandlock agent check --rules FILE -- git push')
-    policy = rules_of(rules)
-    if policy.is_empty():
-        policy = policy.but(presets=["system"])  # rules can be tried out without any grants
-    with Sandbox(policy) as sandbox:
+    # rules can be tried out without any grants
+    with policy_of_rules(rules, words) as policy, Sandbox(_started(policy)) as sandbox:
         found = sandbox.check_exec(words)
     if as_json:
         print(json.dumps(decision_json(found)))
@@ -40,25 +41,35 @@ def check(rules: str, words: Sequence[str], *, as_json: bool) -> int:
     return CODES.get(found.decision, 1)
 
 
-def rules_of(name: str) -> Policy:
+def _started(policy: Policy) -> Policy:
+    return policy.but(presets=["system"]) if policy.is_empty() else policy
+
+
+@contextmanager
+def policy_of_rules(name: str, words: Sequence[str]) -> Iterator[Policy]:
     """The policy of a profile (a name, or a TOML file), or of another tool's file: settings.json, .rules, config.toml.
 
-    Raises PolicyError.
+    Of an agent's profile it is the one that a run here would have. Raises PolicyError.
     """
     from sandlock.sessions.agent_profile import find_profile
     from sandlock.sessions.imported import import_rules
 
     if name.endswith((".json", ".rules")):
-        return import_rules(name).policy()
+        yield import_rules(name).policy()
+        return
     try:
-        return find_profile(name).policy()
+        profile = find_profile(name)
     except PolicyError as error:
         if not name.endswith(".toml"):
             raise
         try:
-            return import_rules(name).policy()  # codex has TOML too
+            imported = import_rules(name).policy()  # codex has TOML too
         except PolicyError:
             raise error from None
+        yield imported
+        return
+    with policy_of_agent(profile, command=words) as policy:
+        yield policy
 
 
 def decision_json(found: ExecDecision) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`sandlock agent explain`: a denial in words: what it was, who decided and why, what would allow it, what that opens."""
+"""`sandlock agent explain`: a denial in words: what it was, who decided, why, what would allow it, what that opens."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def explain(run: str, number: int | None, *, last: bool, every: bool) -> int:
 def explained(found: Digest, refusal: Refusal) -> str:
     """One denial, many lines."""
     decision = refusal.decision
-    act = KINDS.get(decision.kind, decision.kind)
+    act = KINDS.get(decision.kind) or printable(decision.kind)
     lines = [f"Denial {refusal.number} of {len(found.refusals)}: to {act}", f"  {call(decision)}"]
     lines += _facts(found, refusal)
     lines += ["", "Why", *_wrapped(_why(decision, refusal.who))]

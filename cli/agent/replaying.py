@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sandlock import PolicyError, Sandbox, SandlockError
@@ -13,10 +12,10 @@ from sandlock.result import printable
 from sandlock.sessions.agent_profile import find_profile
 from sandlock.sessions.journal import read_journal
 from sandlock.sessions.replay import recorded_policy, replay
-from sandlock.sessions.workspace import prepare
 
 from .. import direct
 from .locate import log_of
+from .policies import policy_of_agent
 from .wording import command, many
 
 if TYPE_CHECKING:
@@ -56,10 +55,8 @@ def _policy(request: direct.Request, journal: Journal) -> Iterator[Policy]:
     name, run = request.text_of("profile"), journal.runs[-1]
     profile = None if name is None else find_profile(name)
     if profile is not None and profile.is_agent:
-        with TemporaryDirectory(prefix="sandlock-") as state:
-            place = run.cwd if os.path.isdir(run.cwd) else None
-            setup = prepare(state=state, workspace=place, profile=profile, command=run.argv, fields=given)
-            yield _with_private(setup.policy, journal.path)
+        with policy_of_agent(profile, workspace=run.cwd, command=run.argv, fields=given) as policy:
+            yield _with_private(policy, journal.path)
     elif profile is not None or given:
         yield direct.policy_of(request, direct.profile_of(request))
     else:

@@ -174,22 +174,29 @@ def _folded(top: list[Row]) -> list[Row]:
             above = above.parent
         if len(kept) + len(missing) <= KEPT_ROWS:
             kept.update(missing)
-    rest: dict[int, Row] = {}
+    rest: dict[int, list[Row]] = {}
     for row in rows:
         above = row.parent
-        if id(row) in kept:
-            continue
         while above is not None and id(above) not in kept:
             above = above.parent
-        folded = rest.setdefault(id(above), Row(label="", parent=above))
-        folded.count += row.count
-        folded.spans += row.spans
-        folded.marks += row.marks
-        folded.ending = failures(folded.spans)
-        folded.label = f"\N{HORIZONTAL ELLIPSIS} {folded.count:,} more"
+        if id(row) not in kept:
+            rest.setdefault(id(above), []).append(row)
     for row in rows:
         row.children = [child for child in row.children if id(child) in kept]
         if id(row) in kept and id(row) in rest:
-            row.children.append(rest[id(row)])
-    left = [rest[id(None)]] if id(None) in rest else []
+            row.children.append(_together(rest[id(row)]))
+    left = [_together(rest[id(None)])] if id(None) in rest else []
     return [row for row in top if id(row) in kept] + left
+
+
+def _together(rows: list[Row]) -> Row:
+    """One row for all of these."""
+    if len(rows) == 1:
+        return rows[0]
+    count = sum(row.count for row in rows)
+    one = Row(label=f"\N{HORIZONTAL ELLIPSIS} {count:,} more", count=count)
+    for row in rows:
+        one.spans += row.spans
+        one.marks += row.marks
+    one.ending = failures(one.spans)
+    return one

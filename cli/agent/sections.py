@@ -138,8 +138,8 @@ def _reached(found: Digest) -> Section:
             printable(each.host),
             printable(each.address),
             "" if each.port is None else str(each.port),
-            each.protocol,
-            each.kind,
+            printable(each.protocol),
+            printable(each.kind),
             str(each.allowed),
             str(each.denied),
             ", ".join(printable(name.rpartition("/")[2]) for name in each.programs[:3]),
@@ -187,7 +187,7 @@ def _questions(found: Digest) -> Section:
     rows = [
         (
             clock(each.decision.time - each.waited, "%H:%M:%S"),
-            each.decision.kind,
+            printable(each.decision.kind),
             call(each.decision),
             seconds(each.waited),
             each.decision.decision,
@@ -206,7 +206,7 @@ def _files(found: Digest) -> Section:
         f"{many(len(found.files), 'file')} on record, {len(changed):,} of them changed or denied; those are listed."
     ]
     rows = [
-        (printable(each.path, 300), ", ".join(each.allowed), str(each.count - each.denied), str(each.denied))
+        (printable(each.path, 300), printable(", ".join(each.allowed)), str(each.count - each.denied), str(each.denied))
         for each in changed[:MAX_SHOWN]
     ]
     columns = ("File", "What was done", "Allowed", "Denied")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sandlock import Policy, PolicyError
 
 from .._denials import exec_fixes, fixes
+from .._net_rules import compile_rules
 from .._record import record
 from ..policy import OPTIONS
 from .questions import INTERPRETERS
@@ -142,6 +143,7 @@ def _checked(field: str, value: str, adds: bool, opens: str) -> Remedy | None:
     """The remedy, if the policy understands it as it stands."""
     try:
         read = _option(field).read([value])
+        compile_rules(Policy.of(**{field: [value]}))  # type: ignore[arg-type]  # host names are looked at here
     except PolicyError:
         return None
     return Remedy(field=field, value=value, adds=adds, opens=opens) if read == (value,) or not adds else None
