@@ -38,8 +38,10 @@ def replay_run(request: direct.Request) -> int:
     journal = read_journal(log_of(request.words[0]))
     if not journal.runs:
         raise SandlockError(f"{journal.path}: no run is on record there; name the audit file of a run")
-    asks = _nobody if request.given.get("asks", True) else None
-    with _policy(request, journal) as policy, Sandbox(policy, policy_fn=asks) as box:
+    asks = request.given.get("asks")
+    if asks is None:  # by its own policy a run is judged as it ran
+        asks = bool(_given(request)) or any(each.asked for each in journal.decisions)
+    with _policy(request, journal) as policy, Sandbox(policy, policy_fn=_nobody if asks else None) as box:
         found = replay(journal, box)
     if request.given.get("json"):
         print(json.dumps(_as_json(journal, found), indent=2))
@@ -51,7 +53,7 @@ def replay_run(request: direct.Request) -> int:
 @contextmanager
 def _policy(request: direct.Request, journal: Journal) -> Iterator[Policy]:
     """The policy of the flags, while its files are there; without any, the one that the last run had."""
-    given = {name: value for name, value in request.given.items() if name not in ("asks", "json", "profile")}
+    given = {name: value for name, value in _given(request).items() if name != "profile"}
     name, run = request.text_of("profile"), journal.runs[-1]
     profile = None if name is None else find_profile(name)
     if profile is not None and profile.is_agent:
@@ -61,6 +63,11 @@ def _policy(request: direct.Request, journal: Journal) -> Iterator[Policy]:
         yield direct.policy_of(request, direct.profile_of(request))
     else:
         yield recorded_policy(run)
+
+
+def _given(request: direct.Request) -> dict[str, object]:
+    """What says something of a policy."""
+    return {name: value for name, value in request.given.items() if name not in ("asks", "json")}
 
 
 def _with_private(policy: Policy, log: str) -> Policy:
