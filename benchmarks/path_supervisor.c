@@ -8,41 +8,12 @@
  * absolute; nothing is judged, and nothing is checked that a real supervisor has to check.
  * Exits as PROGRAM does, 125 if the set-up failed or if nothing was trapped.
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
+#define SUPERVISOR "path_supervisor"
+#include "supervising.h"
+
 #include <limits.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV /* Linux 5.19 */
-#define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
-#endif
-#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS /* Linux 6.6 */
-#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
-#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (1UL << 0)
-#endif
-#ifndef SYS_pidfd_getfd
-#define SYS_pidfd_getfd 438
-#endif
-
-#if defined(__x86_64__)
-#define ARCH AUDIT_ARCH_X86_64
-#elif defined(__aarch64__)
-#define ARCH AUDIT_ARCH_AARCH64
-#endif
 
 enum { PAGE = 4096 };
 
@@ -53,12 +24,6 @@ static const int trapped[] = {
 #endif
 };
 enum { TRAPPED = sizeof trapped / sizeof *trapped };
-
-static int fail(const char *step)
-{
-	fprintf(stderr, "path_supervisor: %s: %s\n", step, strerror(errno));
-	return 125;
-}
 
 static int install_filter(void)
 {
@@ -75,24 +40,7 @@ static int install_filter(void)
 		*next++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, trapped[i], TRAPPED - i, 0);
 	*next++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	*next = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-		return -1;
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
-			    SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &filter);
-}
-
-/* The guest's side: tell the listener's number, wait until the supervisor has its copy, then exec. */
-static int become_guest(int tell, int wait, char **argv)
-{
-	char go;
-	int listener = install_filter();
-
-	if (listener < 0)
-		return fail("seccomp");
-	if (write(tell, &listener, sizeof listener) != sizeof listener || read(wait, &go, 1) != 1)
-		return fail("handshake");
-	execv(argv[0], argv);
-	return fail("execv");
+	return install(&filter);
 }
 
 /* A path of the caller: up to its page's end, and on if it does not end there. Returns 0 or -errno. */
@@ -206,34 +154,18 @@ static long serve(int listener, int on_behalf)
 
 int main(int argc, char **argv)
 {
-	int told[2], go[2], number, listener, status;
+	int listener = -1, failed;
+	pid_t guest = -1;
 
 	if (argc < 3)
 		return 2;
-	if (pipe2(told, O_CLOEXEC) || pipe2(go, O_CLOEXEC))
-		return fail("pipe");
-	pid_t guest = fork();
-	if (guest < 0)
-		return fail("fork");
-	if (guest == 0)
-		_exit(become_guest(told[1], go[0], argv + 2));
-	close(told[1]);
-	if (read(told[0], &number, sizeof number) != sizeof number)
-		return 125; /* the guest has said why */
-	int pidfd = (int)syscall(SYS_pidfd_open, guest, 0);
-	listener = (int)syscall(SYS_pidfd_getfd, pidfd, number, 0);
-	if (listener < 0)
-		return fail("pidfd_getfd");
-	if (ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP))
-		return fail("SYNC_WAKE_UP (Linux 6.6)");
-	if (write(go[1], "g", 1) != 1)
-		return fail("write");
+	failed = start_guest(argv + 2, &guest, &listener);
+	if (failed)
+		return failed;
 	long served = serve(listener, !strcmp(argv[1], "behalf"));
 	if (served < 0)
 		return fail("notification");
 	if (served < 100)
 		return fail("nothing was trapped");
-	if (waitpid(guest, &status, 0) != guest)
-		return fail("waitpid");
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	return wait_for_guest(guest);
 }

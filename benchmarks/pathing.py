@@ -14,7 +14,7 @@ from measuring import interleave
 from rows import MILLISECONDS, Names, Number, Row, ratio_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from hosts import Setting
     from measuring import Effort, Measure
@@ -77,6 +77,7 @@ def _chroot(setting: Setting, place: str) -> dict[str, Any]:
     given: dict[str, Any] = {"fs_writable": (place,), "fs_mount": {place: place}}
     if setting.rootfs:
         elsewhere = [path for path in system_readable() if path not in SYSTEM]
+        given["fs_mount"] |= _directories_above(setting.rootfs, (*elsewhere, place), f"{place}-above")
         given["fs_mount"] |= {path: f"{path}:ro" for path in elsewhere}
         return given | {"chroot": setting.rootfs}
     root = f"{place}-root"
@@ -91,6 +92,20 @@ def _chroot(setting: Setting, place: str) -> dict[str, Any]:
         if path not in ("/proc", "/dev", place):
             given["fs_mount"][path] = f"{path}:ro"
     return given | {"chroot": root}
+
+
+def _directories_above(root: str, paths: Iterable[str], scratch: str) -> dict[str, str]:
+    """Mounts of empty directories, made below `scratch`, for those that the root lacks above these paths."""
+    mounts = {}
+    for path in paths:
+        above = [os.path.dirname(path)]
+        while above[-1] != "/":
+            above.append(os.path.dirname(above[-1]))
+        missing = [each for each in above if not os.path.isdir(root + each)]
+        if missing:
+            os.makedirs(scratch + missing[0], exist_ok=True)
+            mounts[missing[-1]] = f"{scratch}{missing[-1]}:ro"
+    return mounts
 
 
 def _place(setting: Setting, name: str) -> str:

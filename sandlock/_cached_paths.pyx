@@ -4,9 +4,11 @@ Rules: as _paths; a path that takes more than a look at the kernel's caches, on 
 """
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy, strcmp, strlen
+from libc.string cimport strcmp
 
-from sandlock._places cimport MAX_LAST, close_pin, leave, pin, take_pin
+from sandlock._places cimport (
+    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, close_pin, leave, pin, split_path, take_pin,
+)
 from sandlock._programs cimport MAX_PATH
 
 cdef extern from "<errno.h>" nogil:
@@ -31,12 +33,6 @@ cdef extern from * nogil:
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
 
-# From _paths: this one is imported there.
-cdef enum:
-    FOLLOW_NOT_LAST = 1
-    FOLLOW_MAKES = 2
-    FOLLOW_TO_PARENT = 4
-
 
 cdef int is_missing(long base, const char *path) noexcept nogil:
     """Whether a name leads nowhere for everybody: by no link, for those of /proc lead elsewhere for everybody."""
@@ -55,18 +51,12 @@ cdef int take_cached(long opened, Place *place) noexcept nogil:
 cdef int follow_cached_to_parent(long base, const char *path, int following, Place *place) noexcept nogil:
     """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
     cdef char directory[MAX_PATH]
-    cdef size_t length = strlen(path), cut = length
     cdef long opened
-    while cut > 0 and path[cut - 1] != 47:
-        cut -= 1
-    if cut == length or length - cut >= MAX_LAST or strcmp(path + cut, b".") == 0 or strcmp(path + cut, b"..") == 0:
+    if split_path(path, directory, place.last) < 0 or place.last[0] == 0:
         return -EAGAIN
-    memcpy(place.last, path + cut, length - cut + 1)
-    memcpy(directory, path, cut)
-    directory[cut] = 0
-    opened = pin(
-        base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
-    )
+    if strcmp(place.last, b".") == 0 or strcmp(place.last, b"..") == 0:
+        return -EAGAIN
+    opened = pin(base, directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED)
     if take_cached(opened, place) < 0:
         return -EAGAIN
     place.parent = place.descriptor

@@ -95,6 +95,9 @@ class Decision:
     """Who decided, where a verdict says so."""
     host: str = ""
     """Of "connect" and "send": the name by which the tree looked the address up last; "" if it did not."""
+    parents: tuple[int, ...] = ()
+    """Of a denial: up to six processes above the one that called, nearest first. Advice: they are looked up one after
+    the other, beyond the tree too."""
     dropped: int = 0
     """From `decisions()`: how many decisions before this one its reader missed, by being slow."""
 
@@ -112,10 +115,9 @@ def decision_of(
     answered: tuple[Event | HandlerContext, Verdict] | None,
     host_of: Callable[[bytes], str] | None = None,
 ) -> Decision:
-    """A decision from what the core's journal says of it; `epoch`: the time when CLOCK_MONOTONIC was 0; `fs_denied`:
-    denied paths; `answered`: the question and its verdict; `host_of`: the name by which an address was looked up."""
+    """A decision from the journal's `entry`. `epoch`: when CLOCK_MONOTONIC was 0; `host_of`: the name of an address."""
     (operation, act, cause, rule, error, number, pid, tid, since, decided, question, *facts) = entry
-    exe, cwd, argv, cut, endpoint, done = facts
+    exe, cwd, argv, cut, endpoint, done, parents = facts
     kind, name, did, by = OPERATIONS[operation], CAUSES[cause][0], ACTS[act], ""
     text, own = rule_of(kind, rule, plan.exec_rules, net_rules, fs_denied)
     reason, words = own or _reason(did, cause, text), tuple(map(fsdecode, argv))
@@ -157,6 +159,7 @@ def decision_of(
         syscall=call,
         access=ACCESS[done],
         by=by,
+        parents=parents,
         host=host_of(endpoint[1]) if host_of is not None and kind in ("connect", "send") else "",
     )
 

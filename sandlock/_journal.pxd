@@ -16,6 +16,7 @@ cdef enum:
     ENTRY_TEXT = 3800
     MAX_WRITERS = 15         # the fast lane, the workers, the openers, the poller
     LANE = 0                 # their places
+    PARENTS = 6              # of a denied call, that are kept
 
 cdef enum Gate:
     GATE_OPEN = 0
@@ -53,6 +54,7 @@ cdef struct Entry:
     int abstract
     uint8_t bytes[16]
     int cut                  # argv did not fit
+    pid_t parents[PARENTS]   # of what is denied: the processes above, nearest first, then 0
     uint32_t text_length
     char text[ENTRY_TEXT]    # exe, cwd, argv, each word with its NUL; or the path of a socket
 

@@ -11,7 +11,8 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport OPERATION_EXEC
 from sandlock._linux cimport Duration, SYS_futex, SYS_gettid, duration_of, raw_syscall
-from sandlock._tasks cimport format_proc_path, now_ms
+from sandlock._slots cimport ACT_DENY, ACT_KILL
+from sandlock._tasks cimport format_proc_path, now_ms, parent_of
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
@@ -143,12 +144,27 @@ cdef void add_exe(Entry *entry) noexcept nogil:
         entry.text_length += <uint32_t>length
 
 
+cdef void add_parents(Entry *entry) noexcept nogil:
+    """Of what is denied: its reader may want to tell somebody, and who was denied is soon gone."""
+    cdef pid_t pid = entry.judged.pid
+    cdef int i
+    memset(entry.parents, 0, sizeof(entry.parents))
+    if entry.judged.act != ACT_DENY and entry.judged.act != ACT_KILL:
+        return
+    for i in range(PARENTS):
+        pid = parent_of(pid)
+        if pid <= 1:
+            break
+        entry.parents[i] = pid
+
+
 cdef void fill(Entry *entry, const Judged *judged) noexcept nogil:
     cdef const Endpoint *to = judged.endpoint
     entry.judged = judged[0]
     entry.text_length = 0
     entry.cut = 0
     entry.protocol = entry.port = entry.width = entry.abstract = 0
+    add_parents(entry)
     if to != NULL:
         entry.protocol = to.protocol
         entry.port = to.port
@@ -290,6 +306,7 @@ cdef tuple entry_values(const Entry *entry):
     cdef bytes address = (<const char *>entry.bytes)[:entry.width]
     cdef bytes exe = b"", cwd = b""
     cdef list argv = []
+    cdef int i
     if judged.operation == OPERATION_EXEC:
         exe = text[:judged.exe_length].rstrip(b"\0")
         cwd = text[judged.exe_length:judged.exe_length + judged.cwd_length].rstrip(b"\0")
@@ -304,13 +321,14 @@ cdef tuple entry_values(const Entry *entry):
         judged.operation, judged.act, judged.cause, judged.rule, judged.error, judged.number, judged.pid, judged.tid,
         judged.since_ns, judged.decided_ns, judged.question, exe, cwd, argv, bool(entry.cut),
         (entry.protocol, address, entry.port, text, bool(entry.abstract)), judged.done,
+        tuple([entry.parents[i] for i in range(PARENTS) if entry.parents[i] != 0]),
     )
 
 
 cdef list take_entries(Journal *journal, bint final, int limit):
     """The decisions that have come, at most `limit`, each (operation, act, cause, rule, errno, syscall number, pid,
     tid, since and decided in ns of CLOCK_MONOTONIC, question, exe, cwd, argv, whether argv is cut, endpoint, what was
-    done to a file)."""
+    done to a file, parents)."""
     cdef Entry *entry
     cdef list found = []
     while len(found) < limit:

@@ -11,7 +11,7 @@ from sandlock._linux cimport raw_syscall
 from sandlock._memory cimport write_memory
 from sandlock._path_calls cimport (
     ACT_GET_FLAGS, ACT_GET_XATTR, ACT_LIST_XATTR, ACT_LOOK, ACT_LOOK_X, ACT_LOOK_AT_SYSTEM, ACT_MAY_ACCESS,
-    ACT_READ_LINK, Details, MAX_ATTRIBUTE,
+    ACT_READ_LINK, Details, MAX_ATTRIBUTE, SIZE_OF_FLAGS, SYS_file_getattr,
 )
 from sandlock._programs cimport format_own_descriptor
 from sandlock._tasks cimport put_number, thread_group_of
@@ -56,10 +56,6 @@ cdef extern from * nogil:
         uint32_t stx_gid
     ctypedef struct FileSystem "struct statfs":
         pass
-
-cdef enum:
-    SYS_file_getattr = 468   # Linux 6.17
-    SIZE_OF_FLAGS = 24       # FILE_ATTR_SIZE_VER0
 
 
 cdef long tell(const PathCall *call, const void *answer, size_t length, long value) noexcept nogil:

@@ -196,7 +196,7 @@ cdef int judge_mounts(const Mediator *mediator, const Name *name) noexcept nogil
         return -EBUSY if takes_away else -EEXIST
     if name.place.read_only and ACT_OPEN < call.act < ACT_LOOK and call.act != ACT_WATCH:
         return -EROFS
-    if takes_away and holds_mount(root, name.path):
+    if takes_away and holds_mount(root, -1, name.path):      # it would be elsewhere, were that moved or removed
         return -EBUSY
     return 0
 

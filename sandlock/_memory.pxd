@@ -38,7 +38,6 @@ cdef struct MessageHeader:
     uint64_t control_length
     uint32_t flags
 
-cdef int write_memory(pid_t tid, uint64_t address, const void *source, size_t length) noexcept nogil
 cdef long read_memory(pid_t tid, uint64_t address, void *into, size_t length) noexcept nogil
 cdef int write_memory(pid_t tid, uint64_t address, const void *from_, size_t length) noexcept nogil
 cdef long read_string(pid_t tid, uint64_t address, char *into, size_t size) noexcept nogil

@@ -10,6 +10,7 @@ from libc.string cimport strncmp
 from sandlock._linux cimport SYS_close, SYS_ioctl, SYS_openat, raw_syscall
 from sandlock._path_calls cimport (
     ACT_CHMOD, ACT_CHOWN, ACT_REMOVE_XATTR, ACT_SET_FLAGS, ACT_SET_XATTR, ACT_TIMES, ACT_WATCH, Details,
+    IN_DONT_FOLLOW, SIZE_OF_FLAGS, SYS_file_setattr,
 )
 from sandlock._programs cimport format_own_descriptor, own_descriptor
 from sandlock._users cimport group_from, user_from
@@ -42,11 +43,6 @@ cdef extern from * nogil:
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
     const unsigned int S_IFREG
-
-cdef enum:
-    IN_DONT_FOLLOW = 0x02000000
-    SYS_file_setattr = 469   # Linux 6.17
-    SIZE_OF_FLAGS = 24       # FILE_ATTR_SIZE_VER0
 
 
 cdef long change_mode(const PathCall *call) noexcept nogil:

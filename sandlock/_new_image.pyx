@@ -20,11 +20,9 @@ from libc.string cimport memcmp, memcpy, memset, strlen
 from posix.types cimport pid_t
 
 from sandlock._exec_paths cimport judge_file, judges_programs
-from sandlock._linux cimport (
-    PR_SET_NAME, SYS_close, SYS_prctl, SYS_process_vm_writev, SYS_rt_sigprocmask, raw_syscall,
-)
+from sandlock._linux cimport PR_SET_NAME, SYS_close, SYS_prctl, SYS_rt_sigprocmask, raw_syscall
 from sandlock._loaders cimport read_loader
-from sandlock._memory cimport IoVector, read_memory, read_string
+from sandlock._memory cimport read_memory, read_string, write_memory
 from sandlock._path_table cimport PathTable
 from sandlock._programs cimport (
     FileIdentity, MAX_PATH, identify, last_part, name_for_interpreter, open_named, open_program, real_path, same_file,
@@ -198,16 +196,6 @@ cdef void close_image(Image *image) noexcept nogil:
 
 
 # Looking at the new image --------------------------------------------------------------------------------------------
-
-cdef int write_memory(pid_t tid, uint64_t address, const void *bytes, size_t length) noexcept nogil:
-    cdef IoVector local, remote
-    cdef long result
-    local.base = <uint64_t>bytes
-    remote.base = address
-    local.length = remote.length = length
-    result = raw_syscall(SYS_process_vm_writev, tid, <long>&local, 1, <long>&remote, 1, 0)
-    return 0 if result == <long>length else -EFAULT
-
 
 cdef uint64_t find_zero(pid_t tid, uint64_t at) noexcept nogil:
     """The address of the next word that is 0, or 0. Beyond the page of a word may lie nothing."""

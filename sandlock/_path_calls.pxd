@@ -40,6 +40,12 @@ cdef enum PathAct:
 cdef enum:
     MAX_ATTRIBUTE_NAME = 256     # XATTR_NAME_MAX, and a NUL
     MAX_ATTRIBUTE = 65536        # XATTR_SIZE_MAX, XATTR_LIST_MAX
+    SIZE_OF_FLAGS = 24           # FILE_ATTR_SIZE_VER0
+    IN_DONT_FOLLOW = 0x02000000  # linux/inotify.h
+    SYS_setxattrat = 463         # Linux 6.13
+    SYS_getxattrat = 464
+    SYS_file_getattr = 468       # Linux 6.17
+    SYS_file_setattr = 469
 
 # One path of a call.
 cdef struct Name:

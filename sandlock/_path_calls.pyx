@@ -32,7 +32,6 @@ cdef enum:
     AT_EACCESS = 0x200       # linux/fcntl.h
     AT_NO_AUTOMOUNT = 0x800
     AT_STATX_SYNC = 0x6000
-    IN_DONT_FOLLOW = 0x02000000  # linux/inotify.h
     NONE = 15                # there is no such argument
     ACT_MASK = 0xFF
 

@@ -13,7 +13,7 @@ from sandlock._memory cimport read_memory, read_string
 from sandlock._path_calls cimport (
     ACT_GET_FLAGS, ACT_GET_XATTR, ACT_LIST_XATTR, ACT_LOOK_X, ACT_MAKE_LINK, ACT_MAKE_NODE, ACT_MAY_ACCESS,
     ACT_READ_LINK, ACT_REMOVE_XATTR, ACT_RENAME, ACT_SET_FLAGS, ACT_SET_XATTR, ACT_TIMES, ACT_TRUNCATE, ACT_WATCH,
-    Details, MAX_ATTRIBUTE, MAX_ATTRIBUTE_NAME,
+    Details, MAX_ATTRIBUTE, MAX_ATTRIBUTE_NAME, SIZE_OF_FLAGS, SYS_getxattrat, SYS_setxattrat,
 )
 from sandlock._programs cimport MAX_PATH
 from sandlock._sockets cimport duplicate
@@ -61,10 +61,7 @@ cdef extern from * nogil:
 
 cdef enum:
     UTIME_OMIT = (1 << 30) - 2
-    SYS_setxattrat = 463     # Linux 6.13
-    SYS_getxattrat = 464
     SIZE_OF_ARGS = 16        # XATTR_ARGS_SIZE_VER0
-    SIZE_OF_FLAGS = 24       # FILE_ATTR_SIZE_VER0
     SIZE_OF_FSXATTR = 28
     PAGE = 4096              # what structs that grow take at most; larger pages take more, which is refused here
     STATX_SYNC = 0x6000      # both of these flags, of which a call may have one

@@ -4,16 +4,10 @@ from libc.stdint cimport int64_t, uint64_t
 from posix.types cimport pid_t
 
 from sandlock._places cimport (
-    MAX_LAST, Place, leave, look_at_place, parent_of_place, path_of_place, protects,
+    FOLLOW_CACHED, FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, MAX_LAST, Place, leave, look_at_place,
+    parent_of_place, path_of_place, protects,
 )
 from sandlock._procfs cimport Tree
-
-# How a path is followed. A call that makes what is not there (O_CREAT) gets its directory instead.
-cdef enum Following:
-    FOLLOW_NOT_LAST = 1      # O_NOFOLLOW: a link in the last place is itself meant
-    FOLLOW_MAKES = 2         # O_CREAT
-    FOLLOW_TO_PARENT = 4     # `parent` is wanted in any case
-    FOLLOW_CACHED = 8        # -EAGAIN for what is not in the kernel's caches, or takes more than a look
 
 # From where a name is followed: who calls, and what it gave.
 cdef struct Origin:

@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
 from sandlock._cached_paths cimport follow_cached
 from sandlock._linux cimport raw_syscall
-from sandlock._places cimport close_pin, pin, take_pin
+from sandlock._places cimport close_pin, pin, split_path, take_pin
 from sandlock._procfs cimport is_strangers, may_follow_magic, process_of
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
 from sandlock._rooted cimport seen_exe
@@ -408,21 +408,13 @@ cdef int follow_within(
     """A path with limits that only the kernel can keep (RESOLVE_*): it is given the path as a whole, or all but the
     last name. Where that leads into /proc it cannot be said whose it would be. Returns 0 or -errno."""
     cdef char directory[MAX_PATH]
-    cdef size_t length = strlen(path), cut
     cdef long opened = -1
     cdef int result = 0, scoped = resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV) != 0
     resolve |= RESOLVE_NO_MAGICLINKS
-    if following & (FOLLOW_MAKES | FOLLOW_TO_PARENT) and path[length - 1] != 47:
-        cut = length
-        while cut > 0 and path[cut - 1] != 47:
-            cut -= 1
-        if length - cut >= MAX_LAST:
-            return -ENAMETOOLONG
-        memcpy(place.last, path + cut, length - cut + 1)
-        memcpy(directory, path, cut)
-        directory[cut] = 0
-        if cut == 0:
-            memcpy(directory, <const char *>b".", 2)
+    if following & (FOLLOW_MAKES | FOLLOW_TO_PARENT) and path[strlen(path) - 1] != 47:
+        result = split_path(path, directory, place.last)
+        if result < 0:
+            return result
         place.parent = pin(base, directory, O_DIRECTORY, resolve & ~RESOLVE_CACHED)
         result = <int>place.parent if place.parent < 0 else 0
     if result == 0:

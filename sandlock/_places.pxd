@@ -5,6 +5,13 @@ from libc.stdint cimport int64_t, uint64_t
 cdef enum:
     MAX_LAST = 256           # a name in a directory, with its NUL (NAME_MAX)
 
+# How a path is followed. A call that makes what is not there (O_CREAT) gets its directory instead.
+cdef enum Following:
+    FOLLOW_NOT_LAST = 1      # O_NOFOLLOW: a link in the last place is itself meant
+    FOLLOW_MAKES = 2         # O_CREAT
+    FOLLOW_TO_PARENT = 4     # `parent` is wanted in any case
+    FOLLOW_CACHED = 8        # -EAGAIN for what is not in the kernel's caches, or takes more than a look
+
 # Where a name leads. Whoever has one closes it (`leave`).
 cdef struct Place:
     long descriptor          # the object (O_PATH); -1 where there is none
@@ -33,4 +40,5 @@ cdef void leave(Place *place) noexcept nogil
 cdef int look_at_place(long descriptor, Place *place) noexcept nogil
 cdef int parent_of_place(const Place *place, Place *parent) noexcept nogil
 cdef long path_of_place(const Place *place, char *into, long size) noexcept nogil
+cdef int split_path(const char *path, char *directory, char *last) noexcept nogil
 cdef int protects(const char *name, int level) noexcept nogil

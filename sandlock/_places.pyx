@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset, strcmp, strlen
 
 from sandlock._linux cimport SYS_close, SYS_openat2, raw_syscall
-from sandlock._programs cimport real_path_in
+from sandlock._programs cimport last_part, real_path_in
 from sandlock._tasks cimport parse_number, read_proc_file
 
 cdef extern from "<errno.h>" nogil:
@@ -73,6 +73,10 @@ cdef extern from * nogil:
         uint64_t mode
         uint64_t resolve
 
+cdef enum:
+    MAX_TRIES = 64
+
+
 cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil:
     cdef OpenHow how
     cdef long opened = -EAGAIN
@@ -86,9 +90,6 @@ cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept
             break
         tries += 1               # anybody has renamed something while the kernel was at a `..`: openat2(2)
     return opened
-
-cdef enum:
-    MAX_TRIES = 64
 
 
 cdef int take_pin(long descriptor, Place *place) noexcept nogil:
@@ -175,6 +176,21 @@ cdef long path_of_place(const Place *place, char *into, long size) noexcept nogi
         length += 1
     memcpy(into + length, place.last, more + 1)
     return length + more
+
+
+cdef int split_path(const char *path, char *directory, char *last) noexcept nogil:
+    """The directory of a path (MAX_PATH bytes; "." where it names none), and its last name (MAX_LAST; "" behind a
+    slash). Returns 0, or -ENAMETOOLONG for what no directory holds."""
+    cdef const char *name = last_part(path)
+    cdef size_t length = strlen(name), cut = <size_t>(name - path)
+    if length >= MAX_LAST:
+        return -ENAMETOOLONG
+    memcpy(last, name, length + 1)
+    memcpy(directory, path, cut)
+    directory[cut] = 0
+    if cut == 0:
+        memcpy(directory, <const char *>b".", 2)
+    return 0
 
 
 cdef int protects(const char *name, int level) noexcept nogil:

@@ -10,6 +10,7 @@ Rules: no locks, for a worker may be killed at any point; what it was filling th
 from libc.string cimport memcpy, strcmp, strlen
 from posix.types cimport pid_t
 
+from sandlock._atomics cimport add_int, load_int, store_int, swap_int_if
 from sandlock._linux cimport SYS_close, SYS_kill, raw_syscall
 
 cdef extern from "<errno.h>" nogil:
@@ -17,18 +18,6 @@ cdef extern from "<errno.h>" nogil:
     const int ENAMETOOLONG
     const int ENOENT
     const int ESRCH
-
-cdef extern from * nogil:
-    """
-    #define sandlock_keep(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
-    #define sandlock_look(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
-    #define sandlock_count(at, value) __atomic_add_fetch(at, value, __ATOMIC_ACQ_REL)
-    #define sandlock_grab(at, old, new) __sync_bool_compare_and_swap(at, old, new)
-    """
-    int load_int "sandlock_look"(const int *at) noexcept
-    void store_int "sandlock_keep"(int *at, int value) noexcept
-    int add_int "sandlock_count"(int *at, int value) noexcept
-    int swap_int_if "sandlock_grab"(int *at, int old, int new) noexcept
 
 
 cdef long drop(Promises *promises, Promise *entry) noexcept nogil:

@@ -22,11 +22,13 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport pid_t
 
+from sandlock._atomics cimport load_int, store_int
 from sandlock._linux cimport (
-    AddDescriptor, Response, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_SEND, SYS_close, SYS_fchdir, SYS_ioctl,
-    SYS_openat, SYS_process_vm_writev, SYS_ptrace, SYS_sendmsg, SYS_socketpair, SYS_wait4, raw_syscall,
+    AddDescriptor, SECCOMP_IOCTL_NOTIF_ADDFD, SYS_close, SYS_fchdir, SYS_ioctl,
+    SYS_openat, SYS_ptrace, SYS_sendmsg, SYS_socketpair, SYS_wait4, raw_syscall,
 )
-from sandlock._memory cimport IoVector, read_memory
+from sandlock._memory cimport read_memory, write_memory
+from sandlock._opening cimport answer_errno
 from sandlock._tasks cimport kill_task
 
 cdef extern from "<errno.h>" nogil:
@@ -56,14 +58,6 @@ cdef extern from "<sys/socket.h>" nogil:
     const int SOCK_CLOEXEC
     const int SOCK_DGRAM
     const int SOL_SOCKET
-
-cdef extern from * nogil:
-    """
-    #define sandlock_tell(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
-    #define sandlock_hear(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
-    """
-    void store_int "sandlock_tell"(int *at, int value) noexcept
-    int load_int "sandlock_hear"(const int *at) noexcept
 
 cdef extern from * nogil:
     """
@@ -385,17 +379,6 @@ cdef long run_call(Borrowed *task, long number, uint64_t a, uint64_t b, uint64_t
 
 # Borrowing, and giving back ------------------------------------------------------------------------------------------
 
-cdef int answer_errno(int listener, uint64_t id, long error) noexcept nogil:
-    cdef Response response
-    cdef long result = -EINTR
-    memset(&response, 0, sizeof(response))
-    response.id = id
-    response.error = <int32_t>error
-    while result == -EINTR:
-        result = raw_syscall(SYS_ioctl, listener, <long>SECCOMP_IOCTL_NOTIF_SEND, <long>&response, 0, 0, 0)
-    return <int>result
-
-
 cdef int release_task(Borrowed *task) noexcept nogil:
     """Lets go of a task that stands still, with the registers that it has. Returns 0, or LOST."""
     forget_redirect(task.redirect)
@@ -489,14 +472,9 @@ cdef long read_letter(Borrowed *task, uint64_t page) noexcept nogil:
     """Has the task receive the descriptor that lies in its socket, with the help of a page of its own. Returns the
     descriptor, -errno or LOST."""
     cdef Letter letter
-    cdef IoVector local, remote
     cdef long result
     address_letter(&letter, page, -1)
-    local.base = <uint64_t>&letter
-    remote.base = page
-    local.length = remote.length = sizeof(letter)
-    result = raw_syscall(SYS_process_vm_writev, task.tid, <long>&local, 1, <long>&remote, 1, 0)
-    if result != sizeof(letter):
+    if write_memory(task.tid, page, &letter, sizeof(letter)) < 0:
         return -EACCES
     result = run_call(task, SYS_recvmsg, <uint64_t>task.descriptor, page, MSG_CMSG_CLOEXEC | MSG_DONTWAIT, 0)
     if result < 0:

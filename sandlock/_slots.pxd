@@ -17,6 +17,9 @@ from posix.types cimport pid_t
 
 from sandlock._actions cimport Action, HandledCall
 from sandlock._approvals cimport Approvals
+from sandlock._atomics cimport (
+    add_int, fence, load_int, load_word, store_int, store_word, swap_int_if, swap_word_if,
+)
 from sandlock._destinations cimport Endpoint
 from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
@@ -32,25 +35,12 @@ from sandlock._view_table cimport ViewTable
 from sandlock._tasks cimport Ledger
 from sandlock._writers cimport Writers
 
+# As _atomics, for pointers.
 cdef extern from * nogil:
-    """
-    #define sandlock_load(at) __atomic_load_n(at, __ATOMIC_ACQUIRE)
-    #define sandlock_store(at, value) __atomic_store_n(at, value, __ATOMIC_RELEASE)
-    #define sandlock_add(at, value) __atomic_add_fetch(at, value, __ATOMIC_ACQ_REL)
-    #define sandlock_swap_if(at, old, new) __sync_bool_compare_and_swap(at, old, new)
-    """
-    uint64_t load_word "sandlock_load"(const uint64_t *at) noexcept
-    void store_word "sandlock_store"(uint64_t *at, uint64_t value) noexcept
-    int swap_word_if "sandlock_swap_if"(uint64_t *at, uint64_t old, uint64_t new) noexcept
-    void fence "__sync_synchronize"() noexcept
-    int load_int "sandlock_load"(const int *at) noexcept
     const NetRules *load_rules "sandlock_load"(const NetRules *const *at) noexcept
     const PathTable *load_paths "sandlock_load"(const PathTable *const *at) noexcept
     void store_paths "sandlock_store"(const PathTable **at, const PathTable *value) noexcept
     void store_rules "sandlock_store"(const NetRules **at, const NetRules *value) noexcept
-    void store_int "sandlock_store"(int *at, int value) noexcept
-    int add_int "sandlock_add"(int *at, int value) noexcept
-    int swap_int_if "sandlock_swap_if"(int *at, int old, int new) noexcept
 
 cdef enum:
     MAX_SLOTS = 1024

@@ -15,7 +15,7 @@ cdef long open_mount(const VirtualRoot *root, int mount) noexcept nogil
 cdef void enter(const VirtualRoot *root, int mount, Place *place) noexcept nogil
 cdef int has_dots(const char *path) noexcept nogil
 cdef int leads_to(const VirtualRoot *root, int mount, const char *real, const char *path) noexcept nogil
-cdef int holds_mount(const VirtualRoot *root, const char *real) noexcept nogil
+cdef int holds_mount(const VirtualRoot *root, int mount, const char *real) noexcept nogil
 cdef int is_memory(const char *real, unsigned int links) noexcept nogil
 cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *into, size_t size) noexcept nogil
 cdef long real_of_seen(const VirtualRoot *root, const char *seen, char *into, size_t size) noexcept nogil

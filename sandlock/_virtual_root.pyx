@@ -13,7 +13,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_fcntl, raw_syscall
-from sandlock._places cimport MAX_LAST, close_pin, leave, pin, take_pin
+from sandlock._places cimport (
+    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, close_pin, leave, pin, split_path, take_pin,
+)
 from sandlock._programs cimport MAX_PATH, real_path_in
 from sandlock._run cimport MAX_MOUNTS, VirtualMount
 
@@ -39,12 +41,6 @@ cdef extern from * nogil:
     const uint64_t RESOLVE_NO_SYMLINKS
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
-
-# From _paths: a sister may not import it, for it imports this one.
-cdef enum:
-    FOLLOW_NOT_LAST = 1
-    FOLLOW_MAKES = 2
-    FOLLOW_TO_PARENT = 4
 
 
 # Which mount a real path belongs to ----------------------------------------------------------------------------------
@@ -115,24 +111,16 @@ cdef int mounted_on(
     return -1
 
 
-cdef int holds_mount(const VirtualRoot *root, const char *real) noexcept nogil:
-    """Whether there is a mount in this place, or below: were that moved or removed, it would be elsewhere."""
-    cdef size_t length = strlen(real)
-    cdef int i
-    for i in range(root.count):
-        if root.mounts[i].owner >= 0 and is_below(root.mounts[i].place, real, length):
-            return 1
-    return 0
-
-
-cdef int has_mounts_below(const VirtualRoot *root, int mount, const char *real) noexcept nogil:
-    """Whether other mounts lie in this directory of a mount, however deep."""
+cdef int holds_mount(const VirtualRoot *root, int mount, const char *real) noexcept nogil:
+    """Whether other mounts lie in this place of a mount, of any with -1, or below it, however deep."""
     cdef size_t length = strlen(real)
     cdef int i
     if length == 1:          # '/'
         length = 0
     for i in range(root.count):
-        if root.mounts[i].owner == mount and is_below(root.mounts[i].place, real, length):
+        if root.mounts[i].owner < 0 or (mount >= 0 and root.mounts[i].owner != mount):
+            continue             # the root lies in none; or it lies in another
+        if is_below(root.mounts[i].place, real, length):
             return 1
     return 0
 
@@ -280,16 +268,10 @@ cdef int follow_to_parent(
 ) noexcept nogil:
     """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
     cdef char directory[MAX_PATH]
-    cdef size_t length = strlen(path), cut = length
     cdef long opened
-    while cut > 0 and path[cut - 1] != 47:
-        cut -= 1
-    if cut == length or length - cut >= MAX_LAST or strcmp(path + cut, b".") == 0:
+    if split_path(path, directory, place.last) < 0 or place.last[0] == 0 or strcmp(place.last, b".") == 0:
         return -EAGAIN
-    memcpy(place.last, path + cut, length - cut + 1)
-    memcpy(directory, path, cut)
-    directory[cut] = 0
-    opened = pin(base, <const char *>b"." if cut == 0 else directory, O_DIRECTORY, resolve)
+    opened = pin(base, directory, O_DIRECTORY, resolve)
     if accept(root, mount, 0, opened, cached, place) < 0:
         return -EAGAIN
     place.parent = place.descriptor
@@ -347,7 +329,7 @@ cdef int follow_in_root(
     if has_dots(path) or (following & FOLLOW_MAKES and path[length - 1] == 47):
         return -EAGAIN
     if path[0] != 47:
-        literal = not has_mounts_below(root, mount, real)
+        literal = not holds_mount(root, mount, real)
     else:
         for i in range(root.count):
             rest = behind(root.mounts[i].seen_at, path)

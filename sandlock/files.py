@@ -224,6 +224,27 @@ class Files:
         finally:
             os.close(first)
 
+    def link(self, path: str, target: str) -> None:
+        """Makes a symbolic link, which may say anything: nothing here follows it outside. Raises FileError."""
+        self._make_parents(path)
+        parent, last = self._parent("link", self._name(path))
+        try:
+            os.symlink(target, last, dir_fd=parent)
+        except OSError as error:
+            raise _failed("link", path, error.errno or errno.EIO) from error
+        finally:
+            os.close(parent)
+
+    def set_mode(self, path: str, mode: int) -> None:
+        """The permission bits of a file or directory (0o777 at most). Raises FileError."""
+        fd = self._beneath("change the mode of", self._name(path), PATH_ONLY)
+        try:
+            os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)  # fchmod(2) takes no O_PATH
+        except OSError as error:
+            raise _failed("change the mode of", path, error.errno or errno.EIO) from error
+        finally:
+            os.close(fd)
+
     def upload(self, source: str | os.PathLike[str], path: str) -> None:
         """Copies a file of the host into the workspace. Raises FileError, OSError of the host's file."""
         self._make_parents(path)

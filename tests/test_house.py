@@ -35,7 +35,7 @@ DOORS = {
     "_native": {"_execution"},
     "_program": {"_confinement", "_execution", "_permissions"},
     "_launch": {"_execution"},
-    "_sys": {"_host", "_probes", "_view_files", "files"},
+    "_sys": {"_host", "_probes", "_view_files", "files", "sessions/trailer"},
     "_handlers": {"_handled"},
     "_handled": {"_execution"},
     "_path_facts": {"_permissions"},

@@ -3,31 +3,17 @@ programs see, against the real ones."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from caged import HOSTS, told
 
 from sandlock import Result, Sandbox
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19))]
-HOSTS = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 cage\n"
-
-
-def inside(code: str, *words: str, **options: Any) -> Result:
-    with Sandbox(presets=["python"], **({"hostname": "cage"} | options)) as box:
-        return box.run([sys.executable, "-I", "-S", "-c", code, *words], timeout=60)
-
-
-def told(code: str, *words: str, **options: Any) -> Any:
-    """What a program inside prints as JSON."""
-    result = inside(code, *words, **options)
-    assert result.ok, result.stderr
-    return json.loads(result.stdout)
 
 
 # ---- /proc

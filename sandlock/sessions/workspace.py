@@ -1,0 +1,282 @@
+"""What an agent run may do, and why: one policy, made of a preset, add-ons, a profile and flags.
+
+Rules: every grant has a reason and says where it comes from. Anybody may have written what the workspace holds, so it
+widens no grant and nothing of it is executed. The real home directory is not granted: a private one takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from sandlock import Policy, PolicyError
+
+from .._record import record
+from .agent_draft import Draft, Reason
+from .agent_presets import ADDONS, AGENT_PRESETS
+from .git_metadata import GitMetadata, find_metadata
+from .private_home import Dotfile, link_dotfiles, make_directory, remove_tree, write_back
+from .program_files import program_places
+from .secret_files import covered_secrets, env_files, is_below
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .agent_profile import AgentProfile
+
+__all__ = ["AgentSetup", "Reason", "prepare", "settle"]
+
+DEFAULT = "agent"
+"""The preset of a run that names none."""
+PASSED = ("COLORTERM", "TERM_PROGRAM", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CI")
+
+
+@record
+class AgentSetup:
+    """A run that is ready to start."""
+
+    policy: Policy
+    reasons: tuple[Reason, ...]
+    preset: str
+    workspace: str
+    """The directory that the agent works in, without links in its path."""
+    home: str
+    """The private home directory."""
+    temporary: str
+    env: tuple[tuple[str, str], ...]
+    """What is set for the agent, besides what is passed through."""
+    ask_rules: tuple[str, ...]
+    """Programs that somebody is asked about."""
+    dotfiles: tuple[Dotfile, ...]
+    warnings: tuple[str, ...]
+    profile: str = ""
+    full_screen: bool = False
+
+
+def prepare(
+    *,
+    state: str,
+    workspace: str | None = None,
+    profile: AgentProfile | None = None,
+    presets: Sequence[str] = (),
+    addons: Sequence[str] = (),
+    command: Sequence[str] = (),
+    fields: Mapping[str, object] | None = None,
+) -> AgentSetup:
+    """The policy of an agent run; makes its private home and temporary directory, `home` and `tmp`, in `state`.
+
+    `workspace`: default: `cwd` of `fields`, else the current directory. `presets`: one of AGENT_PRESETS at most (else
+    the profile's, else "agent"), and presets of sandlock. `addons`: names of ADDONS, besides the profile's.
+    `command`: what will be run, so that its files can be read. `fields`: keywords of Policy; lists extend what is
+    there, others replace it. Raises PolicyError, and SandlockError where the directories cannot be made; then nothing
+    is left behind.
+    """
+    given = dict(fields or {})
+    place = _checked_workspace(workspace or given.get("cwd") or os.getcwd(), state)
+    made: list[str] = []
+    try:
+        private = make_directory(f"{os.path.realpath(state)}/home")
+        made.append(private)
+        temporary = make_directory(os.path.join(os.path.realpath(state), "tmp"))
+        made.append(temporary)
+        return _prepare(place, profile, presets, addons, command, given, private, temporary)
+    except BaseException:
+        for each in made:
+            with suppress(OSError):
+                remove_tree(each)
+        raise
+
+
+def settle(setup: AgentSetup) -> list[str]:
+    """After the run: brings changed dotfiles home, removes the temporary directory; says what became of each.
+
+    The private home directory is removed if nothing of the agent's own is left in it.
+    """
+    said = [write_back(setup.home, each) for each in setup.dotfiles if each.linked or each.kind == "absent"]
+    try:
+        remove_tree(setup.temporary)
+    except OSError as error:
+        said.append(f"{setup.temporary}: not removed: {error.strerror}")
+    if any(files for _, _, files in os.walk(setup.home)) or any(said):
+        said.append(f"{setup.home}: kept, with what the program made there")
+    else:
+        with suppress(OSError):
+            remove_tree(setup.home)
+    return [each for each in said if each]
+
+
+# Parts ---------------------------------------------------------------------------------------------------------------
+
+
+def _home() -> str:
+    home = os.environ.get("HOME", "")
+    return home.rstrip("/") if home.startswith("/") and home.strip("/") else ""
+
+
+def _checked_workspace(path: object, state: str) -> str:
+    """The current directory and not the repository around it: what is writable is what one sees oneself standing in."""
+    real = os.path.realpath(str(path))
+    home = os.path.realpath(_home()) if _home() else ""
+    if not os.path.isdir(real):
+        raise PolicyError(f"workspace: {real} is not a directory; start in a project directory", field="cwd")
+    if real == "/" or (home and is_below(home, real)):
+        what = "the home directory, keys and all" if real != "/" else "the root directory"
+        raise PolicyError(f"workspace: {real} holds {what}; start in a project directory", field="cwd")
+    if is_below(os.path.realpath(state), real):
+        raise PolicyError(
+            f"workspace: {real} holds the record of the run ({state}), which the agent must not change; "
+            "start in a project directory, or set XDG_STATE_HOME",
+            field="cwd",
+        )
+    return real
+
+
+def _prepare(
+    place: str,
+    profile: AgentProfile | None,
+    presets: Sequence[str],
+    addons: Sequence[str],
+    command: Sequence[str],
+    given: dict[str, object],
+    private: str,
+    temporary: str,
+) -> AgentSetup:
+    chosen, ordinary = _chosen_preset((*presets,), profile)
+    draft = Draft(temporary)
+    _base(draft, chosen, place, private, temporary)
+    metadata = find_metadata(place, [each for each in ("/", _home()) if each])
+    _git(draft, metadata, AGENT_PRESETS[chosen].workspace == "write")
+    dotfiles = _extras(draft, profile, ordinary, addons, private)
+    if command:
+        for each in program_places(command[0], path=os.environ.get("PATH", ""), home=_home(), workspace=place):
+            draft.path("fs_readable", each, "the program that is run, and where it is installed", "default")
+    draft.fields(given, "flag", "given on the command line")
+    _secrets(draft, place)
+    policy = draft.policy()
+    _check_record(policy, private)
+    return AgentSetup(
+        policy=policy,
+        reasons=draft.reasons(),
+        preset=chosen,
+        workspace=place,
+        home=private,
+        temporary=temporary,
+        env=policy.env,
+        ask_rules=policy.exec_ask,
+        dotfiles=dotfiles,
+        warnings=(*metadata.notes, *draft.warnings),
+        profile=profile.name if profile is not None else "",
+        full_screen=profile is not None and profile.full_screen,
+    )
+
+
+def _chosen_preset(presets: tuple[str, ...], profile: AgentProfile | None) -> tuple[str, tuple[str, ...]]:
+    named = [each for each in dict.fromkeys(presets) if each in AGENT_PRESETS]
+    if not named and profile is not None:
+        named = list(profile.presets)
+    if len(named) > 1:
+        raise PolicyError(f"preset: {' and '.join(named)} say different things; name one", field="presets")
+    return (named[0] if named else DEFAULT), tuple(each for each in presets if each not in AGENT_PRESETS)
+
+
+def _base(draft: Draft, chosen: str, place: str, private: str, temporary: str) -> None:
+    preset, origin = AGENT_PRESETS[chosen], f"preset {chosen}"
+    draft.add("presets", "system", "programs and libraries of this machine, read-only, nothing that is secret", origin)
+    if preset.workspace == "write":
+        draft.path("fs_writable", place, "the workspace: the directory that the run was started in", origin)
+    else:
+        draft.path("fs_readable", place, "the workspace, which only wants reading", origin)
+    draft.path("fs_writable", private, "a private home directory: the real one is not granted", origin)
+    draft.path("fs_writable", temporary, "a private temporary directory: /tmp shows what others left there", origin)
+    for field in ("net_allow", "net_allow_bind"):
+        draft.add(field, f"unix:{temporary}", "unix sockets among the agent's own programs", origin)
+    draft.set("cwd", place, "the workspace", origin)
+    draft.add("exec_allow", "*", "every program that can be read may run: all of them are confined alike", origin)
+    for rule, why in preset.ask:
+        draft.add("exec_ask", rule, why, origin)
+    variables = (
+        ("HOME", private, "the private home directory"),
+        ("TMPDIR", temporary, "the private temporary directory"),
+        ("XDG_CONFIG_HOME", f"{private}/.config", "below the private home directory"),
+        ("XDG_DATA_HOME", f"{private}/.local/share", "below the private home directory"),
+        ("XDG_STATE_HOME", f"{private}/.local/state", "below the private home directory"),
+        ("XDG_CACHE_HOME", f"{temporary}/cache", "caches of the box are not used outside, and go with the run"),
+        ("XDG_RUNTIME_DIR", make_directory(f"{temporary}/runtime"), "sockets of the desktop stay outside"),
+    )
+    for name, value, why in variables:
+        draft.variable(name, value, why, origin)
+    for name in PASSED:
+        draft.add("pass_env", name, "how the terminal is; holds no secret", origin)
+
+
+def _git(draft: Draft, metadata: GitMetadata, writable: bool) -> None:
+    for path, why in metadata.read:
+        draft.path("fs_readable", path, why, "default")
+    for path, why in metadata.write:
+        draft.path("fs_writable" if writable else "fs_readable", path, why, "default")
+
+
+def _extras(
+    draft: Draft, profile: AgentProfile | None, presets: Iterable[str], addons: Sequence[str], private: str
+) -> tuple[Dotfile, ...]:
+    """Add-ons, the profile, and the dotfiles of both."""
+    for name in presets:
+        draft.add("presets", name, "given on the command line", "flag")
+    names = dict.fromkeys((*(profile.add if profile is not None else ()), *addons))
+    unknown = [name for name in names if name not in ADDONS]
+    if unknown:
+        raise PolicyError(f"add: {unknown[0]!r} is no add-on; known: {', '.join(ADDONS)}")
+    for name in names:
+        draft.addon(ADDONS[name], f"add-on {name}")
+    origins = {each: f"add-on {name}" for name in names for each in ADDONS[name].home_read}
+    write: tuple[str, ...] = ()
+    if profile is not None:
+        origin = f"profile {profile.name}"
+        origins.update(dict.fromkeys((*profile.home_read, *profile.home_write), origin))
+        write = profile.home_write
+        draft.fields(dict(profile.fields), origin, "the profile says so")
+        for host in profile.hosts:
+            draft.add("net_allow", host, "what this agent talks to", origin)
+        for rule in profile.ask:
+            draft.add("exec_ask", rule, "the profile wants somebody to decide", origin)
+        for variable in profile.pass_env:
+            draft.passed(variable, origin)
+    if not _home():
+        return ()
+    dotfiles = link_dotfiles(_home(), private, origins, write)
+    for each in dotfiles:
+        origin = next((origins[name] for name in (each.name, f"{each.name}/", f"~/{each.name}") if name in origins), "")
+        draft.dotfile(each, origin)
+    return dotfiles
+
+
+def _secrets(draft: Draft, place: str) -> None:
+    """Takes secrets out of what was granted. Nothing is denied that no grant covers: a denial costs every open."""
+    grants = draft.policy().expand().grants
+    granted = [grant.path for grant in grants]
+    named = {os.path.normpath(path) for path in granted}
+    for secret, above in covered_secrets(_home(), granted) if _home() else ():
+        draft.path("fs_denied", secret, f"holds secrets, and {above} is granted", "default", must_exist=False)
+    looked_at = [os.path.realpath(path) for name, path in draft.own_paths() if name != "fs_denied"]
+    tops = [place, *(each for each in looked_at if is_below(place, each))]
+    for top in dict.fromkeys(tops):
+        found, complete = env_files(top)
+        for path in found:
+            if path not in named:
+                why = "a project's secrets; found when the run began: files that the agent makes later are its own"
+                draft.path("fs_denied", path, why, "default")
+        if not complete:
+            draft.warn(f"{top}: too large to look for all .env files; those found are denied, others can be read")
+
+
+def _check_record(policy: Policy, private: str) -> None:
+    """No grant may cover the record of the run, nor where profiles are."""
+    state = os.path.dirname(private)
+    for grant in policy.expand().grants:
+        if grant.kind == "write" and is_below(state, os.path.realpath(grant.path)):
+            raise PolicyError(
+                f"fs_writable: {grant.path} holds the record of the run ({state}), which the agent must not change; "
+                "grant a directory below it, or set XDG_STATE_HOME",
+                field="fs_writable",
+            )
