@@ -33,13 +33,33 @@ CODE = re.compile(r"-[a-zA-Z]*[ceE]|--eval|--print|-p")
 """Options whose value is a program of its own."""
 # Programs whose first word says what they do.
 VERBS = frozenset(
-    "git pip pip3 npm pnpm yarn npx cargo rustup go docker podman kubectl helm apt apt-get dpkg systemctl uv poetry "
-    "conda brew gh hg svn bundle gem composer mvn gradle dotnet terraform aws gcloud az ip nix tox hatch pdm make "
-    "busybox openssl sandlock".split()
-) - {"make"}
-WITH_VALUE = frozenset("-C -c --git-dir --work-tree --namespace --prefix --cwd --manifest-path --context".split())
+    (
+        *(
+            "git",
+            "hg",
+            "svn",
+            "gh",
+            "pip",
+            "pip3",
+            "uv",
+            "poetry",
+            "pdm",
+            "conda",
+            "hatch",
+            "tox",
+            "npm",
+            "pnpm",
+            "yarn",
+        ),
+        *("npx", "cargo", "rustup", "go", "bundle", "gem", "composer", "mvn", "gradle", "dotnet", "nix", "brew", "apt"),
+        *("apt-get", "dpkg", "docker", "podman", "kubectl", "helm", "terraform", "aws", "gcloud", "az", "systemctl"),
+        *("ip", "openssl", "sandlock"),
+    )
+)
+WITH_VALUE = frozenset(
+    ("-C", "-c", "--git-dir", "--work-tree", "--namespace", "--prefix", "--cwd", "--manifest-path", "--context")
+)
 """Options before such a word that take a value of their own."""
-RANDOM_WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 
 
 @record(kw_only=False)
@@ -97,7 +117,8 @@ def exec_rules(
         text = quoted((name, *words))
         known = rules.get(text)
         count = each.count if known is None else known.count + each.count
-        example = known.example if known else " ".join(each.argv)
+        examples = (_masked(each.argv, temporary), *((known.example,) if known else ()))
+        example = min(examples, key=lambda text: (len(text), text))
         rules[text] = Rule(text=text, count=count, example=example, why=why)
     return _without_narrower(rules), list(left.values())
 
@@ -107,6 +128,12 @@ def _name_of(each: Executed, find: Callable[[str], str]) -> str:
         if name and find(name) == each.exe:
             return name
     return each.exe
+
+
+def _masked(argv: tuple[str, ...], temporary: str) -> str:
+    """The words as an example: temporary files have other names next time."""
+    text = " ".join(argv)
+    return re.sub(re.escape(temporary) + r"[^\s'\":]*", "$TMPDIR/...", text) if temporary else text
 
 
 def _why_no_rule(each: Executed, places: tuple[str, ...], temporary: str) -> str:
@@ -121,7 +148,7 @@ def _why_no_rule(each: Executed, places: tuple[str, ...], temporary: str) -> str
         return "its words name a temporary file"
     if len(each.argv) > 1 and any(len(word) > MAX_WORD for word in words):
         return "its words are too long for a rule"
-    if any("*" in words[:-1] for _ in (1,)):
+    if "*" in words[:-1] or words == ("*",) == each.argv[1:]:
         return "a word of it is '*', which in a rule stands for any"
     return ""
 
@@ -208,7 +235,7 @@ def _place_of(each: Reached, own: set[int], limits: Limits) -> tuple[str, str]:
         return f"unix:{each.path}", ""
     scheme = "" if each.protocol == "tcp" else f"{each.protocol}://"
     if is_loopback(each.ip):
-        if each.port in own and each.port >= FIRST_RANDOM_PORT or each.port >= FIRST_RANDOM_PORT:
+        if (each.port in own and each.port >= FIRST_RANDOM_PORT) or each.port >= FIRST_RANDOM_PORT:
             return f"{scheme}localhost", "a port that the kernel picked: any port of this machine"
         return f"{scheme}localhost:{each.port}", ""
     target = each.host or (f"[{each.ip}]" if ":" in each.ip else each.ip)

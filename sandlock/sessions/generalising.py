@@ -24,8 +24,12 @@ MAX_DEPTH = 64
 
 # Directories that stand for nothing in particular: what lies in them has nothing in common but the place.
 NEVER = frozenset(
-    "/ /home /root /etc /var /tmp /usr /opt /srv /mnt /media /run /proc /sys /dev /boot /bin /sbin /lib /lib64 "
-    "/run/user /usr/local /var/cache /var/lib /var/log /var/run /var/spool /var/tmp /dev/shm /etc/ssl /etc/ssh".split()
+    f"/{name}"
+    for name in (
+        *("", "home", "root", "etc", "var", "tmp", "usr", "opt", "srv", "mnt", "media", "run", "proc", "sys", "dev"),
+        *("boot", "bin", "sbin", "lib", "lib64", "run/user", "usr/local", "dev/shm", "etc/ssl", "etc/ssh"),
+        *("var/cache", "var/lib", "var/log", "var/run", "var/spool", "var/tmp"),
+    )
 )
 # The same in a home directory.
 NEVER_AT_HOME = ("", ".config", ".local", ".local/share", ".local/state", ".cache")
@@ -78,9 +82,9 @@ class Limits:
 
     def why_not(self, directory: str) -> str:
         """Why this directory is never granted whole; "" if it may be."""
-        if any(is_below(secret, directory) or is_below(directory, secret) for secret in self.secrets):
-            if directory != self.workspace or any(is_below(directory, secret) for secret in self.secrets):
-                return "a secret is in it"
+        inside = any(is_below(directory, secret) for secret in self.secrets)
+        if inside or (directory != self.workspace and any(is_below(each, directory) for each in self.secrets)):
+            return "a secret is in it"
         if is_below(directory, self.workspace):
             return ""
         if is_below(self.home, directory) or is_below(self.workspace, directory):

@@ -1,7 +1,7 @@
 """The profile that learning writes: rules as TOML, each with its reason; and the same put into a profile that exists.
 
-Rules: values in, values out. Whatever came from the program is escaped, in comments too. An existing profile keeps every
-character of its own; what was put into it is read again and compared.
+Rules: values in, values out. Whatever came from the program is escaped, in comments too. An existing profile keeps
+every character of its own; what was put into it is read again and compared.
 """
 
 from __future__ import annotations
@@ -55,10 +55,12 @@ def shown_path(path: str, limits: Limits) -> str:
 
 
 def keys_of(learned: Learned, limits: Limits, *, temporary: str = "") -> dict[str, list[Entry]]:
-    """Every list of the profile, by its key, sorted. `temporary`: a directory that the program gets for temporary files."""
+    """Every list of the profile, by its key, sorted. `temporary`: a directory for the program's temporary files."""
     keys: dict[str, list[Entry]] = {
-        "config.presets": [_of_rule(each) for each in learned.presets],
-        **{key: [_of_grant(each, limits) for each in learned.grants if each.kind == kind] for kind, key in KEYS.items()},
+        "config.presets": [_of_preset(each, limits) for each in learned.presets],
+        **{
+            key: [_of_grant(each, limits) for each in learned.grants if each.kind == kind] for kind, key in KEYS.items()
+        },
         "filesystem.deny": [Entry(shown_path(each, limits), "a secret below a grant") for each in learned.denied],
         "network.allow": [_of_rule(each) for each in learned.connect],
         "network.allow_bind": [_of_rule(each) for each in learned.bind],
@@ -67,6 +69,11 @@ def keys_of(learned: Learned, limits: Limits, *, temporary: str = "") -> dict[st
     if temporary:
         keys["filesystem.write"].append(Entry(shown_path(temporary, limits), "for temporary files, see TMPDIR"))
     return {key: entries for key, entries in keys.items() if entries}
+
+
+def _of_preset(rule: Rule, limits: Limits) -> Entry:
+    paths = "1 path" if rule.count == 1 else f"{rule.count} paths"
+    return Entry(rule.text, f"{paths}, e.g. {printable(shown_path(rule.example, limits), SHOWN)}: {rule.why}")
 
 
 def _of_rule(rule: Rule) -> Entry:
@@ -150,7 +157,7 @@ class Statement:
 
 
 def merged_text(text: str, keys: Mapping[str, list[Entry]], scalars: Mapping[str, str]) -> tuple[str, list[str]]:
-    """The text with what it lacks, and what that is, as "key: value". Raises SandlockError where it cannot be put in."""
+    """The text with what it lacks, and what that is, as "key: value". Raises SandlockError where it does not go in."""
     before = tomllib.loads(text)
     news, wanted = [], {}
     for key, entries in keys.items():
@@ -181,7 +188,9 @@ def _check(before: Mapping[str, Any], text: str, wanted: Mapping[str, list[Any]]
     try:
         after = tomllib.loads(text)
     except ValueError as error:
-        raise SandlockError(f"merge: the profile cannot be extended in place ({error}); add the rules by hand") from error
+        raise SandlockError(
+            f"merge: the profile cannot be extended in place ({error}); add the rules by hand"
+        ) from error
     for key, values in wanted.items():
         if _known(after, key) != values:
             raise SandlockError(f"merge: {key} cannot be extended in place; add the rules by hand")
@@ -208,7 +217,9 @@ def extended(text: str, key: str, entries: list[Entry]) -> str:
 
 
 def _with_new_key(text: str, section: str, assignment: str) -> str:
-    ends = [each.section_end for each in _statements(text) if each.key.partition(".")[0] == section and each.section_end]
+    ends = [
+        each.section_end for each in _statements(text) if each.key.partition(".")[0] == section and each.section_end
+    ]
     if not ends:
         return f"{text.rstrip()}\n\n[{section}]\n{assignment}\n".lstrip()
     at = max(ends)

@@ -1,7 +1,7 @@
 """Learning: from the record of a run to the rules that allow what it did, and no more.
 
-Rules: values in, values out. The record is what a sandboxed program made happen, so every line of it is untrusted; it is
-read up to bounds. What was refused is told, and proposed at most: it becomes no rule.
+Rules: values in, values out. The record is what a sandboxed program made happen, so every line of it is untrusted; it
+is read up to bounds. What was refused is told, and proposed at most: it becomes no rule.
 """
 
 from __future__ import annotations
@@ -206,9 +206,9 @@ def learn(
     collapse_hosts: bool = False,
     terminals: Iterable[str] = (),
 ) -> Learned:
-    """The rules for what was observed. `presets`: what each covers here, those of PRESETS that may be used; `find`: as in
-    `exec_rules`; `loaders`: what else the kernel opens to execute a program: interpreters, the loader; `granted`: what a
-    profile covers that is to be extended; `terminals`: devices that a program is handed anyway."""
+    """The rules for what was observed. `presets`: what each covers here, those of PRESETS that may be used; `find`: as
+    in `exec_rules`; `loaders`: what else the kernel opens to execute a program: interpreters, the loader; `granted`:
+    what a profile covers that is to be extended; `terminals`: devices that a program is handed anyway."""
     handed = frozenset(terminals)
     touches = _with_programs(observed, loaders)
     touches = [each for each in touches if each.path not in handed and not each.path.startswith("/dev/pts/")]
@@ -259,20 +259,26 @@ def _choose(
     """The presets that cover something which nothing else does; one that grants writing only for what was written."""
     chosen: dict[str, Rule] = {}
     covering = base
+    own = (limits.workspace, *((limits.temporary,) if limits.temporary else ()))
+    outside = [each for each in touches if not any(is_below(each.path, place) for place in own)]
     for name in PRESETS:
         here = presets.get(name)
         if here is None:
             continue
-        new = [each for each in touches if here.covers(each) and not covering.covers(each)]
+        new = [each for each in outside if here.covers(each) and not covering.covers(each)]
         written = [path for path, kind in here.grants if kind == "write"]
-        if written and not any(is_below(each.path, path) and _writes_below(each, path) for each in new for path in written):
+        if written and not any(
+            is_below(each.path, path) and _writes_below(each, path) for each in new for path in written
+        ):
             continue
-        if new and not all(is_below(each.path, limits.workspace) for each in new):
+        if new:
             example = max(new, key=lambda each: (each.executes, each.path))
-            chosen[name] = Rule(text=name, count=len(new), example=example.path, why="covers what was read")
+            chosen[name] = Rule(text=name, count=len(new), example=example.path, why="paths that it covers")
             covering = Covering((*covering.grants, *here.grants))
-    for name in tuple(chosen):
-        if any(name != other and name in _presets.closure((other,)) for other in chosen):
+    for name, rule in tuple(chosen.items()):
+        including = next((each for each in chosen if name != each and name in _presets.closure((each,))), None)
+        if including is not None:
+            chosen[including] = replace(chosen[including], count=chosen[including].count + rule.count)
             del chosen[name]
     return list(chosen.values()), covering
 
