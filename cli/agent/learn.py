@@ -14,11 +14,19 @@ import tempfile
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from sandlock import INHERIT, Policy, PolicyError, Sandbox, profile
+from sandlock import INHERIT, Policy, PolicyError, Process, Sandbox, profile
 from sandlock.policy import OPTIONS
 from sandlock.result import printable
-from sandlock.sessions.generalising import DEFAULT_AT_LEAST
-from sandlock.sessions.learned_text import keys_of, left_out_lines, merged_text, profile_text, shown_path, toml_text
+from sandlock.sessions.generalising import DEFAULT_AT_LEAST, Limits
+from sandlock.sessions.learned_text import (
+    keys_of,
+    left_out_lines,
+    merged_text,
+    profile_text,
+    proposal,
+    shown_path,
+    toml_text,
+)
 from sandlock.sessions.learning import Learned, Observed, Refused, learn, observe
 from sandlock.sessions.recording_run import (
     RecordingRun,
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_request"]
 
+MAX_REFUSED = 200
 MAX_TOLD = 20
 """Lines of each kind that are printed; the profile has more of them."""
 ICANON = 2  # asm-generic/termbits.h
@@ -91,7 +100,7 @@ def _learn(request: direct.Request) -> int:
         collapse_hosts=bool(request.given.get("collapse_hosts")),
         terminals=_terminals(),
     )
-    written, news = _compose(request, recording, observed, learned, ending, text, output)
+    written, news = _compose(request, recording, observed, learned, ending, existing, text, output)
     _write(output, written)
     _tell(recording, observed, learned, ending, output, news if existing is not None else None)
     ended = bool(ending.stopped) or ending.result.timed_out
@@ -173,20 +182,23 @@ def _run(words: list[str], recording: RecordingRun, log: str) -> Ending:
     """Runs the program to its end, or until it is ended."""
     interactive = _is_terminal(0)
     stdout = INHERIT if _is_terminal(1) else 2  # the profile may go to standard output
-    with (
-        Sandbox(recording.policy, policy_fn=recording.verdict, audit=log) as box,
-        box.start(words, stdin=INHERIT, stdout=stdout, stderr=INHERIT, interactive=interactive) as process,
-    ):
-        stopped: list[str] = []
+    stopped: list[str] = []
+    running: list[Process] = []
 
-        def stop(number: int, frame: object) -> None:
-            # A program that draws the screen reads Ctrl-C itself; the others end by it.
-            if number == signal.SIGQUIT or (number == signal.SIGINT and interactive and _is_raw()):
-                return
-            stopped.append(signal.Signals(number).name)
+    def stop(number: int, frame: object) -> None:
+        # A program that draws the screen reads Ctrl-C itself; the others end by it.
+        if number == signal.SIGQUIT or (number == signal.SIGINT and interactive and _is_raw()):
+            return
+        stopped.append(signal.Signals(number).name)
+        for process in running:
             process.kill()
 
-        with _handling(stop):
+    with _handling(stop), Sandbox(recording.policy, policy_fn=recording.verdict, audit=log) as box:
+        streams = {"stdin": INHERIT, "stdout": stdout, "stderr": INHERIT}
+        with box.start(words, **streams, interactive=interactive) as process:
+            running.append(process)
+            if stopped:  # before there was anybody to end
+                process.kill()
             result = process.wait()
     if result.audit_error:
         direct.say(f"the record is not complete: {result.audit_error}")
@@ -230,12 +242,14 @@ def _compose(
     observed: Observed,
     learned: Learned,
     ending: Ending,
+    existing: profile.Profile | None,
     text: str,
     output: str | None,
 ) -> tuple[str, list[str]]:
     """The profile's text, and what is new in one that is extended."""
     temporary, scalars = "", _scalars(request)
-    if learned.uses_temporary:
+    has_temporary = "TMPDIR" in dict(existing.policy().env) if existing is not None else False
+    if learned.uses_temporary and not has_temporary:
         temporary = _temporary_of_profile(request, output)
         scalars["program.env"] = _environment(recording.policy, temporary)
     elif "env" in request.given:
@@ -303,7 +317,8 @@ def _heading(
     if observed.lost or observed.damaged:
         lines.append(f"NOT COMPLETE: {observed.lost} decisions are missing, {observed.damaged} lines were damaged.")
     if observed.refused:
-        lines += ["Refused while recording, and not allowed below:", *map(_refusal, observed.refused[:200])]
+        refused = (_refusal(each, recording.limits) for each in observed.refused[:MAX_REFUSED])
+        lines += ["Refused while recording, and not allowed below:", *refused]
     if learned.left_out:
         lines += ["Left out:", *left_out_lines(learned)]
     return lines
@@ -313,12 +328,16 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _refusal(each: Refused) -> str:
+def _refusal(each: Refused, limits: Limits) -> str:
+    """A line about what was denied, with the rule that would allow it."""
     times = f" ({each.count}x)" if each.count > 1 else ""
     by = f" by {os.path.basename(each.program)}" if each.program and each.kind != "exec" else ""
-    if each.by_rule and each.kind in ("open", "path", "exec"):
-        return f"  {each.how} {each.target}{by}{times}: a secret; no rule of learning's grants it"
-    return f"  {each.how} {each.target}{by}{times}: {each.fix or each.reason}"
+    if each.kind not in ("open", "path", "exec"):
+        return f"  {each.how} {each.target}{by}{times}: {each.fix or each.reason}"
+    what = f"  {each.how} {shown_path(each.target, limits)}{by}{times}"
+    if each.by_rule:
+        return f"{what}: a secret; no rule of learning's grants it"
+    return f"{what}: {each.fix or each.reason}" if each.kind == "exec" else f"{what}: {proposal(each.target, limits)}"
 
 
 def _write(output: str | None, text: str) -> None:
@@ -351,7 +370,7 @@ def _tell(
     """What came of it, on stderr."""
     direct.say(f"learn: the program {ending.describe()}")
     for each in observed.refused[:MAX_TOLD]:
-        direct.say(f"learn: refused:{printable(_refusal(each)[1:], 300)}")
+        direct.say(f"learn: refused:{printable(_refusal(each, recording.limits)[1:], 300)}")
     if len(observed.refused) > MAX_TOLD:
         direct.say(f"learn: refused: {len(observed.refused) - MAX_TOLD} more; all of them are in the profile")
     if any(not each.by_rule and each.kind in ("open", "path") for each in observed.refused):

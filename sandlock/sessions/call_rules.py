@@ -208,18 +208,15 @@ def _without_narrower(rules: dict[str, Rule]) -> list[Rule]:
 # The network ---------------------------------------------------------------------------------------------------------
 
 
-def connect_rules(
-    seen: Iterable[Reached], bound: Iterable[Reached], *, collapse_hosts: bool, limits: Limits
-) -> list[Rule]:
+def connect_rules(seen: Iterable[Reached], *, collapse_hosts: bool, limits: Limits) -> list[Rule]:
     """Where to. Hosts by name; ports of this machine that the kernel picked are one rule for all of them."""
     seen = list(seen)
-    own = {each.port for each in bound}
     streams = {(each.host or each.ip, each.port) for each in seen if each.protocol == "tcp"}
     rules: dict[str, Rule] = {}
     for each in sorted(seen, key=lambda one: (one.protocol, one.host, one.ip, one.port, one.path)):
         if each.protocol == "udp" and ((each.host or each.ip, each.port) in streams or each.port == 0):
             continue  # how a C library finds out which address it would use; it sends nothing
-        text, why = _place_of(each, own, limits)
+        text, why = _place_of(each, limits)
         known = rules.get(text)
         count = each.count if known is None else known.count + each.count
         rules[text] = Rule(text=text, count=count, example=_shown(each), why=why)
@@ -227,15 +224,16 @@ def connect_rules(
     return _by_domain(found) if collapse_hosts else found
 
 
-def _place_of(each: Reached, own: set[int], limits: Limits) -> tuple[str, str]:
+def _place_of(each: Reached, limits: Limits) -> tuple[str, str]:
     if each.protocol == "unix":
-        random = not each.path.startswith("@") and is_random(os.path.basename(each.path))
-        if random or (limits.temporary and is_below(each.path, limits.temporary)):
+        if limits.temporary and is_below(each.path, limits.temporary):
+            return f"unix:{limits.temporary}", "a temporary file"
+        if not each.path.startswith("@") and is_random(os.path.basename(each.path)):
             return f"unix:{os.path.dirname(each.path)}", "a temporary name: sockets of its directory"
         return f"unix:{each.path}", ""
     scheme = "" if each.protocol == "tcp" else f"{each.protocol}://"
-    if is_loopback(each.ip):
-        if (each.port in own and each.port >= FIRST_RANDOM_PORT) or each.port >= FIRST_RANDOM_PORT:
+    if is_loopback(each.ip) and each.host in ("", "localhost"):
+        if each.port >= FIRST_RANDOM_PORT:
             return f"{scheme}localhost", "a port that the kernel picked: any port of this machine"
         return f"{scheme}localhost:{each.port}", ""
     target = each.host or (f"[{each.ip}]" if ":" in each.ip else each.ip)
@@ -280,7 +278,7 @@ def bind_rules(seen: Iterable[Reached], limits: Limits) -> list[Rule]:
     for each in sorted(seen, key=lambda one: (one.protocol, one.port, one.path)):
         why = ""
         if each.protocol == "unix":
-            text, why = _place_of(each, set(), limits)
+            text, why = _place_of(each, limits)
         else:
             scheme = "udp://" if each.protocol == "udp" else ""
             random = each.port == 0 or each.port >= FIRST_RANDOM_PORT

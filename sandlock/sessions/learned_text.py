@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from .generalising import Limits, Proposal
     from .learning import Learned
 
-__all__ = ["Entry", "extended", "keys_of", "merged_text", "profile_text", "shown_path"]
+__all__ = [
+    "Entry",
+    "extended",
+    "keys_of",
+    "left_out_lines",
+    "merged_text",
+    "profile_text",
+    "proposal",
+    "shown_path",
+    "toml_text",
+]
 
 KEYS = {"read": "filesystem.read", "data": "filesystem.data", "write": "filesystem.write"}
 SHOWN = 160
@@ -62,10 +72,12 @@ def keys_of(learned: Learned, limits: Limits, *, temporary: str = "") -> dict[st
             key: [_of_grant(each, limits) for each in learned.grants if each.kind == kind] for kind, key in KEYS.items()
         },
         "filesystem.deny": [Entry(shown_path(each, limits), "a secret below a grant") for each in learned.denied],
-        "network.allow": [_of_rule(each) for each in learned.connect],
-        "network.allow_bind": [_of_rule(each) for each in learned.bind],
+        "network.allow": [_of_place(each, limits, temporary) for each in learned.connect],
+        "network.allow_bind": [_of_place(each, limits, temporary) for each in learned.bind],
         "exec.allow": [] if learned.unnamed else [_of_rule(each) for each in learned.execs],
     }
+    for key in KEYS.values():
+        keys[key].sort(key=lambda each: each.value)
     if temporary:
         keys["filesystem.write"].append(Entry(shown_path(temporary, limits), "for temporary files, see TMPDIR"))
     return {key: entries for key, entries in keys.items() if entries}
@@ -82,11 +94,31 @@ def _of_rule(rule: Rule) -> Entry:
     return Entry(rule.text, f"{text}; {printable(rule.why, SHOWN)}" if rule.why else text)
 
 
+def _of_place(rule: Rule, limits: Limits, temporary: str) -> Entry:
+    """Sockets of the recording's temporary directory are in that of the profile next time."""
+    if limits.temporary and rule.text == f"unix:{limits.temporary}":
+        return Entry(f"unix:{temporary}", "for temporary files, see TMPDIR")
+    return _of_rule(rule)
+
+
 def _of_grant(each: Proposal, limits: Limits) -> Entry:
     by = f" by {printable(each.program.rpartition('/')[2], 40)}" if each.program else ""
     example = printable(shown_path(each.example, limits), SHOWN)
     paths = f"{each.count} paths, e.g. {example}" if each.count > 1 or each.example != each.path else "1 path"
     return Entry(shown_path(each.path, limits), f"{paths}{by}: {printable(each.why, SHOWN)}")
+
+
+def proposal(path: str, limits: Limits) -> str:
+    """What somebody could grant who means it, for writing that was refused."""
+    if limits.kind_of(path):
+        return f"if that is meant: write = [{toml_text(shown_path(path, limits))}]"
+    above = path.rpartition("/")[0] or "/"
+    while above != "/" and not limits.kind_of(above):
+        above = above.rpartition("/")[0] or "/"
+    refused = limits.why_not(above)
+    if refused:
+        return f"if that is meant: give it a directory of its own, and grant that ({above} is not to be: {refused})"
+    return f"if that is meant: write = [{toml_text(shown_path(above, limits))}]"
 
 
 # A new profile -------------------------------------------------------------------------------------------------------

@@ -230,7 +230,7 @@ def learn(
         presets=tuple(sorted(chosen, key=lambda each: each.text)),
         grants=grants,
         denied=tuple(sorted(each for each in limits.secrets if any(is_below(each, path) for path in whole))),
-        connect=tuple(connect_rules(observed.reached, observed.bound, collapse_hosts=collapse_hosts, limits=limits)),
+        connect=tuple(connect_rules(observed.reached, collapse_hosts=collapse_hosts, limits=limits)),
         bind=tuple(bind_rules(observed.bound, limits)),
         execs=tuple(execs),
         unnamed=tuple(unnamed),
@@ -240,8 +240,12 @@ def learn(
 
 
 def _with_programs(observed: Observed, loaders: Mapping[str, tuple[str, ...]]) -> list[Touch]:
-    """What was touched, and what was executed for it."""
+    """What was touched, sockets that were made, and what was executed for it."""
     found = {each.path: each for each in observed.touches}
+    for place in observed.bound:
+        if place.protocol == "unix" and place.path.startswith("/"):
+            known = found.get(place.path, Touch(path=place.path, program=place.program))
+            found[place.path] = replace(known, creates=True)
     for each in observed.executed:
         for path in (each.exe, *loaders.get(each.exe, ())):
             known = found.get(path, Touch(path=path, program=each.exe))
@@ -256,7 +260,8 @@ def _writes_below(touch: Touch, directory: str) -> bool:
 def _choose(
     touches: list[Touch], presets: Mapping[str, Covering], base: Covering, limits: Limits
 ) -> tuple[list[Rule], Covering]:
-    """The presets that cover something which nothing else does; one that grants writing only for what was written."""
+    """The presets that cover something which nothing else does; one that grants writing only where all of that was
+    allowed, and something was written."""
     chosen: dict[str, Rule] = {}
     covering = base
     own = (limits.workspace, *((limits.temporary,) if limits.temporary else ()))
@@ -267,9 +272,8 @@ def _choose(
             continue
         new = [each for each in outside if here.covers(each) and not covering.covers(each)]
         written = [path for path, kind in here.grants if kind == "write"]
-        if written and not any(
-            is_below(each.path, path) and _writes_below(each, path) for each in new for path in written
-        ):
+        allowed = [path for path in written if any(is_below(path, root) for root in limits.writable)]
+        if written and not any(_writes_below(each, path) for each in new for path in allowed):
             continue
         if new:
             example = max(new, key=lambda each: (each.executes, each.path))

@@ -1,8 +1,8 @@
 """The run that is recorded to learn from: its policy, and what has to be looked up about what it did.
 
 Rules: the policy reads widely and writes narrowly: only where it was told, and in a private temporary directory.
-Secrets stay denied, whatever the program tries; so do unix sockets of others, which lead out of the sandbox, and the
-addresses by which clouds give out keys.
+Secrets stay denied, whatever the program tries; so do unix sockets of others, which lead out of the sandbox, the
+addresses by which clouds give out keys, and devices.
 """
 
 from __future__ import annotations
@@ -82,10 +82,12 @@ def prepare_recording(
             )
     secrets = secret_paths(home, (workspace, *roots), given.fs_denied)
     policy = given.but(
-        fs_readable=(*given.fs_readable, "/"),
+        fs_readable=(*given.fs_readable, *readable_places()),
         fs_writable=(*roots, temporary),
         fs_devices=(*given.fs_devices, *(path for path in DEVICES if os.path.exists(path)), *terminals),
-        fs_denied=secrets,
+        fs_denied=tuple(
+            path for path in secrets if os.path.lexists(path)
+        ),  # others are told as what they are: not there
         net_allow=(*given.net_allow, "*"),
         net_deny=(*given.net_deny, *KEY_SERVICES),
         net_allow_bind=(*given.net_allow_bind, "*"),
@@ -103,6 +105,11 @@ def prepare_recording(
         kind_of=kind_of,
     )
     return RecordingRun(policy=policy, limits=limits)
+
+
+def readable_places() -> list[str]:
+    """All there is, but for devices: a disk holds every secret that is on it."""
+    return [f"/{name}" for name in sorted(os.listdir("/")) if name != "dev" and os.path.exists(f"/{name}")]
 
 
 def secret_paths(home: str, tops: Iterable[str], denied: Iterable[str]) -> tuple[str, ...]:
