@@ -144,7 +144,9 @@ def profile_of(request: Request) -> Profile | None:
         return None
     from sandlock.profile import load  # brings tomllib
 
-    return load(name)
+    profile = load(name)
+    profile.refuse_agent()
+    return profile
 
 
 def policy_of(request: Request, profile: Profile | None) -> Policy:

@@ -149,9 +149,15 @@ def doctor(
 
 @profile_app.command("list")
 def profile_list() -> None:
-    """List the profiles of the profile directory."""
-    for name in profile.names():
+    """List your profiles, then those that are shipped for `agent run`, unless yours have their names."""
+    from sandlock.sessions.agent_profile import find_profile, shipped
+
+    own = profile.names()
+    for name in own:
         typer.echo(name)
+    for name in shipped():
+        if name not in own:
+            typer.echo(f"{name:10} (shipped) {find_profile(name).description}")
 
 
 ProfileName = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A profile's name, or a file (with a '/').")]
@@ -159,13 +165,21 @@ ProfileName = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A profile
 
 @profile_app.command("show")
 def profile_show(name: ProfileName) -> None:
-    """Print a profile."""
-    sys.stdout.write(profile.read(profile.locate(name)))
+    """Print a profile, one of yours or a shipped one."""
+    from sandlock.sessions.agent_profile import profile_text
+
+    text = None if name in profile.names() else profile_text(name)
+    sys.stdout.write(profile.read(profile.locate(name)) if text is None else text)
 
 
 @profile_app.command("check")
 def profile_check(name: ProfileName) -> None:
     """Read a profile and compile it for this kernel; says what is wrong with it, if anything."""
-    loaded = profile.load(name)
-    with Sandbox(loaded.policy()):
+    from sandlock.sessions.agent_profile import find_profile
+
+    loaded = find_profile(name)
+    policy = loaded.policy()
+    if loaded.is_agent and policy.is_empty():
+        policy = policy.but(presets=["system"])  # which every agent gets
+    with Sandbox(policy):
         typer.echo(f"{loaded.path}: ok")

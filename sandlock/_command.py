@@ -101,6 +101,14 @@ def candidates(program: bytes, path: bytes) -> list[bytes]:
     return [(entry or b".") + b"/" + program for entry in path.split(b":")]
 
 
+def read_exe(exe: Text) -> bytes:
+    """A file to execute, whatever the words say. Raises PolicyError."""
+    path = _encode(exe, "exe")
+    if not path.startswith(b"/"):
+        raise PolicyError(f"exe: {exe!r} is no absolute path", field="exe")
+    return path
+
+
 def _words(argv: Sequence[Text]) -> list[bytes]:
     if isinstance(argv, str | bytes):
         raise PolicyError(

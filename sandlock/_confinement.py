@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from . import _program, _view_rules
-from ._command import prepare
+from ._command import prepare, read_exe
 from ._execution import Execution
 from ._host import probe
 from ._permissions import Permissions, changes_paths, read_ceiling
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ._resolver import Resolver
     from ._stdio import Stdio, Stream
     from ._virtual_paths import VirtualRoot
+    from .events import NetDecision
     from .policy import Fields
     from .presets import Expansion
 
@@ -100,23 +101,32 @@ class Confinement:
         """Whether this process made it; a fork of that process may not use it."""
         return os.getpid() == self._owner
 
-    def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
+    def check_exec(self, argv: Sequence[Text], exe: Text | None = None) -> ExecDecision:
         """What the exec rules say of this command, without running it."""
         command = prepare(self.policy, self.preset_env, argv, host_env=os.environb)
         mounts = None if self.virtual_root is None else self.virtual_root.open()
-        for path in command.executables:
+        for path in command.executables if exe is None else (read_exe(exe),):
             try:
-                decision, number, exe = self._program.check_exec(path, command.argv, mounts)
+                decision, number, found = self._program.check_exec(path, command.argv, mounts, assume=exe is not None)
             except OSError:
                 continue
             rule = self.plan.exec_rules[number] if number >= 0 else None
             return ExecDecision(
                 decision=decision,
-                exe=os.fsdecode(exe),
+                exe=os.fsdecode(found),
                 rule="" if rule is None else rule.text,
                 reason="" if rule is None else rule.reason,
             )
-        raise SandlockError(f"{command.text[0]}: no such program; check PATH")
+        missing = command.text[0] if exe is None else os.fsdecode(exe)
+        raise SandlockError(f"{missing}: no such program; check PATH")
+
+    def check_connect(self, target: str, *, host: str, kind: str) -> NetDecision:
+        """What the rules of the network say of this destination, without going there."""
+        from ._destination_check import check_destination  # few ask
+
+        return check_destination(
+            self.permissions.policy, target, host=host, kind=kind, asks=self.plan.asks, looks_up=self.plan.looks_up
+        )
 
     def launch(
         self,

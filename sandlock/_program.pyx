@@ -1,12 +1,14 @@
 """A plan in C: built once, shared by all runs of a sandbox, never changed. It owns what native code reads."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint16_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from sandlock._commands cimport decide_exec
+from sandlock._destinations cimport Endpoint, MAX_SOCKET_PATH, decide, set_destination
 from sandlock._linux cimport Instruction, SYS_close, SYS_getpid, SYS_gettid, raw_syscall
-from sandlock._pins cimport MAX_HOSTS
+from sandlock._memory cimport Address
+from sandlock._pins cimport MAX_HOSTS, Pins, add_pin
 from sandlock._programs cimport Resolved, Viewer, resolve_program
 from sandlock._run cimport (
     MAX_RLIMITS, MAX_RULES, MAX_SYSCALLS, PathRule, PortRule, RULE_ADD_RESTART, RULE_CONTINUE, RULE_COUNT_FORK,
@@ -18,6 +20,9 @@ from sandlock._run cimport (
 from sandlock._slots cimport Slot
 from sandlock._tasks cimport Ledger
 from sandlock._virtual_root cimport VirtualMounts
+
+cdef extern from "<errno.h>" nogil:
+    const int ENOENT
 
 cdef extern from "<fcntl.h>" nogil:
     const int AT_FDCWD
@@ -101,6 +106,41 @@ cdef class NetRuleSet:
                 self._alive.append(rule.path)
                 out.path = <const char *><bytes>rule.path
                 out.path_length = <int>len(rule.path)
+
+    def check(
+        self, int operation, int protocol, bytes address, uint16_t port, bytes path, bint abstract, pinned, bint asks
+    ) -> tuple:
+        """(decision, number of the rule or -1) for a call that leads there, as the core decides it. `address`: 4 or 16
+        bytes, or none for one that is not known; `pinned`: the numbers of the names that have led to it."""
+        cdef Endpoint endpoint
+        cdef Address where
+        cdef Pins *pins
+        cdef int rule = -1, result, host
+        if len(address) not in (0, 4, 16) or len(path) > MAX_SOCKET_PATH:
+            raise ValueError("no address, or too long a path")
+        memset(&endpoint, 0, sizeof(endpoint))
+        memset(&where, 0, sizeof(where))
+        where.port = port
+        where.width = <int>len(address)
+        memcpy(where.bytes, <const char *>address, len(address))
+        endpoint.operation = operation
+        endpoint.protocol = protocol
+        set_destination(&endpoint, &where)
+        endpoint.abstract = abstract
+        endpoint.path_length = <int>len(path)
+        memcpy(endpoint.path, <const char *>path, len(path))
+        pins = <Pins *>calloc(1, sizeof(Pins))
+        if pins == NULL:
+            raise MemoryError
+        try:
+            for host in pinned:
+                if not 0 < host <= MAX_HOSTS:
+                    raise ValueError("no such name")
+                add_pin(pins, host, endpoint.bytes, endpoint.width)
+            result = decide(&self.c, pins, asks, &endpoint, &rule)
+        finally:
+            free(pins)
+        return DECISIONS[result], rule
 
     def __dealloc__(self):
         free(self.c.rules)
@@ -208,9 +248,10 @@ cdef class Program:
             out.word_count = <int>len(rule.words)
             out.words = self._keep(b"".join([word + b"\0" for word in rule.words]))
 
-    def check_exec(self, bytes path, list argv, VirtualMounts root=None) -> tuple:
+    def check_exec(self, bytes path, list argv, VirtualMounts root=None, *, bint assume=False) -> tuple:
         """(decision, number of the rule or -1, exe) for executing the file at `path` with these words, as this process
-        would. Raises OSError for what cannot be executed."""
+        would. `assume`: a path without links that is not there any more was a program without interpreter. Raises
+        OSError for what cannot be executed."""
         cdef Slot slot
         cdef Resolved found
         cdef Viewer viewer
@@ -229,10 +270,14 @@ cdef class Program:
         viewer.run = &run
         viewer.ledger = &ledger
         result = resolve_program(&viewer, AT_FDCWD, path, 0, &found)
-        if result < 0:
+        if result == -ENOENT and assume:
+            memset(&found, 0, sizeof(found))
+            exe = path
+        elif result < 0:
             raise OSError(-result, "look at the program")
-        raw_syscall(SYS_close, found.opened, 0, 0, 0, 0, 0)
-        exe = found.exe[:found.exe_length]
+        else:
+            raw_syscall(SYS_close, found.opened, 0, 0, 0, 0, 0)
+            exe = found.exe[:found.exe_length]
         facts = path + b"\0" + exe + b"\0" + found.prefix.words[:found.prefix.length] + words
         facts += found.prefix.files[:found.prefix.files_length]
         slot.path_length = <unsigned int>(len(path) + 1)

@@ -31,6 +31,7 @@ __all__ = [
     "Fork",
     "Kill",
     "Listen",
+    "NetDecision",
     "Open",
     "Resolve",
     "Send",
@@ -345,6 +346,20 @@ class ExecDecision:
     """The rule that decides; "" if none does."""
     reason: str = ""
     """The rule's own."""
+
+
+@record
+class NetDecision:
+    """What the rules say of a destination, from `Sandbox.check_connect`."""
+
+    decision: str
+    """"allow", "ask" or "deny"."""
+    target: str
+    """The destination, as it was given."""
+    host: str = ""
+    """The name that was taken to have led there; "" for none."""
+    rule: str = ""
+    """The rule that decides; "" if none does."""
 
 
 def alike(one: Event) -> object:

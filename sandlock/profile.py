@@ -19,11 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Profile", "directory", "load", "names", "parse", "read"]
+__all__ = ["Profile", "directory", "fields_of", "is_name", "load", "names", "parse", "read"]
 
 MAX_BYTES = 2**20
 """No profile is longer."""
-SECTIONS = ("config", "determinism", "program", "filesystem", "network", "http", "syscalls", "limits", "exec")
+SECTIONS = ("config", "determinism", "program", "filesystem", "network", "http", "syscalls", "limits", "exec", "agent")
 
 # Keys of the original sandlock whose features are not here. A value that asks for nothing is accepted,
 # because its own tools write every key.
@@ -50,10 +50,20 @@ class Profile:
     path: str
     fields: dict[str, object]
     argv: tuple[str, ...] = ()
+    agent: dict[str, object] | None = None
+    """The section [agent] as it stands there, for `sandlock.sessions.agent_profile` to read."""
 
     def policy(self) -> Policy:
-        """The policy of this profile alone. Raises PolicyError."""
+        """The policy of this profile alone. Raises PolicyError, also for one with a section [agent]."""
+        self.refuse_agent()
         return Policy.of(**self.fields)  # type: ignore[arg-type]  # read key by key
+
+    def refuse_agent(self) -> None:
+        """Raises PolicyError if this is the profile of an agent: what it has asked and denied would be left out."""
+        if self.agent is not None:
+            raise PolicyError(
+                f"profile: {shown(self.path)} has a section [agent], and is for: sandlock agent run -p", field="profile"
+            )
 
 
 def load(name: str | os.PathLike[str]) -> Profile:
@@ -199,6 +209,15 @@ def parse(text: str, path: str = "<text>") -> Profile:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"{path}: not TOML: {error or 'nested too deeply'}") from error
+    agent = document.pop("agent", None)
+    if agent is not None and not isinstance(agent, dict):
+        raise PolicyError(f"{path}: agent: is a section; write [agent]", field="agent")
+    argv = _argv(path, document.get("program", {}))
+    return Profile(path=path, fields=fields_of(document, path), argv=argv, agent=agent)
+
+
+def fields_of(document: dict[str, object], path: str) -> dict[str, object]:
+    """The keywords of Policy that these sections say; `path` is for error messages. Raises PolicyError, Unsupported."""
     options = {option.key: option for option in OPTIONS}
     known = (*options, *NOT_HERE, *PROGRAM_KEYS)
     fields: dict[str, object] = {}
@@ -211,7 +230,7 @@ def parse(text: str, path: str = "<text>") -> Profile:
                 raise Unsupported(message, missing=frozenset((key,)))
         elif key not in PROGRAM_KEYS:
             raise PolicyError(f"{path}: {key}: unknown key; {_meant(key, known)}", field=key)
-    return Profile(path=path, fields=fields, argv=_argv(path, document.get("program", {})))
+    return fields
 
 
 def _keys(document: dict[str, object], path: str, known: tuple[str, ...]) -> Iterator[tuple[str, object]]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ._resolver import SyncResolver
     from ._stdio import Stream
     from ._terminal import PreservedTerminal
-    from .events import ExecDecision
+    from .events import ExecDecision, NetDecision
     from .handlers import Handler, NativeHandler
     from .policy import Fields
     from .result import Result
@@ -204,12 +204,23 @@ class Sandbox:
         """
         self._confinement.permissions.restrict(**fields)
 
-    def check_exec(self, argv: Sequence[Text]) -> ExecDecision:
-        """What the policy's exec rules say of this command, without running it.
+    def check_exec(self, argv: Sequence[Text], *, exe: Text | None = None) -> ExecDecision:
+        """What the policy's exec rules say of this command, without running it. `exe`: the file to execute, without
+        links, whatever the first word says; where it is gone, it was a program that needs no other.
 
         Raises PolicyError; SandlockError if there is no such program.
         """
-        return self._confinement.check_exec(argv)
+        return self._confinement.check_exec(argv, exe)
+
+    def check_connect(
+        self, target: str, *, host: str = "", kind: Literal["connect", "send", "bind", "listen"] = "connect"
+    ) -> NetDecision:
+        """What the policy's rules say of a destination, such as "tcp://10.0.0.8:443" or "example.org:443", without
+        going there. `host`: the name that has led to the address. Of a name alone, rules about addresses know nothing.
+
+        Raises PolicyError for what is no destination.
+        """
+        return self._confinement.check_connect(target, host=host, kind=kind)
 
     def run(
         self,

@@ -412,7 +412,16 @@ def test_profiles(as_user: ordinary.Person) -> None:
     as_user.run(["sh", "-c", f"umask 022; mkdir -p {place}; printf '%s' '{text}' > {place}/greet.toml"])
     bad = os.path.join(place, "bad.toml")
     as_user.run(["sh", "-c", f"umask 022; echo '[limits]\nprocesess = 3' > {bad}"])
-    assert cli(as_user, "profile", "list").stdout.split() == ["bad", "greet"]
+    listed = cli(as_user, "profile", "list").stdout.splitlines()
+    assert listed[:2] == ["bad", "greet"]
+    assert any(line.startswith("claude ") and "(shipped)" in line for line in listed[2:])
+    assert "api.anthropic.com:443" in cli(as_user, "profile", "show", "claude").stdout
+    assert cli(as_user, "profile", "check", "claude").stdout.endswith("claude.toml: ok\n")
+    as_user.run(["sh", "-c", f"umask 022; printf '[agent]\nadd = [\"git\"]\n' > {place}/mine.toml"])
+    assert cli(as_user, "profile", "check", "mine").stdout == f"{place}/mine.toml: ok\n"
+    refused = cli(as_user, "run", "-p", "mine", "--preset", "system", "--", "echo", "never")
+    assert (refused.returncode, refused.stdout) == (125, "")
+    assert "sandlock agent run" in refused.stderr
     assert cli(as_user, "profile", "show", "greet").stdout == text
     assert cli(as_user, "profile", "check", "greet").stdout == f"{place}/greet.toml: ok\n"
     done = cli(as_user, "profile", "check", "bad")

@@ -100,11 +100,16 @@ def test_marked_blocks_run(name: str) -> None:
 
 def test_profiles_in_the_documents_are_understood() -> None:
     from sandlock import profile
+    from sandlock.sessions.agent_profile import read_profile
 
     profiles = [text for name in documents() for _, kind, text, _ in BLOCK.findall(read(name)) if kind == "toml"]
     assert profiles
     for text in profiles:
-        profile.parse(text).policy()
+        parsed = profile.parse(text)
+        if parsed.agent is None:
+            parsed.policy()
+        else:
+            read_profile(parsed, "document").policy()
 
 
 def test_the_reference_is_up_to_date() -> None:

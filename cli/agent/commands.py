@@ -12,7 +12,7 @@ import typer
 from .. import direct
 from ..options import WITHOUT_TERMINAL, with_options
 from .learn_options import OPTIONS_OF_LEARN
-from .request import OPTIONS_OF_RUN
+from .request import OPTIONS_OF_MCP, OPTIONS_OF_RUN
 
 agent_app = typer.Typer(no_args_is_help=True, help="Run a whole agent confined, with somebody to ask and a record.")
 
@@ -60,3 +60,34 @@ def learn(request: direct.Request) -> int:
     from .learn import run_request
 
     return run_request(request)
+
+
+@agent_app.command("mcp", context_settings=WITHOUT_TERMINAL)
+@with_options(*OPTIONS_OF_MCP)
+def mcp(request: direct.Request) -> int:
+    """Serve MCP on standard input and output: tools that run commands, Python and files in a sandbox.
+
+    What the rules leave open is put to the client's user. Needs the extra: pip install "sandlock[mcp]".
+    """
+    from .mcp_server import serve
+
+    return serve(request)
+
+
+@agent_app.command("mcp-wrap")
+def mcp_wrap(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A client's configuration: .mcp.json, mcp.json, ...")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="OPTIONS", help="What `sandlock run` gets, after --.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option("--only", metavar="NAME", help="Only this server.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Change FILE; the old one is kept beside it.")] = False,
+) -> int:
+    """Rewrite a client's configuration so that its MCP servers run under `sandlock run`.
+
+    Options of `sandlock run` follow FILE after "--"; without any: --preset python --preset node, and no network.
+    """
+    from .mcp_wrap import wrap_file
+
+    return wrap_file(file, options or (), only=only or (), output=output, in_place=in_place)

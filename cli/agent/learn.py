@@ -194,8 +194,7 @@ def _run(words: list[str], recording: RecordingRun, log: str) -> Ending:
             process.kill()
 
     with _handling(stop), Sandbox(recording.policy, policy_fn=recording.verdict, audit=log) as box:
-        streams = {"stdin": INHERIT, "stdout": stdout, "stderr": INHERIT}
-        with box.start(words, **streams, interactive=interactive) as process:
+        with box.start(words, stdin=INHERIT, stdout=stdout, stderr=INHERIT, interactive=interactive) as process:
             running.append(process)
             if stopped:  # before there was anybody to end
                 process.kill()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sandlock.policy import OPTIONS, Option
 
-__all__ = ["OPTIONS_OF_RUN", "OWN"]
+__all__ = ["OPTIONS_OF_MCP", "OPTIONS_OF_RUN", "OWN"]
 
 # fmt: off
 OWN = (
@@ -19,3 +19,15 @@ OWN = (
 # fmt: on
 """What `agent run` takes besides the policy."""
 OPTIONS_OF_RUN = (*OWN, *OPTIONS)
+# fmt: off
+OPTIONS_OF_MCP = (
+    Option("workspace", None, kind="text", flags=("--workspace",), key="", metavar="DIR",
+           help="The directory that the tools work in (default: the current one)."),
+    Option("add", (), kind="names", flags=("--add",), key="", metavar="NAME",
+           help="An add-on of agent runs: git, npm, pip, build, loopback."),
+    Option("tools", None, kind="text", flags=("--tools",), key="", metavar="FILE",
+           help="Tools of your own, in TOML, each with a policy of its own."),
+    *OPTIONS,
+)
+# fmt: on
+"""What `agent mcp` takes."""

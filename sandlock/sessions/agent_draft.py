@@ -13,7 +13,7 @@ from ..policy import OPTIONS, option_of
 from .secret_files import is_secret_variable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from .agent_presets import Addon
     from .private_home import Dotfile
@@ -84,10 +84,20 @@ class Draft:
             if fnmatchcase(name, pattern) and not is_secret_variable(name):
                 self.add("pass_env", name, f"{pattern} means it", origin)
 
+    def asked(self, rules: Iterable[tuple[str, str]], origin: str) -> None:
+        """Programs to ask about. Whoever is asked reads why."""
+        for rule, why in rules:
+            self.add("exec_ask", f"{rule} # {why}", why, origin)
+
     def dotfile(self, dotfile: Dotfile, origin: str) -> None:
         """A file of the home directory that the private one shows."""
         if dotfile.kind == "absent":
             self._note("home", f"~/{dotfile.name}", "not there yet; what the program makes is brought home", origin)
+            return
+        if dotfile.copied:
+            self._note(
+                "home", f"~/{dotfile.name}", "a copy, which goes with the run: the real one is not granted", origin
+            )
             return
         field = "fs_writable" if dotfile.writable else "fs_readable"
         self.add(field, dotfile.real, f"~/{dotfile.name}, which the private home directory shows", origin)
@@ -100,8 +110,7 @@ class Draft:
             self.add("net_allow", host, why, origin)
         for port, why in addon.binds:
             self.add("net_allow_bind", port, why, origin)
-        for rule, why in addon.ask:
-            self.add("exec_ask", rule, why, origin)
+        self.asked(addon.ask, origin)
         for name, value, why in addon.env:
             self.variable(name, value.replace("{tmp}", self._temporary), why, origin)
 

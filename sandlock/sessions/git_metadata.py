@@ -146,10 +146,12 @@ def _read(path: str) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return ""
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return ""
-        return os.fsdecode(file.read(MAX_BYTES)).partition("\0")[0]
+        return os.fsdecode(os.read(descriptor, MAX_BYTES)).partition("\0")[0]
+    finally:
+        os.close(descriptor)
 
 
 def _configured_worktree(text: str) -> str:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 from sandlock import PolicyError, SandlockError
 
-from .._record import record
+from .._record import record, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["Dotfile", "link_dotfiles", "make_directory", "remove_tree", "write_back"]
+__all__ = ["Dotfile", "holds_files", "link_dotfiles", "make_directory", "remove_tree", "write_back"]
 
 MAX_BYTES = 16 * 2**20
 """No changed dotfile is longer."""
@@ -42,6 +42,8 @@ class Dotfile:
     """Whether the private one has a link; else a directory above it is one."""
     mark: tuple[int, ...] = ()
     """What tells a file from any other, and from itself after a change; () for one that is not there."""
+    copied: bool = False
+    """Whether the private one has a copy, which goes with the run."""
     parent: tuple[int, int] = (0, 0)
     """The directory that holds it: device and inode."""
 
@@ -61,14 +63,17 @@ def make_directory(path: str) -> str:
 # Before the run ------------------------------------------------------------------------------------------------------
 
 
-def link_dotfiles(home: str, private: str, read: Iterable[str], write: Iterable[str]) -> tuple[Dotfile, ...]:
-    """Has `private` show these files of `home`, as links. What is not there is left out; a writable file, not.
+def link_dotfiles(
+    home: str, private: str, read: Iterable[str], write: Iterable[str], copy: Iterable[str] = ()
+) -> tuple[Dotfile, ...]:
+    """Has `private` show these files of `home`, as links or copies. What is not there is left out, unless writable.
 
     A writable name that ends in "/" is a directory, made if it is missing and what holds it is there. Raises
     PolicyError for a name that is not below the home directory.
     """
+    copies = {_clean(name) for name in copy}
     wanted = {_clean(name): (name.endswith("/"), True) for name in write}
-    for name in read:
+    for name in (*read, *copies):
         wanted.setdefault(_clean(name), (False, False))
     found: list[Dotfile] = []
     for name in sorted(wanted, key=lambda each: each.split("/")):
@@ -84,11 +89,29 @@ def link_dotfiles(home: str, private: str, read: Iterable[str], write: Iterable[
             continue
         if f"{os.path.realpath(home)}/".startswith(f"{dotfile.real.rstrip('/')}/"):
             raise PolicyError(f"home_read, home_write: {name!r} leads to {dotfile.real}, and so to the whole home")
+        if name in copies:
+            if above or dotfile.kind != "file":
+                raise PolicyError(f"home_copy: {name!r} is no file, or in a directory that is shown as it is")
+            dotfile = replace(dotfile, copied=True, writable=False)
         found.append(dotfile)
         if dotfile.linked:
             os.makedirs(os.path.dirname(f"{private}/{name}"), 0o700, exist_ok=True)
-            os.symlink(dotfile.real, f"{private}/{name}")
+            _show(dotfile, f"{private}/{name}")
     return tuple(found)
+
+
+def _show(dotfile: Dotfile, place: str) -> None:
+    if not dotfile.copied:
+        os.symlink(dotfile.real, place)
+        return
+    with (
+        open(dotfile.real, "rb") as file,
+        open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as to,
+    ):
+        content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise PolicyError(f"home_copy: {dotfile.real} is longer than {MAX_BYTES} bytes")
+        to.write(content)
 
 
 def real_place(home: str, name: str) -> str:
@@ -155,7 +178,7 @@ def write_back(private: str, dotfile: Dotfile) -> str:
         return f"{dotfile.name}: not looked at: the directories that held it are others now"
     try:
         status = os.lstat(last, dir_fd=holder)
-        if stat.S_ISLNK(status.st_mode):
+        if stat.S_ISLNK(status.st_mode) or dotfile.copied:
             if dotfile.linked:
                 os.unlink(last, dir_fd=holder)
             return ""
@@ -195,13 +218,16 @@ def _read(holder: int, name: str) -> bytes | str:
     """What the file holds, or why it is not taken."""
     # NONBLOCK: a FIFO must not hang us
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=holder)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return "it is not a regular file"
         if status.st_nlink != 1 or status.st_uid != os.geteuid():
             return "it has other names, or another owner"
-        content = file.read(MAX_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     return content if len(content) <= MAX_BYTES else f"it is longer than {MAX_BYTES} bytes"
 
 
@@ -239,6 +265,21 @@ def _replace(dotfile: Dotfile, content: bytes) -> str:
     finally:
         os.close(holder)
     return ""
+
+
+def holds_files(path: str) -> bool:
+    """Whether there is more than empty directories; of what cannot be looked at, there is."""
+    waiting = [path]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        return True
+                    waiting.append(entry.path)
+        except OSError:
+            return True
+    return False
 
 
 def remove_tree(path: str) -> None:

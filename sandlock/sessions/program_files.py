@@ -13,17 +13,18 @@ from .secret_files import SECRETS, is_below
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["program_places"]
+__all__ = ["find_program", "lies_in", "program_places"]
 
+MAX_LINKS = 40
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store", "/gnu/store")
 
 
 def program_places(program: str, *, path: str, home: str, workspace: str) -> tuple[str, ...]:
     """What has to be readable for `program` to start, beyond the system: its file, installation, interpreter."""
-    found = _find(program, path, workspace)
+    found = find_program(program, path, workspace)
     places: dict[str, None] = {}
     for _ in range(4):  # a script's interpreter may be a link, and a script itself
-        if found is None or is_below(os.path.normpath(found), workspace):
+        if found is None or lies_in(found, workspace):
             break
         real = os.path.realpath(found)
         for each in (found, real):
@@ -35,7 +36,8 @@ def program_places(program: str, *, path: str, home: str, workspace: str) -> tup
     return tuple(each for each in places if _is_fit(each, home))
 
 
-def _find(program: str, path: str, workspace: str) -> str | None:
+def find_program(program: str, path: str, workspace: str) -> str | None:
+    """The file that this word runs, by PATH; links are not followed."""
     if "/" in program:
         return os.path.join(workspace, program)
     for directory in path.split(":"):
@@ -43,6 +45,31 @@ def _find(program: str, path: str, workspace: str) -> str | None:
         if directory.startswith("/") and os.access(found, os.X_OK) and not os.path.isdir(found):
             return found
     return None
+
+
+def lies_in(path: str, directory: str) -> bool:
+    """Whether the way to this path leads into that directory, which is a path without links."""
+    place, links = "/", 0
+    waiting = path.split("/")
+    while waiting:
+        part = waiting.pop(0)
+        if part == "..":
+            place = os.path.dirname(place)
+        if part in ("", ".", ".."):
+            continue
+        place = os.path.join(place, part)
+        if is_below(place, directory):
+            return True
+        try:
+            target = os.readlink(place)
+        except OSError:
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            return True
+        place = "/" if target.startswith("/") else os.path.dirname(place)
+        waiting = [*target.split("/"), *waiting]
+    return False
 
 
 def _interpreter(path: str) -> str | None:

@@ -16,7 +16,7 @@ from .._record import record
 from .agent_draft import Draft, Reason
 from .agent_presets import ADDONS, AGENT_PRESETS
 from .git_metadata import GitMetadata, find_metadata
-from .private_home import Dotfile, link_dotfiles, make_directory, remove_tree, write_back
+from .private_home import Dotfile, holds_files, link_dotfiles, make_directory, remove_tree, write_back
 from .program_files import program_places
 from .secret_files import covered_secrets, env_files, is_below
 
@@ -98,7 +98,7 @@ def settle(setup: AgentSetup) -> list[str]:
         remove_tree(setup.temporary)
     except OSError as error:
         said.append(f"{setup.temporary}: not removed: {error.strerror}")
-    if any(files for _, _, files in os.walk(setup.home)) or any(said):
+    if holds_files(setup.home):
         said.append(f"{setup.home}: kept, with what the program made there")
     else:
         with suppress(OSError):
@@ -193,8 +193,7 @@ def _base(draft: Draft, chosen: str, place: str, private: str, temporary: str) -
         draft.add(field, f"unix:{temporary}", "unix sockets among the agent's own programs", origin)
     draft.set("cwd", place, "the workspace", origin)
     draft.add("exec_allow", "*", "every program that can be read may run: all of them are confined alike", origin)
-    for rule, why in preset.ask:
-        draft.add("exec_ask", rule, why, origin)
+    draft.asked(preset.ask, origin)
     variables = (
         ("HOME", private, "the private home directory"),
         ("TMPDIR", temporary, "the private temporary directory"),
@@ -231,10 +230,11 @@ def _extras(
         draft.addon(ADDONS[name], f"add-on {name}")
     origins = {each: f"add-on {name}" for name in names for each in ADDONS[name].home_read}
     write: tuple[str, ...] = ()
+    copy: tuple[str, ...] = ()
     if profile is not None:
         origin = f"profile {profile.name}"
-        origins.update(dict.fromkeys((*profile.home_read, *profile.home_write), origin))
-        write = profile.home_write
+        origins.update(dict.fromkeys((*profile.home_read, *profile.home_write, *profile.home_copy), origin))
+        write, copy = profile.home_write, profile.home_copy
         draft.fields(dict(profile.fields), origin, "the profile says so")
         for host in profile.hosts:
             draft.add("net_allow", host, "what this agent talks to", origin)
@@ -244,7 +244,7 @@ def _extras(
             draft.passed(variable, origin)
     if not _home():
         return ()
-    dotfiles = link_dotfiles(_home(), private, origins, write)
+    dotfiles = link_dotfiles(_home(), private, origins, write, copy)
     for each in dotfiles:
         origin = next((origins[name] for name in (each.name, f"{each.name}/", f"~/{each.name}") if name in origins), "")
         draft.dotfile(each, origin)

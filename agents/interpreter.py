@@ -1,0 +1,190 @@
+"""A Python that lives on between pieces of code: what one defines, the next one has.
+
+Rules: code and answers go through pipes as JSON, one object a line. What the code prints is captured; what its children
+print is not. An answer is untrusted text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sandlock
+
+from .loops import deadline
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+    from typing import Self
+
+    from sandlock import AsyncProcess, AsyncSandbox
+
+__all__ = ["CodeAnswer", "Interpreter"]
+
+MAX_ANSWER = 16 * 2**20
+
+# Runs inside: reads {"code", "id"}, answers {"id", "output", "value", "error"}. Nothing of it is trusted outside.
+DRIVER = r"""
+import ast, contextlib, io, json, os, sys, traceback
+answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
+os.dup2(2, 1)
+questions = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="surrogateescape")
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+sys.stdin = open(os.devnull)
+space = {"__name__": "__main__", "__builtins__": __builtins__}
+class Limited(io.StringIO):
+    def write(self, text):
+        room = LIMIT - self.tell()
+        return super().write(text[:room]) if room > 0 else len(text)
+LIMIT = 4 * 2**20
+def carry_out(code):
+    tree = ast.parse(code)
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "<code>", "exec"), space)
+    if last is None:
+        return None
+    value = eval(compile(ast.Expression(last.value), "<code>", "eval"), space)
+    return None if value is None else repr(value)[:LIMIT]
+for line in questions:
+    question = json.loads(line)
+    space.update(question.get("variables", {}))
+    output, value, error = Limited(), None, None
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            value = carry_out(question["code"])
+    except BaseException as raised:
+        kind = type(raised)
+        text = "".join(traceback.format_exception_only(kind, raised)).strip()
+        frames = [each for each in traceback.extract_tb(raised.__traceback__) if each.filename == "<code>"]
+        where = f" (line {frames[-1].lineno})" if frames else ""
+        error = {"type": kind.__name__, "text": text[:20000], "where": where}
+        if isinstance(raised, SystemExit):
+            error["text"] = f"SystemExit: {raised.code}"
+    answer = {"id": question["id"], "output": output.getvalue(), "value": value, "error": error}
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeAnswer:
+    """What became of one piece of code."""
+
+    output: str
+    """What it printed."""
+    value: str | None = None
+    """The repr() of a last expression that is not None."""
+    error: str = ""
+    """The exception, in words; "" for none."""
+    timed_out: bool = False
+    restarted: bool = False
+    """The interpreter is gone, with all that was defined: it ran out of time, or ended."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ran to its end."""
+        return not self.error and not self.timed_out
+
+
+class Interpreter:
+    """A long-lived Python in a sandbox. `async with Interpreter(box) as python: await python.run("x = 1")`."""
+
+    def __init__(
+        self,
+        box: AsyncSandbox,
+        *,
+        program: str = "python3",
+        cwd: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        self._box = box
+        self._argv = [program, "-u", "-c", DRIVER]
+        self._options = {"cwd": cwd, "env": env}
+        self._process: AsyncProcess | None = None
+        self._context: AbstractAsyncContextManager[AsyncProcess] | None = None
+        self._rest = bytearray()
+        self._count = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the interpreter and what it has started."""
+        context, self._context, self._process = self._context, None, None
+        self._rest.clear()
+        if context is not None:
+            await context.__aexit__(None, None, None)
+
+    async def run(
+        self,
+        code: str,
+        *,
+        timeout: float | None = None,
+        variables: dict[str, Any] | None = None,
+        call_id: str | None = None,
+    ) -> CodeAnswer:
+        """Runs one piece of code. `variables`: JSON data that it finds defined. Raises SandlockError, TypeError."""
+        self._count += 1
+        question = {"id": self._count, "code": code, "variables": variables or {}}
+        line = json.dumps(question).encode("utf-8", "surrogateescape") + b"\n"
+        answer: CodeAnswer | None = None
+        process = await self._started(call_id)
+        assert process.stdin is not None
+        try:
+            async with deadline(timeout) as limit:
+                await process.stdin.send_all(line)
+                answer = await self._answer(process)
+        except BrokenPipeError:
+            limit.passed = False
+        except BaseException:  # cancelled in the middle: its answer would be taken for the next one's
+            await self.close()
+            raise
+        if answer is not None:
+            return answer
+        await self.close()
+        what = "it ran out of time" if limit.passed else "the interpreter ended"
+        return CodeAnswer(output="", error=what, timed_out=limit.passed, restarted=True)
+
+    async def _started(self, call_id: str | None) -> AsyncProcess:
+        if self._process is None:
+            self._context = self._box.start(
+                self._argv,
+                stdin=sandlock.PIPE,
+                stdout=sandlock.PIPE,
+                stderr=sandlock.NULL,
+                call_id=call_id,
+                **self._options,  # type: ignore[arg-type]
+            )
+            self._process = await self._context.__aenter__()
+        return self._process
+
+    async def _answer(self, process: AsyncProcess) -> CodeAnswer | None:
+        """The next answer; None if there will be none, or what comes is none."""
+        assert process.stdout is not None
+        while b"\n" not in self._rest:
+            chunk = await process.stdout.receive_some()
+            self._rest += chunk
+            if not chunk or len(self._rest) > MAX_ANSWER:
+                return None
+        line, _, rest = bytes(self._rest).partition(b"\n")
+        self._rest = bytearray(rest)
+        try:
+            found = json.loads(line)
+        except ValueError:
+            return None
+        if not isinstance(found, dict) or found.get("id") != self._count:
+            return None
+        value, error = found.get("value"), found.get("error")
+        text = ""
+        if isinstance(error, dict):
+            text = f"{error.get('text', 'error')}{error.get('where', '')}"
+        return CodeAnswer(
+            output=str(found.get("output", "")), value=value if isinstance(value, str) else None, error=text
+        )

@@ -1,0 +1,56 @@
+"""What adapters need of an event loop, under trio and under asyncio alike."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import sniffio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+T = TypeVar("T")
+
+__all__ = ["Deadline", "deadline", "in_thread"]
+
+
+class Deadline:
+    """Whether a deadline has passed."""
+
+    def __init__(self) -> None:
+        self.passed = False
+
+
+@asynccontextmanager
+async def deadline(seconds: float | None) -> AsyncIterator[Deadline]:
+    """Ends the block when the time is up, and says so in `passed`; None: never. Nothing is raised."""
+    found = Deadline()
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        with trio.move_on_after(float("inf") if seconds is None else max(0.0, seconds)) as scope:
+            yield found
+        found.passed = scope.cancelled_caught
+        return
+    import asyncio
+
+    limit = asyncio.timeout(None if seconds is None else max(0.0, seconds))
+    try:
+        async with limit:
+            yield found
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        found.passed = True
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """A plain function's answer, from a worker thread; what waits for a disk must not hold the loop."""
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        return await trio.to_thread.run_sync(function, *arguments)
+    import asyncio
+
+    return await asyncio.to_thread(function, *arguments)

@@ -1,0 +1,125 @@
+"""A shell that lives on between commands: directory, variables and functions stay.
+
+Rules: a command ends where the shell says so, with a word that is new each time; a command that prints it lies to
+nobody but its own caller. What cannot be ended in time takes the shell with it, and the next command gets a new one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from shlex import quote
+from typing import TYPE_CHECKING
+
+import sandlock
+
+from .loops import deadline
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+    from typing import Self
+
+    from sandlock import AsyncProcess, AsyncSandbox
+
+__all__ = ["Shell", "ShellAnswer"]
+
+MAX_OUTPUT = 4 * 2**20
+"""Bytes of one command's output that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShellAnswer:
+    """What became of one command."""
+
+    output: str
+    """Standard output and standard error, as they came."""
+    exit_code: int
+    timed_out: bool = False
+    truncated: bool = False
+    restarted: bool = False
+    """The shell is gone, with its directory and variables: it ran out of time, or ended."""
+
+
+class Shell:
+    """A long-lived bash in a sandbox. `async with Shell(box) as shell: await shell.run("cd src")`."""
+
+    def __init__(self, box: AsyncSandbox, *, cwd: str | None = None, env: dict[str, str] | None = None) -> None:
+        self._box = box
+        self._options = {"cwd": cwd, "env": env}
+        self._process: AsyncProcess | None = None
+        self._context: AbstractAsyncContextManager[AsyncProcess] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the shell and what it has started."""
+        context, self._context, self._process = self._context, None, None
+        if context is not None:
+            await context.__aexit__(None, None, None)
+
+    async def run(self, command: str, *, timeout: float | None = None, call_id: str | None = None) -> ShellAnswer:
+        """Runs one command line, or several lines, to its end. `timeout` in seconds.
+
+        `call_id` is that of the shell's first command: all belong to one run. Raises SandlockError.
+        """
+        process = await self._started(call_id)
+        assert process.stdin is not None
+        word = os.urandom(12).hex()
+        # eval: a syntax error must end the command, not the shell. /dev/null: a command that reads eats no commands.
+        line = f"eval {quote(command)} </dev/null 2>&1\nprintf '\\n%s %d\\n' {word} $?\n"
+        answer = None
+        try:
+            async with deadline(timeout) as limit:
+                await process.stdin.send_all(line.encode("utf-8", "surrogateescape"))
+                answer = await self._read(process, word.encode())
+        except BrokenPipeError:
+            limit.passed = False
+        except BaseException:  # cancelled in the middle: nobody knows where the shell is
+            await self.close()
+            raise
+        if answer is None:
+            await self.close()
+            return ShellAnswer(output="", exit_code=124 if limit.passed else 1, timed_out=limit.passed, restarted=True)
+        if answer.restarted:
+            await self.close()
+        return answer
+
+    async def _started(self, call_id: str | None) -> AsyncProcess:
+        if self._process is None:
+            self._context = self._box.start(
+                ["bash", "--noprofile", "--norc"],
+                stdin=sandlock.PIPE,
+                stdout=sandlock.PIPE,
+                stderr=sandlock.STDOUT,
+                call_id=call_id,
+                **self._options,  # type: ignore[arg-type]
+            )
+            self._process = await self._context.__aenter__()
+        return self._process
+
+    async def _read(self, process: AsyncProcess, word: bytes) -> ShellAnswer:
+        """Up to the word, or to the shell's end."""
+        assert process.stdout is not None
+        ending = re.compile(rb"\n" + word + rb" (\d+)\n\Z")
+        kept, dropped = bytearray(), False
+        while True:
+            chunk = await process.stdout.receive_some()
+            kept += chunk
+            found = ending.search(kept, max(0, len(kept) - 64))
+            if found is not None:
+                text = bytes(kept[: found.start()]).decode("utf-8", "replace")
+                return ShellAnswer(output=text, exit_code=int(found[1]), truncated=dropped)
+            if not chunk:
+                code = (await process.wait()).exit_code
+                return ShellAnswer(bytes(kept).decode("utf-8", "replace"), code, truncated=dropped, restarted=True)
+            if len(kept) > MAX_OUTPUT:
+                dropped = True
+                del kept[MAX_OUTPUT // 2 : -4096]

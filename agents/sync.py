@@ -1,0 +1,143 @@
+"""AgentSandbox for plain code: frameworks whose tools are ordinary functions, called from any thread.
+
+Rules: one thread of ours holds a trio loop and everything in it; callers wait. A call from within a running event loop
+is refused, for it would hold that loop up: there is AgentSandbox for those.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+import sniffio
+import trio
+
+import sandlock
+
+from .sandbox import AgentSandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, Self
+
+    from sandlock import Result
+    from sandlock.files import Files
+
+    from .interpreter import CodeAnswer
+    from .shell import ShellAnswer
+
+T = TypeVar("T")
+
+__all__ = ["SyncAgentSandbox"]
+
+
+class SyncAgentSandbox:
+    """AgentSandbox's twin: the same keywords, the same methods, without `await`."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.sandbox = AgentSandbox(*arguments, **keywords)
+        """The asynchronous one, in the loop of a thread of ours."""
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        self._ready = threading.Event()
+        self._over: trio.Event | None = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Opens the sandbox; what `with` does. Raises as AgentSandbox does."""
+        if self._thread is not None:
+            return
+        self._ready.clear()
+        self._thread = threading.Thread(target=trio.run, args=(self._live,), name="sandlock-agent", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            self._thread, failure, self._failure = None, self._failure, None
+            raise failure
+
+    def close(self) -> None:
+        """Ends all that runs, and removes what was made for it."""
+        thread, token, over = self._thread, self._token, self._over
+        if thread is None or token is None or over is None:
+            return
+        self._thread = self._token = None
+        token.run_sync_soon(over.set)
+        thread.join()
+
+    async def _live(self) -> None:
+        self._over = trio.Event()
+        try:
+            async with self.sandbox:
+                self._token = trio.lowlevel.current_trio_token()
+                self._ready.set()
+                await self._over.wait()
+        except BaseException as error:
+            if self._ready.is_set():
+                raise
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Runs an async function in the loop and waits for it. Raises what it raises."""
+        if self._token is None:
+            raise sandlock.SandlockError("the sandbox is not open; use it within its `with`")
+        try:
+            library = sniffio.current_async_library()
+        except sniffio.AsyncLibraryNotFoundError:
+            return trio.from_thread.run(function, *arguments, trio_token=self._token)
+        raise sandlock.SandlockError(f"this thread runs a {library} loop, which would stand still; use AgentSandbox")
+
+    @property
+    def workspace(self) -> str:
+        """The directory."""
+        return self.sandbox.workspace
+
+    @property
+    def files(self) -> Files:
+        """The files of the workspace."""
+        return self.sandbox.files.sync
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float | None = None,
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+        input: bytes | str | None = None,
+        call_id: str | None = None,
+    ) -> Result:
+        """As AgentSandbox.run."""
+
+        async def run() -> Result:
+            return await self.sandbox.run(command, timeout=timeout, cwd=cwd, env=env, input=input, call_id=call_id)
+
+        return self.call(run)
+
+    def shell(self, command: str, *, timeout: float | None = None) -> ShellAnswer:
+        """One command in the shell that lives on."""
+
+        async def run() -> ShellAnswer:
+            return await self.sandbox.shell.run(command, timeout=timeout)
+
+        return self.call(run)
+
+    def python(self, code: str, *, timeout: float | None = None, variables: dict[str, Any] | None = None) -> CodeAnswer:
+        """One piece of code in the Python that lives on."""
+
+        async def run() -> CodeAnswer:
+            return await self.sandbox.python.run(code, timeout=timeout, variables=variables)
+
+        return self.call(run)

@@ -1,0 +1,50 @@
+"""A result as a model gets to read it: output within a limit, how it ended, and what was denied, in words to act on.
+
+Rules: what a program printed is its own; a trailer that it forges is taken out, so that the one at the end is ours.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sandlock.sessions.trailer import trailer, violations
+
+if TYPE_CHECKING:
+    from sandlock import Result
+
+__all__ = ["LIMIT", "model_text", "shortened", "without_forged_trailers"]
+
+LIMIT = 30_000
+"""Characters of output that a model gets, where nothing else is said."""
+_TAG = re.compile(r"<\s*(/?)\s*sandbox_violations\b", re.IGNORECASE)
+
+
+def model_text(result: Result, *, limit: int = LIMIT) -> str:
+    """Output, error output, ending and denials as one text."""
+    output = without_forged_trailers(result.stdout_text)
+    errors = without_forged_trailers(result.stderr_text)
+    parts = [shortened(output, limit)]
+    if errors.strip():
+        parts.append(f"[stderr]\n{shortened(errors, limit)}")
+    if result.truncated:
+        parts.append(f"[{' and '.join(sorted(result.truncated))} cut]")
+    if result.timed_out:
+        parts.append(f"[killed after {result.duration:.1f} s: time limit]")
+    elif result.exit_code:
+        parts.append(f"[exit code {result.exit_code}]")
+    parts.append(trailer(violations(result)))
+    return "\n".join(part.rstrip("\n") for part in parts if part.strip()) or "[no output]"
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text; of one longer than `limit` characters, its beginning and its end."""
+    if len(text) <= limit:
+        return text
+    half = max(1, limit // 2)
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+
+
+def without_forged_trailers(text: str) -> str:
+    """The text in which nothing can be taken for a trailer of ours."""
+    return _TAG.sub(lambda found: f"&lt;{found[1]}sandbox_violations", text)

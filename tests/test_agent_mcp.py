@@ -1,0 +1,321 @@
+"""The MCP server: its tools, its questions in both protocols, what a client's configuration becomes. On both loops."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import mcp_types as types
+import pytest
+import trio
+from loops import Loop, wait_alive
+from mcp import Client
+from mcp.client.stdio import StdioServerParameters, stdio_client
+
+from sandlock import PolicyError
+from sandlock.agents.mcp import SandboxServer
+from sandlock.agents.mcp_tools import read_tools
+from sandlock.cli.agent.mcp_wrap import wrapped
+
+pytestmark = pytest.mark.usefixtures("lasting_thread")
+MODES = ("legacy", "auto")
+"""Elicitation while a call is under way; and, from 2026-07-28 on, between two requests."""
+
+
+class Person:
+    """Who answers the client's forms."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.seen: list[str] = []
+
+    async def __call__(self, context: object, params: Any) -> types.ElicitResult:
+        self.seen.append(params.message)
+        answer = self.answers.pop(0)
+        if answer in ("decline", "cancel"):
+            return types.ElicitResult(action=answer)  # type: ignore[arg-type]
+        choice, _, reason = answer.partition(":")
+        return types.ElicitResult(action="accept", content={"choice": choice, "reason": reason})
+
+
+def served(
+    loop: Loop,
+    mode: str,
+    body: Callable[[Callable[..., Awaitable[tuple[str, bool]]]], Awaitable[None]],
+    person: Person | None = None,
+    **keywords: Any,
+) -> None:
+    """A server, a client, and `body(call)` with `call(tool, **arguments) -> (text, is_error)`."""
+
+    async def main() -> None:
+        server = SandboxServer(**keywords)
+        async with Client(server.mcp, mode=mode, elicitation_callback=person) as client:
+
+            async def call(tool: str, **arguments: Any) -> tuple[str, bool]:
+                result = await client.call_tool(tool, arguments)
+                content = result.content[0]
+                assert isinstance(content, types.TextContent)
+                return content.text, bool(result.is_error)
+
+            await body(call)
+
+    loop.run(main)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_commands_files_and_python(loop: Loop, mode: str, tmp_path: Path) -> None:
+    async def body(call: Any) -> None:
+        assert await call("run", command="echo hi; exit 3") == ("hi\n[exit code 3]", False)
+        assert await call("python", code="print(6 * 7)") == ("42", False)
+        assert await call("write_file", path="a/b.txt", content="1\n2\n3\n") == ("wrote 6 characters to a/b.txt", False)
+        assert await call("read_file", path="a/b.txt", first_line=2, lines=1) == ("2\n", False)
+        assert await call("edit_file", path="a/b.txt", old="2", new="two") == ("edited a/b.txt", False)
+        assert (await call("edit_file", path="a/b.txt", old="nine", new="x"))[1]
+        assert (await call("list_files", path="a"))[0].split() == ["file", "8", "a/b.txt"]
+        assert await call("run", command="cat b.txt", cwd="a") == ("1\ntwo\n3", False)
+        assert await call("remove_file", path="a", recursive=True) == ("removed a", False)
+        text, failed = await call("read_file", path="/etc/passwd")
+        assert failed
+        assert "EXDEV" in text
+        text, failed = await call("run", command="sleep 60", timeout=0.3)
+        assert "time limit" in text
+        text, failed = await call("run", command="head -c 3000000 /dev/zero | tr '\\0' x")
+        assert len(text) < 40_000
+        assert "characters left out" in text
+        (tmp_path / "binary").write_bytes(bytes(range(256)))
+        assert "\ufffd" in (await call("read_file", path="binary"))[0]
+
+    served(loop, mode, body, workspace=tmp_path)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_questions_are_put_to_the_user(loop: Loop, mode: str, tmp_path: Path) -> None:
+    person = Person("o", "w:not in this project", "decline", "cancel", "nonsense", "p")
+
+    async def body(call: Any) -> None:
+        assert await call("run", command="mkdir -v 1") == ("mkdir: created directory '1'", False)
+        text, _ = await call("run", command="mkdir 2")
+        assert "<sandbox_violations>deny exec mkdir 2" in text
+        assert "not in this project" in text
+        for number, word in ((3, "declined"), (4, "dismissed"), (5, "none of the choices")):
+            assert word in (await call("run", command=f"mkdir {number}"))[0]
+        await call("run", command="git init x; git init y")
+
+    keywords = {"exec_allow": ["*"], "exec_ask": ["mkdir *", "git init *"]}
+    served(loop, mode, body, person, workspace=tmp_path, add=["git"], **keywords)
+    assert sorted(os.listdir(tmp_path)) == ["1", "x", "y"]
+    assert len(person.seen) == 6
+    assert person.seen[0].startswith("exec: mkdir -v 1\nin: ")
+    assert "rule: mkdir *" in person.seen[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_client_that_cannot_ask_has_not_allowed(loop: Loop, mode: str, tmp_path: Path) -> None:
+    async def body(call: Any) -> None:
+        text, _ = await call("run", command="mkdir 1")
+        assert "could not put the question" in text
+
+    served(loop, mode, body, workspace=tmp_path, exec_allow=["*"], exec_ask=["mkdir *"])
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_connection_is_asked_about(loop: Loop, mode: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 5); print('connected')"
+        person = Person("d", "o")
+
+        async def body(call: Any) -> None:
+            assert "connected" not in (await call("python", code=code))[0]
+            server.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                server.accept()
+            assert (await call("python", code=code))[0] == "connected"
+            server.settimeout(5)
+            server.accept()[0].close()
+
+        served(loop, mode, body, person, workspace=tmp_path, exec_allow=["*"])
+        assert person.seen[0].startswith(f"connect: tcp://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cancelled_call_ends_what_it_started(loop: Loop, mode: str, tmp_path: Path) -> None:
+    mark = f"mark-{os.urandom(6).hex()}"
+
+    async def body(call: Any) -> None:
+        async def long() -> None:
+            await call("run", command=f"exec -a {mark} sleep 60; true")
+
+        async def cancelled() -> bool:
+            return await loop.cut_short(0.7, long)
+
+        assert await cancelled()
+        assert (await call("run", command="echo alive"))[0] == "alive"
+
+    served(loop, mode, body, workspace=tmp_path)
+    assert wait_alive(mark, 0) == []
+
+
+TOOLS = """
+[greet]
+description = "Greet somebody."
+command = ["printf", "%s|", "hi {who}", "{who}"]
+parameters = { who = "Who" }
+
+[save]
+description = "Save a note beside the workspace."
+command = ["cp", "{name}", "SIDE/{name}"]
+parameters = { name = "A file" }
+filesystem.write = ["SIDE"]
+"""
+
+
+def test_tools_of_ones_own_have_a_policy_of_their_own(loop: Loop, tmp_path: Path) -> None:
+    side, work = tmp_path / "side", tmp_path / "inside"
+    side.mkdir()
+    work.mkdir()
+    tools = read_tools(TOOLS.replace("SIDE", str(side)))
+
+    async def body(call: Any) -> None:
+        assert (await call("greet", who="$(id); x y"))[0] == "hi $(id); x y|$(id); x y|"
+        assert "may not begin with" in (await call("greet", who="-v"))[0]
+        await call("write_file", path="note", content="x")
+        assert "denied" in (await call("run", command=f"cp note {side}/by-run"))[0].lower()
+        await call("save", name="note")
+
+    served(loop, "auto", body, workspace=work, tools=tools)
+    assert os.listdir(side) == ["note"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[run]\ncommand = ['x']",
+        "['a b']\ncommand = ['x']",
+        "[a]\ncommand = 'x'",
+        "[a]\ncommand = ['{x}']",
+        "[a]\ncommand = ['x']\nparameters = {x = 'y'}",
+        "[a]\ncommand = ['x']\ntimeout = -1",
+        "[a]\ncommand = ['x']\nfilesystem.wriet = ['/']",
+        "a = 1",
+        "=",
+    ],
+)
+def test_tools_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(PolicyError):
+        read_tools(text)
+
+
+def test_the_command_serves_a_client_over_pipes(tmp_path: Path) -> None:
+    person = Person("o")
+    words = ["-m", "sandlock.cli", "agent", "mcp", "--exec-allow", "*", "--exec-ask", "mkdir *"]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    server = StdioServerParameters(command=sys.executable, args=words, cwd=str(tmp_path), env=environment)
+
+    async def main() -> None:
+        with anyio.fail_after(60):
+            async with Client(stdio_client(server), mode="legacy", elicitation_callback=person) as client:
+                result = await client.call_tool("run", {"command": "mkdir -v made; pwd"})
+                assert result.content[0].text.splitlines()[1:] == [str(tmp_path)]  # type: ignore[union-attr]
+
+    trio.run(main)
+    assert os.listdir(tmp_path) == ["made"]
+
+
+# ---- other people's servers
+
+CONFIGURATION = {
+    "mcpServers": {
+        "files": {"command": "npx", "args": ["-y", "server-files", "/x y"], "env": {"TOKEN": "t"}},
+        "remote": {"url": "stdio-less"},
+        "done": {"command": "/opt/sandlock", "args": ["run"]},
+    },
+    "other": [1],
+}
+
+
+def test_a_configuration_is_rewritten() -> None:
+    text, done, left = wrapped(CONFIGURATION, ["--preset", "node"])
+    made = json.loads(text)
+    assert done == ["files"]
+    assert dict(left).keys() == {"remote", "done"}
+    assert made["mcpServers"]["files"] == {
+        "command": "sandlock",
+        "args": ["run", "--preset", "node", "--pass-env", "TOKEN", "--", "npx", "-y", "server-files", "/x y"],
+        "env": {"TOKEN": "t"},
+    }
+    assert {key: made["mcpServers"][key] for key in ("remote", "done")} == {
+        key: CONFIGURATION["mcpServers"][key]
+        for key in ("remote", "done")  # type: ignore[call-overload, index]
+    }
+    assert made["other"] == [1]
+    with pytest.raises(PolicyError):
+        wrapped(CONFIGURATION, [], ["nobody"])
+    with pytest.raises(PolicyError):
+        wrapped({"a": 1}, [])
+
+
+SERVER = """
+import sys
+from mcp.server import MCPServer
+server = MCPServer("other", log_level="ERROR")
+@server.tool()
+def read(path: str) -> str:
+    return open(path).read()
+server.run()
+"""
+
+
+def test_a_wrapped_server_is_confined(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "secret").write_text("secret")
+    own = {"command": sys.executable, "args": [str(tmp_path / "server.py")]}
+    options = [
+        "--preset",
+        "python",
+        "-r",
+        str(tmp_path / "server.py"),
+        "-r",
+        os.path.dirname(os.path.dirname(sys.executable)),
+    ]
+    made = json.loads(wrapped({"mcpServers": {"other": own}}, options)[0])["mcpServers"]["other"]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+
+    async def ask(command: str, args: list[str]) -> str:
+        server = StdioServerParameters(command=command, args=args, env=environment, cwd="/")
+        with anyio.fail_after(60):
+            async with Client(stdio_client(server), mode="legacy") as client:
+                result = await client.call_tool("read", {"path": str(tmp_path / "secret")})
+                return result.content[0].text  # type: ignore[union-attr]
+
+    async def main() -> None:
+        assert await ask(own["command"], own["args"]) == "secret"  # type: ignore[arg-type]
+        confined = await ask(sys.executable, ["-m", "sandlock.cli", *made["args"]])
+        assert "secret" not in confined.replace(str(tmp_path / "secret"), "")
+
+    trio.run(main)
+
+
+def test_in_place_keeps_the_old_one(tmp_path: Path) -> None:
+    file = tmp_path / ".mcp.json"
+    file.write_text(json.dumps(CONFIGURATION))
+    line = [sys.executable, "-m", "sandlock.cli", "agent", "mcp-wrap", str(file), "--in-place"]
+    wrong = subprocess.run([*line, "--", "--no-such-option"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 125
+    assert "no such option" in wrong.stderr
+    assert json.loads(file.read_text()) == CONFIGURATION
+    done = subprocess.run(
+        [*line, "--only", "files", "--", "--preset", "node"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(file.read_text())["mcpServers"]["files"]["command"] == "sandlock"
+    assert json.loads((tmp_path / ".mcp.json.before-sandlock").read_text()) == CONFIGURATION
+    assert "1 of 3 servers run confined: files" in done.stderr

@@ -1,0 +1,373 @@
+"""Real programs in an agent run: git in worktrees, pip, npm, compilers, servers; each with what it must not reach."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import ordinary
+import pytest
+from agent_place import Place, run
+
+from sandlock import Allow, Deny, Exec
+from sandlock._record import replace
+from sandlock.sessions.agent_profile import find_profile
+from sandlock.sessions.git_metadata import find_metadata
+from sandlock.sessions.workspace import AgentSetup, settle
+
+pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
+HOME = os.environ.get("HOME", "")
+"""The real one, before a test takes another."""
+git = pytest.mark.needs(program="git")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return Place.made(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def repository(place: Place) -> Path:
+    """One commit, at a place that is not the workspace; the user has a name and wants signatures."""
+    there = place.home / "repo"
+    place.write(".gitconfig", "[user]\nname = Someone\nemail = someone@example.org\n[commit]\ngpgsign = true\n")
+    place.git("-c", "commit.gpgsign=false", "init", "-q", str(there))
+    place.write("repo/file", "one\n")
+    place.write("repo/sub/part", "part\n")
+    place.git("add", ".", cwd=there)
+    place.git("-c", "commit.gpgsign=false", "commit", "-qm", "first", cwd=there)
+    return there
+
+
+COMMIT = "echo two > new; git add new && git commit -qm second && git status --short && git log --format=%s"
+
+# ---- git ------------------------------------------------------------------------------------------------------------
+
+
+@git
+def test_a_commit_in_the_workspace(place: Place, repository: Path) -> None:
+    setup = place.prepare(workspace=str(repository), addons=["git"])
+    result = run(setup, COMMIT)
+    assert (result.stdout_text, result.stderr_text) == ("second\nfirst\n", "")
+    assert place.git("log", "--format=%s %an", cwd=repository) == "second Someone\nfirst NAME@example.org\n".replace(
+        "NAME", "name"
+    )
+    assert settle(setup) == []
+
+
+@git
+def test_a_commit_in_a_worktree(place: Place, repository: Path) -> None:
+    place.git("worktree", "add", "-q", "-b", "side", str(place.work / "tree"), cwd=repository)
+    tree = place.work / "tree"
+    before = (repository / ".git/config").read_text()
+    setup = place.prepare(workspace=str(tree), addons=["git"])
+    attacks = f"""
+        echo 'echo evil' > {repository}/.git/hooks/pre-commit; echo evil >> {repository}/.git/config
+        git config core.pager evil; echo evil > {repository}/file; mv {repository}/.git/hooks {repository}/.git/h
+        echo evil > {repository}/.git/HEAD
+    """
+    result = run(setup, f"{COMMIT}\n{attacks}")
+    assert result.stdout_text == "second\nfirst\n"
+    assert place.git("log", "--format=%s", "side", cwd=repository) == "second\nfirst\n"
+    assert (repository / ".git/config").read_text() == before
+    assert not (repository / ".git/hooks/pre-commit").exists()
+    assert (repository / "file").read_text() == "one\n"
+    assert (repository / ".git/HEAD").read_text() == "ref: refs/heads/main\n"
+    assert setup.warnings == ()
+
+
+@git
+def test_a_commit_in_a_part_of_a_repository(place: Place, repository: Path) -> None:
+    setup = place.prepare(workspace=str(repository / "sub"), addons=["git"])
+    result = run(setup, f"{COMMIT}; cat ../file; echo evil > ../file")
+    assert result.stdout_text == "second\nfirst\none\n"
+    assert (repository / "file").read_text() == "one\n"
+    assert place.git("log", "--format=%s", cwd=repository) == "second\nfirst\n"
+
+
+@git
+def test_a_commit_in_a_submodule(place: Place, repository: Path) -> None:
+    outer = place.home / "outer"
+    place.git("init", "-q", str(outer))
+    place.git("submodule", "add", "-q", str(repository), "inner", cwd=outer)
+    setup = place.prepare(workspace=str(outer / "inner"), addons=["git"])
+    assert run(setup, COMMIT).stdout_text == "second\nfirst\n"
+    assert place.git("log", "--format=%s", cwd=outer / "inner") == "second\nfirst\n"
+
+
+@git
+def test_a_repository_around_the_home_directory(place: Place) -> None:
+    place.git("init", "-q", str(place.home))
+    place.write("private", "PRIVATE\n")
+    setup = place.prepare(addons=["git"])
+    assert any("holds your home directory" in warning for warning in setup.warnings)
+    assert run(setup, f"cat {place.home}/private; ls {place.home}; echo end").stdout_text == "end\n"
+
+
+@git
+@pytest.mark.parametrize(
+    "kind", ["keys", "another", "copied", "metadata", "link", "fifo", "home", "text", "submodule", "endless"]
+)
+def test_a_planted_git_file_widens_nothing(place: Place, repository: Path, kind: str) -> None:
+    place.write(".ssh/id", "KEY\n")
+    place.git("worktree", "add", "-q", "-b", "side", str(place.home / "tree"), cwd=repository)
+    theirs = repository / ".git/worktrees/tree"
+    entry = place.work / ".git"
+    match kind:
+        case "keys":
+            place.write(".ssh/HEAD", "x")
+            entry.write_text(f"gitdir: {place.home}/.ssh\n")
+        case "another":
+            entry.write_text(f"gitdir: {theirs}\n")
+        case "copied":
+            entry.write_text((place.home / "tree/.git").read_text())
+        case "metadata":  # which says that the home directory is the repository
+            for name, text in (("HEAD", "x"), ("commondir", str(place.home)), ("gitdir", str(entry))):
+                place.write(f"planted/worktrees/x/{name}", text)
+            entry.write_text(f"gitdir: {place.home}/planted/worktrees/x\n")
+        case "link":
+            entry.symlink_to(place.home / ".ssh")
+        case "fifo":
+            os.mkfifo(entry)
+        case "home":
+            for name in ("HEAD", "config"):
+                place.write(name, f"[core]\nworktree = {place.home}\n")
+            entry.write_text(f"gitdir: {place.home}\n")
+        case "text":
+            entry.write_text("gitdir:\0 /\n")
+        case "submodule":
+            entry.write_text(f"gitdir: {repository}/.git\n")
+        case "endless":
+            entry.symlink_to(".git")
+    setup = place.prepare(addons=["git"])
+    assert len(setup.warnings) == 1
+    found = find_metadata(str(place.work), [str(place.home)])
+    assert (found.read, found.write) == ((), ())
+    result = run(setup, f"cat {place.home}/.ssh/id {repository}/.git/HEAD {theirs}/HEAD; ls {place.home}; echo end")
+    assert result.stdout_text == "end\n"
+
+
+@git
+def test_pushing_is_asked_about(place: Place, repository: Path) -> None:
+    bare = place.work / "bare"
+    place.git("init", "-q", "--bare", str(bare))
+    asked: list[tuple[str, ...]] = []
+
+    def answer(event: object, box: object) -> object:
+        assert isinstance(event, Exec)
+        asked.append(event.argv)
+        return Allow() if len(asked) > 1 else Deny("not yet")
+
+    place.git("clone", "-q", str(repository), str(place.work / "clone"))
+    setup = place.prepare(profile=find_profile("agent"))
+    result = run(setup, f"cd clone; git remote set-url origin {bare}; git push -q origin main; git push -q origin main",
+                 answer=answer)  # fmt: skip
+    assert asked[0] == asked[1] == ("git", "push", "-q", "origin", "main")
+    assert len(result.denials) == 1
+    assert place.git("log", "--format=%s", "main", cwd=bare) == "first\n"
+
+
+# ---- pip, npm, compilers --------------------------------------------------------------------------------------------
+
+
+def replace_network(setup: AgentSetup) -> AgentSetup:
+    """Without the hosts, which are looked up at the start: no test needs the internet."""
+    return replace(setup, policy=setup.policy.but(net_allow=[]))
+
+
+def make_wheel(place: Path) -> Path:
+    """A wheel of one module, made by hand."""
+    wheel = place / "hello_agent-1.0-py3-none-any.whl"
+    info = "hello_agent-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("hello_agent.py", "print('installed')\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: hello-agent\nVersion: 1.0\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+@pytest.mark.slow
+def test_pip(place: Place) -> None:
+    make_wheel(place.work)
+    place.write(".config/pip/pip.conf", "[global]\nindex-url = https://127.0.0.1/secret/\n")
+    setup = place.prepare(addons=["pip"])
+    wanted = {"pypi.org:443", "files.pythonhosted.org:443"}
+    assert wanted <= set(setup.policy.net_allow)
+    setup = replace_network(setup)
+    script = f"""
+        {sys.executable} -m venv env && env/bin/pip install -q --no-index ./hello_agent-1.0-py3-none-any.whl &&
+        env/bin/python -c 'import hello_agent'; env/bin/pip cache dir; cat {place.home}/.config/pip/pip.conf
+    """
+    result = run(setup, script)
+    assert result.stdout_text == f"installed\n{setup.temporary}/pip\n", result.stderr_text
+    assert sorted(os.listdir(place.home)) == [".config", "work"]
+
+
+@pytest.mark.slow
+@pytest.mark.needs(program="npm")
+def test_npm(place: Place) -> None:
+    place.write("pack/package/package.json", '{"name": "hello-agent", "version": "1.0.0", "main": "index.js"}')
+    place.write("pack/package/index.js", "console.log('installed')\n")
+    with tarfile.open(place.work / "hello.tgz", "w:gz") as archive:
+        archive.add(place.home / "pack/package", "package")
+    place.write(".npmrc", "//registry.npmjs.org/:_authToken=secret\n")
+    place.write(".npm/_npx/mine", "x")
+    setup = place.prepare(addons=["npm"])
+    assert "registry.npmjs.org:443" in setup.policy.net_allow
+    script = f"""
+        echo '{{"name": "mine", "version": "1.0.0"}}' > package.json
+        npm install --offline --no-audit --no-fund --silent ./hello.tgz && node -e 'require("hello-agent")'
+        npm config get cache; cat {place.home}/.npmrc; echo evil > {place.home}/.npm/_npx/mine
+    """
+    result = run(replace_network(setup), script)
+    assert result.stdout_text == f"installed\n{setup.temporary}/npm\n", result.stderr_text
+    assert (place.home / ".npm/_npx/mine").read_text() == "x"
+
+
+@pytest.mark.needs(program="gcc")
+def test_compilers(place: Place, tmp_path: Path) -> None:
+    place.write("work/answer.c", '#include <stdio.h>\nint main(void) { puts("compiled"); return 0; }\n')
+    place.write("work/Makefile", "answer: answer.c\n\tgcc -o answer answer.c\n")
+    setup = place.prepare(addons=["build"])
+    before = set(os.listdir("/tmp"))
+    assert run(setup, "make -s && ./answer").stdout_text == "compiled\n"
+    assert not [name for name in set(os.listdir("/tmp")) - before if name.startswith("cc")]
+    assert settle(setup) == []
+
+
+@pytest.mark.needs(program="cargo")
+@pytest.mark.slow
+def test_cargo(place: Place) -> None:
+    if not os.path.isdir(f"{HOME}/.rustup/toolchains"):
+        pytest.skip("needs the program rustup, for this user")
+    for name in (".rustup", ".cargo"):
+        (place.home / name).symlink_to(f"{HOME}/{name}")
+    place.write("work/Cargo.toml", '[package]\nname = "hi"\nversion = "0.1.0"\nedition = "2021"\n')
+    place.write("work/src/main.rs", 'fn main() { println!("compiled"); }\n')
+    setup = place.prepare(addons=["build"])
+    result = run(setup, "PATH=$HOME/.cargo/bin:$PATH cargo run -q --offline")
+    assert result.stdout_text == "compiled\n", result.stderr_text
+
+
+# ---- loopback -------------------------------------------------------------------------------------------------------
+
+SERVER = """
+import socket, sys, threading
+server = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=lambda: server.accept()[0].sendall(b"served"), daemon=True).start()
+print(socket.create_connection(server.getsockname()).recv(10).decode())
+for address in (("192.0.2.1", 80), ("169.254.169.254", 80)):
+    try:
+        socket.create_connection(address, 2)
+        print("reached")
+    except PermissionError:
+        print("denied")
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_loopback(place: Place) -> None:
+    place.write("work/server.py", SERVER)
+    python = [sys.executable]
+    with_it = place.prepare(addons=["loopback"], presets=["python"], command=python)
+    assert run(with_it, f"{sys.executable} server.py").stdout_text == "served\ndenied\ndenied\n"
+
+
+def test_no_loopback_without_it(place: Place) -> None:
+    place.write("work/server.py", SERVER)
+    result = run(place.prepare(presets=["python"], command=[sys.executable]), f"{sys.executable} server.py")
+    assert "served" not in result.stdout_text
+    assert "Permission" in result.stderr_text
+
+
+def test_unix_sockets_of_its_own(place: Place, tmp_path: Path) -> None:
+    import socket
+
+    place.write("work/server.py", """
+import os, socket, sys
+server = socket.socket(socket.AF_UNIX); server.bind(os.environ["TMPDIR"] + "/s"); server.listen()
+socket.socket(socket.AF_UNIX).connect(os.environ["TMPDIR"] + "/s"); print("mine")
+try:
+    socket.socket(socket.AF_UNIX).connect(sys.argv[1]); print("theirs")
+except PermissionError:
+    print("denied")
+""")  # fmt: skip
+    with socket.socket(socket.AF_UNIX) as outside:
+        path = place.work / "o"
+        before = os.getcwd()
+        os.chdir(place.work)  # its full path may be too long
+        try:
+            outside.bind("o")
+        finally:
+            os.chdir(before)
+        outside.listen()
+        setup = place.prepare(presets=["python"], command=[sys.executable])
+        result = run(setup, f"{sys.executable} server.py o")
+    assert result.stdout_text == "mine\ndenied\n", result.stderr_text
+    assert path.exists()
+
+
+# ---- the program itself ---------------------------------------------------------------------------------------------
+
+
+def test_a_program_in_the_home_directory(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As pipx and npm install them: a link in ~/.local/bin, a script with an interpreter of its own."""
+    place.write("tools/one/bin/run", "#!/usr/bin/env sh\ncat $(dirname $(readlink -f $0))/../data\n").chmod(0o755)
+    place.write("tools/one/data", "its data\n")
+    place.write("tools/two/data", "another's\n")
+    (place.home / ".local/bin").mkdir(parents=True)
+    (place.home / ".local/bin/run").symlink_to(place.home / "tools/one/bin/run")
+    place.write(".local/share/mine", "MINE\n")
+    monkeypatch.setenv("PATH", f"{place.home}/.local/bin:{os.environ['PATH']}")
+    setup = place.prepare(command=["run"])
+    result = run(setup, f"run; cat {place.home}/tools/two/data {place.home}/.local/share/mine")
+    assert result.stdout_text == "its data\n"
+
+
+def test_a_program_in_the_workspace_leads_nowhere(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write("private/tool", "PRIVATE\n").chmod(0o755)
+    (place.work / "more").symlink_to(place.home / "private")
+    (place.home / "hop").symlink_to(place.work / "more")
+    place.write(".ssh/id", "KEY\n").chmod(0o755)
+    (place.work / "tool").symlink_to(place.home / ".ssh/id")
+    (place.work / "bin").symlink_to(place.home / ".ssh")
+    monkeypatch.setenv("PATH", f"{place.work}:{os.environ['PATH']}")
+    for word in ("tool", "./tool", str(place.work / "tool"), "./bin/id", f"{place.home}/hop/tool"):
+        setup = place.prepare(command=[word])
+        assert (
+            run(setup, f"cat tool bin/id {place.home}/.ssh/id {place.home}/private/tool; echo end").stdout_text
+            == "end\n"
+        )
+        settle(setup)
+        assert os.listdir(place.state) == []
+
+
+# ---- as anybody -----------------------------------------------------------------------------------------------------
+
+ANYBODY = """
+import os
+from sandlock import Sandbox
+from sandlock.sessions.agent_profile import find_profile
+from sandlock.sessions.workspace import prepare, settle
+for each in ("work", "state", ".ssh"):
+    os.mkdir(each)
+open(".ssh/id", "w").write("KEY"); open("work/.env", "w").write("SECRET"); open("work/plain", "w").write("plain")
+setup = prepare(state="state", workspace="work", profile=find_profile("python"))
+with Sandbox(setup.policy) as box:
+    script = "cat plain; cat .env ~/../../.ssh/id; cat " + os.path.abspath(".ssh/id") + "; echo > x; ls"
+    done = box.run(["sh", "-c", script])
+print(done.stdout_text, settle(setup), os.listdir("state"), sorted(os.listdir("work")))
+"""
+
+
+def test_as_anybody(visitor: ordinary.Person) -> None:
+    env = {"HOME": visitor.home}
+    done = visitor.run([visitor.python, "-c", ANYBODY], cwd=visitor.home, env=env)
+    assert done.stdout == "plainplain\nx\n [] [] ['.env', 'plain', 'x']\n", done.stderr
