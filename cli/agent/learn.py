@@ -193,12 +193,15 @@ def _run(words: list[str], recording: RecordingRun, log: str) -> Ending:
         for process in running:
             process.kill()
 
-    with _handling(stop), Sandbox(recording.policy, policy_fn=recording.verdict, audit=log) as box:
-        with box.start(words, stdin=INHERIT, stdout=stdout, stderr=INHERIT, interactive=interactive) as process:
-            running.append(process)
-            if stopped:  # before there was anybody to end
-                process.kill()
-            result = process.wait()
+    with (
+        _handling(stop),
+        Sandbox(recording.policy, policy_fn=recording.verdict, audit=log) as box,
+        box.start(words, stdin=INHERIT, stdout=stdout, stderr=INHERIT, interactive=interactive) as process,
+    ):
+        running.append(process)
+        if stopped:  # before there was anybody to end
+            process.kill()
+        result = process.wait()
     if result.audit_error:
         direct.say(f"the record is not complete: {result.audit_error}")
     return Ending(result, stopped[0] if stopped else "")
