@@ -168,6 +168,11 @@ class AsyncProcess:
         """The program's process id."""
         return self._running.execution.pid
 
+    @property
+    def init_pid(self) -> int:
+        """The process id of the run's init, which is above everything in the tree and ends it."""
+        return self._running.execution.run.init_pid
+
     async def wait(self) -> Result:
         """Waits for the end; captures nothing. Cancelling it only ends the wait. Raises InternalError."""
         if self._result is None:
