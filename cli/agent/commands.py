@@ -11,6 +11,7 @@ import typer
 
 from .. import direct
 from ..options import WITHOUT_TERMINAL, with_options
+from . import attach
 from .request import OPTIONS_OF_MCP, OPTIONS_OF_RUN
 
 agent_app = typer.Typer(no_args_is_help=True, help="Run a whole agent confined, with somebody to ask and a record.")
@@ -26,6 +27,9 @@ def run(request: direct.Request) -> int:
     from .running import run_request
 
     return run_request(request)
+
+
+agent_app.command("attach")(attach.command)
 
 
 @agent_app.command("import")
