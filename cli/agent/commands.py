@@ -12,6 +12,7 @@ import typer
 from .. import direct
 from ..options import WITHOUT_TERMINAL, with_options
 from . import attach
+from .learn_options import OPTIONS_OF_LEARN
 from .request import OPTIONS_OF_MCP, OPTIONS_OF_RUN
 
 agent_app = typer.Typer(no_args_is_help=True, help="Run a whole agent confined, with somebody to ask and a record.")
@@ -50,6 +51,19 @@ def import_rules(
     from .importing import import_file
 
     return import_file(file, format=format, unmatched=unmatched, workspace=workspace, output=output)
+
+
+@agent_app.command("learn", context_settings=WITHOUT_TERMINAL)
+@with_options(*OPTIONS_OF_LEARN)
+def learn(request: direct.Request) -> int:
+    """Run COMMAND, record what it does, and write the profile that allows just that.
+
+    It may read all but secrets, write below -w (default: the current directory) and in a private temporary directory,
+    and use the network. Ctrl-C and the time limit end it, and the profile is written.
+    """
+    from .learn import run_request
+
+    return run_request(request)
 
 
 @agent_app.command("mcp", context_settings=WITHOUT_TERMINAL)
