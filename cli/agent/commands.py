@@ -11,6 +11,7 @@ import typer
 
 from .. import direct
 from ..options import WITHOUT_TERMINAL, with_options
+from . import attach
 from .learn_options import OPTIONS_OF_LEARN
 from .request import OPTIONS_OF_MCP, OPTIONS_OF_REPLAY, OPTIONS_OF_RUN
 
@@ -27,6 +28,9 @@ def run(request: direct.Request) -> int:
     from .running import run_request
 
     return run_request(request)
+
+
+agent_app.command("attach")(attach.command)
 
 
 @agent_app.command("import")
