@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ._answers import Ask
     from ._command import Text
     from ._decision_stream import DecisionStream
+    from ._denials import Denial
     from ._execution import Execution
     from ._plan import Plan
     from ._records import AuditPath
@@ -189,6 +190,11 @@ class AsyncProcess:
     def pid(self) -> int:
         """The program's process id."""
         return self._running.execution.pid
+
+    @property
+    def denials(self) -> tuple[Denial, ...]:
+        """What was denied so far, as in Result."""
+        return self._running.execution.denials
 
     @property
     def init_pid(self) -> int:
