@@ -155,6 +155,7 @@ def test_several_sandboxes_in_one_file(tmp_path: Path) -> None:
         assert each.parent is None or (journal.programs[each.parent].run == each.run and each.parent < place)
 
 
+@pytest.mark.usefixtures("lasting_thread")
 def test_refused_lookups_are_on_record(tmp_path: Path) -> None:
     def vet(event: object, box: object) -> object:
         return sandlock.Deny("not that one", by="tty: anna") if isinstance(event, sandlock.Resolve) else None
