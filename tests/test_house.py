@@ -49,7 +49,7 @@ DOORS = {
     "_async": {"__init__"},
     "_answers": {"_async", "_loop_answers", "sandbox"},
     "_loop_answers": {"_async"},
-    "_audit": {"_recording", "_telemetry"},
+    "_audit": {"_recording", "_telemetry", "sessions/session"},
     "_recording": {"_async", "_records"},
     "_telemetry": {"_recording"},
     "_decision_stream": {"_async"},

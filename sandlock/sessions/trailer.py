@@ -49,6 +49,7 @@ MAX_PARENTS = 64
 
 def violation(kind: str, what: str, rule: str = "", reason: str = "", *, decision: str = "deny") -> str:
     """One denial in one line of a trailer, escaped: `deny exec git push (rule git push *: use the mirror)`."""
+    rule = rule.partition(" # ")[0]  # a rule carries its reason along, which the denial has, or a person's instead
     because = ": ".join(part for part in (f"rule {_safe(rule)}" if rule else "", _safe(reason)) if part)
     return f"{decision} {kind} {_safe(what)}" + (f" ({because})" if because else "")
 
