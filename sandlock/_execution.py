@@ -376,7 +376,7 @@ class Execution:
 
     @property
     def denied_paths(self) -> tuple[str, ...]:
-        """All paths that ever were denied, by number."""
+        """All paths that ever were denied, by number, as "field: path"."""
         return self._permissions.denied_paths
 
     @property

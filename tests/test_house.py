@@ -130,7 +130,7 @@ LIBRARIES = {
     "opentelemetry": {"_telemetry"},
     "outcome": {"_trio_thread"},
     "sniffio": {"_trio_thread", "agents/loops", "agents/sync"},
-    "asyncio": {"_answers", "_loop_answers", "_trio_thread", "agents/loops"},
+    "asyncio": {"_answers", "_loop_answers", "_trio_thread", "agents/loops", "agents/openai"},
     "typer": {"cli/main", "cli/options", "cli/agent/"},
     "cffi": {"_sys_build"},
     "_cffi_backend": {"handlers"},
