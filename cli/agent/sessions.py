@@ -269,7 +269,7 @@ def _told(line: dict[str, Any]) -> str:
     when = time.strftime("%H:%M:%S", time.localtime(at)) if isinstance(at, int | float) and 0 < at < 2**40 else "-"
     match line.get("record"):
         case "run_start":
-            return f"{when} starts: {_words(line.get('argv'))}"
+            return f"{when} started: {_words(line.get('argv'))}"
         case "run_end":
             how = f"signal {line.get('signal')}" if line.get("signal") else f"exit code {line.get('exit_code')}"
             return f"{when} ended: {_safe(line.get('reason'))}, {_safe(how)}"
@@ -290,8 +290,10 @@ def _decision(line: dict[str, Any]) -> str:
     what = _words(line.get("argv")) if line.get("kind") == "exec" and line.get("argv") else _safe(target, 300)
     host = f" ({_safe(line['host'])})" if line.get("host") and line.get("host") != target else ""
     by = f" by {_safe(line['by'])}" if line.get("by") else ""
-    reason = f": {_safe(line['reason'], 300)}" if line.get("reason") else ""
-    rule = f" [rule {_safe(line['rule'])}]" if line.get("rule") and str(line["rule"]) not in str(line["reason"]) else ""
+    plain = line.get("decision") == "allow" and not line.get("asked")  # as the rules have it: nothing to explain
+    reason = f": {_safe(line['reason'], 300)}" if line.get("reason") and not plain else ""
+    is_said = bool(reason) and str(line.get("rule")) in str(line.get("reason"))
+    rule = f" [rule {_safe(line['rule'])}]" if line.get("rule") and not is_said else ""
     fix = f"; to allow it: {_safe(line['fix'], 300)}" if line.get("fix") else ""
     return f"{done:8} {kind} {what}{host}{by}{reason}{rule}{fix}"
 
