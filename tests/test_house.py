@@ -128,6 +128,7 @@ LIBRARIES = {
         "sessions/",
     },
     "opentelemetry": {"_telemetry"},
+    "h11": {"cli/agent/page_server"},
     "outcome": {"_trio_thread"},
     "sniffio": {"_trio_thread", "agents/loops", "agents/sync"},
     "asyncio": {"_answers", "_loop_answers", "_trio_thread", "agents/loops"},
