@@ -388,6 +388,11 @@ class Execution:
         return (*self._denials.records, *handled, *logged, *(() if lookups is None else lookups.denials))
 
     @property
+    def refused_lookups(self) -> tuple[Denial, ...]:
+        """The names whose lookup was refused so far, each with each cause once; what is new stands at the end."""
+        return () if self._lookups is None else self._lookups.denials
+
+    @property
     def audited(self) -> tuple[Audited, ...]:
         """What was allowed by an Audit() so far: the callback's, then that of `on_timeout`."""
         return (*self._audited.records, *map(audited_like, self._logged(self.run.audited())))
