@@ -123,6 +123,10 @@ class Session:
         """The effective policy, for a person."""
         return self._policy_text
 
+    @policy_text.setter
+    def policy_text(self, text: str) -> None:
+        self._policy_text = text
+
     def follow(self, box: AsyncSandbox, process: AsyncProcess) -> None:
         """From now on clients see the run's decisions (those that the sandbox writes to `log`, also earlier ones) and
         processes, and can end, pause and resume it."""
