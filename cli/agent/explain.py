@@ -42,6 +42,8 @@ CAUSES = {
     "stay the same until it is done, so such a call is denied. It may simply be tried again.",
     "attestation": "The kernel loaded another program, or other arguments, than what was approved: somebody changed "
     "them in between. The process was killed before it ran an instruction.",
+    "rebinding": "A name below a wildcard led to this machine, its link, or a cloud's metadata. Under a wildcard "
+    "anybody may have made the name; if this one is meant, write it out in net_allow.",
     "unreadable": "The call could not be looked at, and what cannot be judged is denied.",
     "full": "Too many calls waited for a verdict, or their arguments were too large. Answer sooner, or let rules "
     "decide.",

@@ -36,6 +36,7 @@ WHO = {
     "memory-read": "callback",
     "timeout": "timeout",
     "nobody-listens": "nobody",
+    "rebinding": "protection",
 }
 NETWORK = ("connect", "send", "bind", "listen")
 GRANTS = ("fs_readable", "fs_data", "fs_writable", "fs_devices", "net_allow", "net_allow_bind", "exec_allow")
