@@ -132,27 +132,8 @@ def test_a_click_that_was_meant_for_something_else_answers_nothing(tmp_path: str
     shown(tmp_path, act, pending=[question(), question("q2")])
 
 
-def test_forged_text_is_text(tmp_path: str) -> None:
-    """Every place that shows words of the sandboxed program, with markup and with what hides or reorders text."""
-
-    async def act(browser: Browser, session: FakeSession) -> None:
-        await browser.until("document.querySelectorAll('.card').length === 2")
-        await browser.until("document.querySelector('#processes').innerText.includes('img')")
-        whole = await browser.run("document.documentElement.outerHTML")
-        text = await browser.run("document.body.innerText")
-        assert await browser.run("window.forged === undefined && !document.querySelector('img, main script')")
-        assert "<script>window" not in whole.replace("&lt;", "[")
-        assert text.count("<img src=x") >= 8
-        assert text.count(SPELLED) >= 8
-        for character in "\u202e\u200b\u2066\x1b\u2028\u00a0":
-            assert character not in whole
-        for selector in (".card", "#processes", "#denials", "#network", "#timeline", ".top"):
-            found = await browser.run(f"document.querySelector('{selector}').innerText")
-            assert SPELLED in found, selector
-        names = await browser.run("[...document.querySelectorAll('[title]')].map((each) => each.title).join()")
-        assert "\u202e" not in names
-        assert "\u200b" not in names
-
+def forged() -> dict[str, Any]:
+    """A state with forged words in every place that has words."""
     evil = FORGED + HIDDEN
     lines = [
         decision(target=evil, argv=[HIDDEN, evil], exe=evil),
@@ -171,9 +152,7 @@ def test_forged_text_is_text(tmp_path: str) -> None:
         decision("open", "deny", target=evil, argv=[], reason=evil, cause="rule", rule=evil),
     ]
     chain = [{"pid": 1, "exe": evil, "argv": [evil]}]
-    shown(
-        tmp_path,
-        act,
+    return dict(
         argv=[HIDDEN, FORGED],
         name=HIDDEN,
         cwd=evil,
@@ -195,6 +174,30 @@ def test_forged_text_is_text(tmp_path: str) -> None:
         decisions=lines,
         denials=lines[1:],
     )
+
+
+def test_forged_text_is_text(tmp_path: str) -> None:
+    """Every place that shows words of the sandboxed program, with markup and with what hides or reorders text."""
+
+    async def act(browser: Browser, session: FakeSession) -> None:
+        await browser.until("document.querySelectorAll('.card').length === 2")
+        await browser.until("document.querySelector('#processes').innerText.includes('img')")
+        whole = await browser.run("document.documentElement.outerHTML")
+        text = await browser.run("document.body.innerText")
+        assert await browser.run("window.forged === undefined && !document.querySelector('img, main script')")
+        assert "<script>window" not in whole.replace("&lt;", "[")
+        assert text.count("<img src=x") >= 8
+        assert text.count(SPELLED) >= 8
+        for character in "\u202e\u200b\u2066\x1b\u2028\u00a0":
+            assert character not in whole
+        for selector in (".card", "#processes", "#denials", "#network", "#timeline", ".top"):
+            found = await browser.run(f"document.querySelector('{selector}').innerText")
+            assert SPELLED in found, selector
+        names = await browser.run("[...document.querySelectorAll('[title]')].map((each) => each.title).join()")
+        assert "\u202e" not in names
+        assert "\u200b" not in names
+
+    shown(tmp_path, act, **forged())
 
 
 def test_what_is_shown(tmp_path: str) -> None:

@@ -65,7 +65,7 @@ class Gate:
         self.path = f"/{secrets.token_urlsafe(16)}/"
         self._token: str | None = secrets.token_urlsafe(32)
         self._cookie = secrets.token_urlsafe(32)
-        self.url = f"http://{self.names[0]}{self.path}?token={self._token}"
+        self.url = f"http://127.0.0.1:{port}{self.path}?token={self._token}"
         """Works once."""
         self.used = trio.Event()
 
