@@ -30,7 +30,9 @@ from sandlock._journal cimport (
 from sandlock._questions cimport (
     read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
 )
-from sandlock._slots cimport CHAIN_TEXT, executed_last, free_table, load_int, make_table, store_paths, store_rules
+from sandlock._slots cimport (
+    CHAIN_TEXT, MAX_OPENERS, MAX_WORKERS, executed_last, free_table, load_int, make_table, store_paths, store_rules,
+)
 from sandlock._tasks cimport list_chain
 from sandlock._view_table cimport ViewSet
 from sandlock._virtual_root cimport VirtualMounts
@@ -233,6 +235,15 @@ cdef class Run:
     def environment(self, unsigned long long question) -> tuple:
         """The environment of an exec that waits, see `_questions.read_environment`."""
         return read_environment(self.lane.table, question)
+
+    @property
+    def expected_calls(self) -> int:
+        """How many calls helpers that live have tasks make, which nobody judges; for tests."""
+        cdef int i, found = 0
+        if self.lane.table != NULL:
+            for i in range(MAX_WORKERS + 1 + MAX_OPENERS):
+                found += load_int(&self.lane.table.redirects[i].tid) != 0 and load_int(&self.lane.table.seats[i].lives)
+        return found
 
     @property
     def supervised(self) -> bool:
