@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 import sniffio
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable
 
 T = TypeVar("T")
 
-__all__ = ["Deadline", "deadline", "in_thread"]
+__all__ = ["Deadline", "deadline", "in_thread", "receive"]
 
 
 class Deadline:
@@ -43,6 +44,21 @@ async def deadline(seconds: float | None) -> AsyncIterator[Deadline]:
         if not limit.expired():
             raise
         found.passed = True
+
+
+async def receive(connection: socket.socket, size: int) -> bytes:
+    """The next bytes of a non-blocking socket, b"" at the end."""
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        while True:
+            try:
+                return connection.recv(size)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(connection)
+    import asyncio
+
+    return await asyncio.get_running_loop().sock_recv(connection, size)
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:

@@ -17,6 +17,7 @@ from sandlock.files import Files
 from sandlock.sessions.workspace import prepare, settle
 from sandlock.snapshots import restore, snapshot
 
+from .background import Background
 from .interpreter import Interpreter
 from .loops import in_thread
 from .shell import Shell
@@ -133,7 +134,7 @@ class AgentSandbox:
     without one, that of an agent run: the system readable, the workspace writable, a private HOME and TMPDIR, no
     network, with `add` ("git", "pip", ...) and `fields` (keywords of Policy) on top. `approve(request)`, async or
     plain, decides what the rules leave open, and denies what it does not allow. `rooted`: "/x" in file names means `x`
-    of the workspace.
+    of the workspace. `keep_background`: what a command leaves running goes on until the sandbox is closed.
 
     Raises PolicyError, Unsupported, when it is entered.
     """
@@ -150,6 +151,7 @@ class AgentSandbox:
         audit: str | os.PathLike[str] | None = None,
         rooted: bool = False,
         env: Mapping[str, str] | None = None,
+        keep_background: bool = False,
         **fields: Any,
     ) -> None:
         if policy is not None and (add or fields):
@@ -161,6 +163,8 @@ class AgentSandbox:
         self._env = dict(env or {})
         self._stack = AsyncExitStack()
         self._origins: dict[str, Origin] = {}
+        self._keep_background = keep_background
+        self._background: Background | None = None
         self._shell: Shell | None = None
         self._python: Interpreter | None = None
         self._box: sandlock.AsyncSandbox | None = None
@@ -185,7 +189,7 @@ class AgentSandbox:
 
     async def aclose(self) -> None:
         """Ends all that runs, and removes what was made for it."""
-        self._box = self._files = self._shell = self._python = None
+        self._box = self._files = self._shell = self._python = self._background = None
         stack, self._stack = self._stack, AsyncExitStack()
         await stack.aclose()
 
@@ -198,6 +202,9 @@ class AgentSandbox:
             audit=self._audit,
         )
         self._box = await self._stack.enter_async_context(box)
+        if self._keep_background:
+            self._background = Background(self._box)
+            self._stack.push_async_callback(self._background.aclose)
 
     def _prepare(self) -> Policy:
         """Directories, the policy and the files; undone by the stack."""
@@ -261,10 +268,12 @@ class AgentSandbox:
         """
         call_id = call_id or os.urandom(8).hex()
         options: dict[str, Any] = {"timeout": self._timeout if timeout is None else timeout, "call_id": call_id}
-        options |= {"env": self._env | dict(env or {}) or None, "cwd": await self._directory(cwd), "input": input}
+        options |= {"env": self._env | dict(env or {}) or None, "cwd": await self._directory(cwd)}
         self._origins[call_id] = run_origin.get()
         try:
-            return await self.box.run(self._words(command), **options)
+            if self._background is not None and input is None:
+                return await self._background.run(self._words(command), **options)
+            return await self.box.run(self._words(command), input=input, **options)
         except sandlock.ConfinementError as error:
             return _not_started(error, self._words(command), call_id)
         finally:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ._answers import Ask
     from ._command import Text
     from ._decision_stream import DecisionStream
+    from ._denials import Denial
     from ._execution import Execution
     from ._plan import Plan
     from ._records import AuditPath
@@ -167,6 +168,16 @@ class AsyncProcess:
     def pid(self) -> int:
         """The program's process id."""
         return self._running.execution.pid
+
+    @property
+    def denials(self) -> tuple[Denial, ...]:
+        """What was denied so far, as in Result."""
+        return self._running.execution.denials
+
+    @property
+    def init_pid(self) -> int:
+        """The process id of the run's init, which is above everything in the tree and ends it."""
+        return self._running.execution.run.init_pid
 
     async def wait(self) -> Result:
         """Waits for the end; captures nothing. Cancelling it only ends the wait. Raises InternalError."""

@@ -10,9 +10,11 @@ from sandlock._places cimport (
     FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, close_pin, leave, pin, split_path, take_pin,
 )
 from sandlock._programs cimport MAX_PATH
+from sandlock._virtual_root cimport has_dots
 
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
+    const int ELOOP
     const int ENOENT
 
 cdef extern from "<fcntl.h>" nogil:
@@ -75,17 +77,23 @@ cdef int follow_cached(long base, const char *path, int following, int no_links,
     """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
     who may wait has to look. `no_links`: that is so where the way leads over a link."""
     cdef uint64_t resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED | (RESOLVE_NO_SYMLINKS if no_links else 0)
-    cdef long opened
-    cdef int result
+    cdef int flags = O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0
+    cdef int result, without_links = 0
+    cdef long opened = -ELOOP
     if following & FOLLOW_TO_PARENT:
         result = follow_cached_to_parent(base, path, following, resolve, place)
     else:
-        opened = pin(base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, resolve)
+        if path[0] == 47:        # most paths have no link, and then there is more to say of them
+            opened = pin(base, path, flags, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
+            without_links = opened != -ELOOP
+        if not without_links and not (no_links and path[0] == 47):
+            opened = pin(base, path, flags, resolve)
         if opened == -ENOENT and following & FOLLOW_MAKES:
             result = follow_cached_to_parent(base, path, following, resolve, place)
-        elif opened == -ENOENT and is_missing(base, path):
+        elif opened == -ENOENT and (without_links or is_missing(base, path)):
             return -ENOENT
         else:
+            place.by_letters = without_links and not has_dots(path)
             result = take_cached(opened, place)
     if result < 0:
         leave(place)

@@ -65,14 +65,18 @@ def _as_text(field: str, element: object) -> str:
 
 
 def split_rule(field: str, text: str) -> tuple[list[str], str]:
-    """The words of a rule and its reason, which comes after " # ". Raises PolicyError."""
+    """The words of a rule and its reason, which comes after the first " # " in no quotes. Raises PolicyError."""
     from shlex import split
 
-    pattern, _, reason = text.partition(" # ")
-    try:
-        words = split(pattern)
-    except ValueError as error:
-        refuse(field, text, f"cannot be read ({error})", FIX)
+    words, reason, at = None, "", text.find(" # ")
+    while words is None:
+        pattern, reason = (text, "") if at < 0 else (text[:at], text[at + 3 :])
+        try:
+            words = split(pattern)
+        except ValueError as error:
+            if at < 0:
+                refuse(field, text, f"cannot be read ({error})", FIX)
+            at = text.find(" # ", at + 1)
     if not words or not words[0]:
         refuse(field, text, "names no program", FIX)
     if "*" in words[1:-1]:

@@ -376,7 +376,7 @@ class Execution:
 
     @property
     def denied_paths(self) -> tuple[str, ...]:
-        """All paths that ever were denied, by number."""
+        """All paths that ever were denied, by number, as "field: path"."""
         return self._permissions.denied_paths
 
     @property
@@ -386,6 +386,11 @@ class Execution:
         logged = self._logged(self.run.denials())
         handled = () if self._handled is None else self._handled.denials
         return (*self._denials.records, *handled, *logged, *(() if lookups is None else lookups.denials))
+
+    @property
+    def refused_lookups(self) -> tuple[Denial, ...]:
+        """The names whose lookup was refused so far, each with each cause once; what is new stands at the end."""
+        return () if self._lookups is None else self._lookups.denials
 
     @property
     def audited(self) -> tuple[Audited, ...]:

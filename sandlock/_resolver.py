@@ -278,7 +278,7 @@ class Resolver:
             if len(self._approved) < MAX_NAMES:
                 self._approved.add(name)
             return True
-        self.lookups.note(name, verdict.cause, verdict.reason, pid=pid)
+        self.lookups.note(name, verdict.cause, verdict.reason, pid=pid, by=verdict.by)
         if verdict.act == ACT_KILL and self._execution is not None:
             self._execution.kill()
         return False

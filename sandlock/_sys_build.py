@@ -101,7 +101,7 @@ int capabilities_get(uint64_t *effective, uint64_t *permitted, uint64_t *inherit
 int capabilities_set(uint64_t effective, uint64_t permitted, uint64_t inheritable);
 int memfd_open(const char *name, unsigned int flags);
 int memfd_seal(int fd, int seals);
-int open_beneath(int directory, const char *path, uint64_t flags, uint64_t mode);
+int open_beneath(int directory, const char *path, uint64_t flags, uint64_t mode, int links);
 int pidfd_open_process(int pid, unsigned int flags);
 int pidfd_take(int pidfd, int fd);
 int pidfd_signal(int pidfd, int signal);
@@ -246,10 +246,11 @@ static int memfd_open(const char *name, unsigned int flags)
     return (int)checked(syscall(__NR_memfd_create, name, flags));
 }
 
-/* openat2(2): no component leaves the directory, by whatever link (RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS). */
-static int open_beneath(int directory, const char *path, uint64_t flags, uint64_t mode)
+/* openat2(2): no component leaves the directory, by whatever link (RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS); unless
+ * `links`, none may be one (RESOLVE_NO_SYMLINKS). */
+static int open_beneath(int directory, const char *path, uint64_t flags, uint64_t mode, int links)
 {
-    struct { uint64_t flags, mode, resolve; } how = { flags, mode, 0x08 | 0x02 };
+    struct { uint64_t flags, mode, resolve; } how = { flags, mode, 0x08 | 0x02 | (links ? 0 : 0x04) };
     return (int)checked(syscall(437, directory, path, &how, sizeof how));
 }
 

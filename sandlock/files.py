@@ -26,6 +26,8 @@ __all__ = ["Entry", "FileError", "Files"]
 MAX_READ = 64 * 2**20
 MAX_ENTRIES = 100_000
 BLOCK = 2**20
+MAX_LINKS = 40
+"""As the kernel follows (path_resolution(7))."""
 PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 _TRIES = 100
 """openat2(2) gives EAGAIN where somebody renames at the same time."""
@@ -272,10 +274,10 @@ class Files:
         return os.path.normpath(text) if ".." not in text.split("/") else text or "."
 
     def _beneath(self, step: str, name: str, flags: int, mode: int = 0) -> int:
-        for _ in range(_TRIES):
-            fd: int = lib.open_beneath(self._fd, ffi.from_buffer(os.fsencode(name) + b"\0"), flags, mode)
-            if fd != -errno.EAGAIN:
-                break
+        fd = self._openat2(name, flags, mode, links=True)
+        if fd == -errno.EXDEV:  # perhaps by an absolute link, which may still lead to a place inside
+            inside = self._without_links(name)
+            fd = fd if inside is None else self._openat2(inside, flags, mode, links=False)
         if fd < 0:
             why = "it leads out of the workspace" if fd == -errno.EXDEV else ""
             raise _failed(step, name, -fd, why)
@@ -283,6 +285,43 @@ class Files:
             os.close(fd)
             raise _failed(step, name, errno.EACCES, "it is denied")
         return fd
+
+    def _openat2(self, name: str, flags: int, mode: int, *, links: bool) -> int:
+        path = ffi.from_buffer(os.fsencode(name) + b"\0")
+        fd = -errno.EAGAIN
+        for _ in range(_TRIES):
+            fd = lib.open_beneath(self._fd, path, flags, mode, links)
+            if fd != -errno.EAGAIN:
+                break
+        return fd
+
+    def _without_links(self, name: str) -> str | None:
+        """The same place by a path without links; None if it is none of the workspace's. Whoever opens it has the
+        kernel see to it that there is no link in it still."""
+        waiting, done, links = name.split("/")[::-1], list[str](), 0
+        while waiting:
+            part = waiting.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if not done:
+                    return None
+                done.pop()
+                continue
+            try:
+                target = os.readlink("/".join([*done, part]), dir_fd=self._fd)
+            except OSError:  # no link, or not there yet
+                done.append(part)
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                return None
+            if target.startswith("/"):
+                if target != self.root and not target.startswith(self.root.rstrip("/") + "/"):
+                    return None
+                target, done = target[len(self.root.rstrip("/")) :], []
+            waiting += target.split("/")[::-1]
+        return "/".join(done) or "."
 
     def _is_denied(self, fd: int, last: str = "") -> bool:
         """By its path without links, and, for hard links, by what it is. No program can rename a denied path."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ._answers import SyncAnswers
     from ._command import Text
+    from ._denials import Denial
     from ._plan import Plan
     from ._records import AuditPath
     from ._resolver import SyncResolver
@@ -63,6 +64,11 @@ class Process:
     def pid(self) -> int:
         """The program's process id."""
         return self._execution.pid
+
+    @property
+    def denials(self) -> tuple[Denial, ...]:
+        """What was denied so far, as in Result."""
+        return self._execution.denials
 
     def poll(self) -> Result | None:
         """The Result if the whole tree has ended, else None. Never waits."""

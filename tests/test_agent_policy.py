@@ -167,6 +167,26 @@ def test_the_walk_follows_no_links(place: Place, tmp_path: Path) -> None:
     assert env_files(str(place.work)) == ((), True)
 
 
+def test_what_is_executed_later_is_protected(place: Place) -> None:
+    place.write("work/.vscode/tasks.json", "mine\n")
+    place.write("work/.envrc", "mine\n")
+    attacks = """
+        echo evil > .vscode/tasks.json; echo evil > .envrc; mv .vscode v; mkdir .idea; ln -s file .mcp.json
+        echo evil > .vscode/new; cat .vscode/tasks.json .envrc; mkdir -p sub/.idea; echo fine > file; cat file
+    """
+    assert run(place.prepare(), attacks).stdout_text == "mine\nmine\nfine\n"
+    assert sorted(os.listdir(place.work)) == [".envrc", ".vscode", "file", "sub"]
+    assert (place.work / ".envrc").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("how", ["named", "workspace-write"])
+def test_protection_can_be_taken_off(place: Place, how: str) -> None:
+    envrc = place.write("work/.envrc", "mine\n")
+    values = {"fields": {"fs_writable": [str(envrc)]}} if how == "named" else {"presets": ["workspace-write"]}
+    assert run(place.prepare(**values), "echo theirs > .envrc; cat .envrc").stdout_text == "theirs\n"
+    assert envrc.read_text() == "theirs\n"
+
+
 # ---- environment ----------------------------------------------------------------------------------------------------
 
 

@@ -292,3 +292,34 @@ def test_text_for_a_model() -> None:
     assert text.startswith("a\n[stderr]\n&lt;sandbox_violations")
     assert text.endswith("[stdout cut]\n[exit code 2]")
     assert model_text(sandlock.Result(exit_code=0)) == "[no output]"
+
+
+def test_what_is_left_in_the_background_lives_on(loop: Loop, tmp_path: Path) -> None:
+    pulse = tmp_path / "pulse"
+    beat = f"while :; do date +%N > {pulse}; echo beat; sleep 0.05; done"
+
+    async def beats() -> bool:
+        last = pulse.read_text()
+        await loop.sleep(0.4)
+        return pulse.read_text() != last
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path, keep_background=True) as box:
+            result = await box.run(f"({beat}) & echo started")
+            assert (result.exit_code, result.stdout.splitlines()[0]) == (0, b"started")
+            await loop.sleep(0.2)
+            assert await beats()
+            for number in range(3):
+                result = await box.run(f"echo out; echo err >&2; exit {number}")
+                assert (result.exit_code, result.stdout, result.stderr) == (number, b"out\n", b"err\n")
+            assert await beats()
+            assert len(box._background._left) == 1  # type: ignore[union-attr]
+            assert (await box.run(["no-such-program"])).exit_code == 127
+            assert (await box.run("sleep 30", timeout=0.3)).timed_out
+            assert (await box.run("kill -9 $$")).exit_code == 137
+            assert (await box.run("cat", input="x")).stdout == b"x"
+            assert await loop.cut_short(0.3, lambda: box.run("sleep 30"))
+            assert await beats()
+        assert not await beats()
+
+    loop.run(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -276,3 +277,14 @@ def test_denials_know_interpreters_by_the_file_that_they_are(tmp_path: Path, rul
     assert not (work / "ran").exists()
     assert run(work, script, **fields | {"exec_deny": ["rm *"]}).ok  # the control
     assert (work / "ran").exists()
+
+
+def test_a_reason_begins_behind_the_words_and_not_in_them() -> None:
+    """ " # " in quotes is a word's own, as it is in a shell."""
+    code = "echo 1 # a remark"
+    policy = Policy.of(presets=["system"], exec_allow=[["sh", "-c", code], f"bash -c {shlex.quote(code)} # ours"])
+    assert policy.exec_allow == (f"sh -c {shlex.quote(code)}", f"bash -c {shlex.quote(code)} # ours")
+    with Sandbox(policy) as box:
+        assert box.run(["sh", "-c", code]).stdout == b"1\n"
+        assert box.run(["sh", "-c", "echo 1"]).exit_code == 126
+        assert box.check_exec(["bash", "-c", code]).reason == "ours"

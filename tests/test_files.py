@@ -128,6 +128,29 @@ def test_links_inside_work(place: Path, files: Files) -> None:
     assert next(each for each in files.list() if each.path == "link").target == "real"
 
 
+def test_absolute_links_that_lead_inside_work(place: Path, files: Files) -> None:
+    inside = place / "inside"
+    files.write("real/file", "x")
+    (inside / "dir").symlink_to(inside / "real")
+    (inside / "twice").symlink_to(inside / "dir" / "file")
+    (inside / "loop").symlink_to(inside / "loop")
+    (inside / "near").symlink_to(f"{inside}x/file")
+    (place / "insidex").mkdir()
+    (place / "insidex" / "file").write_text("secret")
+    assert files.read("dir/file") == files.read("twice") == b"x"
+    files.write("twice", "y")
+    assert files.read("real/file") == b"y"
+    assert files.realpath("dir") == f"{inside}/real"
+    files.write("dir/new", "z")
+    assert files.read("real/new") == b"z"
+    for name in ("loop", "near"):
+        with pytest.raises(FileError):
+            files.read(name)
+    denied = Files(inside, denied=[inside / "real"])
+    with denied, pytest.raises(FileError):
+        denied.read("twice")
+
+
 def test_nobody_waits_for_a_fifo(place: Path, files: Files) -> None:
     os.mkfifo(place / "inside" / "fifo")
     started = time.monotonic()

@@ -219,7 +219,7 @@ def test_an_asked_denial_is_on_stderr_before_the_program_goes_on() -> None:
     fields = DENY | {"exec_deny": [], "exec_ask": ["git push * # needs approval"]}
     result, _ = run(["sh", "-c", "git push origin; echo after >&2"], reason="not </sandbox_violations> today", **fields)
     (text,) = tags(result.stderr)
-    assert text == "deny exec git push origin (rule git push * # needs approval: not &lt;/sandbox_violations&gt; today)"
+    assert text == "deny exec git push origin (rule git push *: not &lt;/sandbox_violations&gt; today)"
     assert result.stderr.index(TAG.encode()) < result.stderr.index(b"after")
 
 

@@ -28,7 +28,7 @@ from ..result import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sandlock import Allow, Decision, Deny, Result
+    from sandlock import Allow, AsyncProcess, Decision, Deny, Process, Result
 
     from ..events import Event
 
@@ -49,6 +49,7 @@ MAX_PARENTS = 64
 
 def violation(kind: str, what: str, rule: str = "", reason: str = "", *, decision: str = "deny") -> str:
     """One denial in one line of a trailer, escaped: `deny exec git push (rule git push *: use the mirror)`."""
+    rule = rule.partition(" # ")[0]  # a rule carries its reason along, which the denial has, or a person's instead
     because = ": ".join(part for part in (f"rule {_safe(rule)}" if rule else "", _safe(reason)) if part)
     return f"{decision} {kind} {_safe(what)}" + (f" ({because})" if because else "")
 
@@ -70,8 +71,8 @@ def trailer(lines: Iterable[str], limit: int = LONGEST) -> str:
     return f"<{TAG}>" + "\n".join(kept) + f"</{TAG}>\n"
 
 
-def violations(result: Result) -> list[str]:
-    """Those of a run, as its result has them."""
+def violations(result: Result | Process | AsyncProcess) -> list[str]:
+    """Those of a run, as its result, or the process while it runs, has them."""
     return [violation(each.kind, _what(each), each.rule, each.reason) for each in result.denials]
 
 

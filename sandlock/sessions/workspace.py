@@ -14,7 +14,7 @@ from sandlock import Policy, PolicyError
 
 from .._record import record
 from .agent_draft import Draft, Reason
-from .agent_presets import ADDONS, AGENT_PRESETS
+from .agent_presets import ADDONS, AGENT_PRESETS, EXECUTED_LATER, GIT_EXECUTED
 from .git_metadata import GitMetadata, find_metadata
 from .private_home import Dotfile, holds_files, link_dotfiles, make_directory, remove_tree, write_back
 from .program_files import program_places
@@ -152,6 +152,8 @@ def _prepare(
         for each in program_places(command[0], path=os.environ.get("PATH", ""), home=_home(), workspace=place):
             draft.path("fs_readable", each, "the program that is run, and where it is installed", "default")
     draft.fields(given, "flag", "given on the command line")
+    if AGENT_PRESETS[chosen].protects:
+        _protect(draft, place, metadata, f"preset {chosen}")
     _secrets(draft, place)
     policy = draft.policy()
     _check_record(policy, private)
@@ -214,6 +216,18 @@ def _git(draft: Draft, metadata: GitMetadata, writable: bool) -> None:
         draft.path("fs_readable", path, why, "default")
     for path, why in metadata.write:
         draft.path("fs_writable" if writable else "fs_readable", path, why, "default")
+
+
+def _protect(draft: Draft, place: str, metadata: GitMetadata, origin: str) -> None:
+    """What programs outside execute stays as it is, also if it is not there; but for what is granted by its name."""
+    paths = [f"{place}/{name}" for name in EXECUTED_LATER]
+    paths += [f"{place}/.git"] if os.path.isfile(f"{place}/.git") else []
+    paths += [f"{directory}/{name}" for directory in metadata.hosted for name in GIT_EXECUTED]
+    named = {os.path.normpath(path) for field, path in draft.own_paths() if field == "fs_writable"}
+    for path in paths:
+        if path not in named:
+            why = "programs outside would execute it later, or what it names: it can be read and not changed"
+            draft.path("fs_protected", path, why, origin, must_exist=False)
 
 
 def _extras(
