@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from _thread import RLock
+from errno import EPIPE
 from time import monotonic, time
 
 from . import _native, _program
@@ -90,6 +91,10 @@ def milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else max(0, min(int(seconds * 1000) + 1, 2**31 - 1))
 
 
+def _limit(seconds: float | None) -> int | None:
+    return None if seconds is None else max(0, int(seconds * 1000))
+
+
 class Execution:
     """A launched command: its native run, our ends of its streams, and what is known of it so far."""
 
@@ -129,6 +134,8 @@ class Execution:
         self._lookups = None if resolver is None else resolver.lookups
         self._ended: tuple[int, ...] | None = None
         self._killed = False
+        self._paused = False
+        self._ordered = self._obeyed = self._refusal = 0
         self._denials = Book(merge=False)
         self._audited = Book(merge=True)
         self._last_denied: tuple[Event | HandlerContext, Verdict] | None = None
@@ -139,10 +146,9 @@ class Execution:
         self.epoch = time() - monotonic()  # seconds since the epoch when the monotonic clock was 0
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
-        limit = None if timeout is None else max(0, int(timeout * 1000))
         self._mounts = None if virtual_root is None else virtual_root.open()
         try:
-            self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            self.run = _native.Run(program, new_session=new_session, deadline_ms=_limit(timeout), init_image=INIT_IMAGE)
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -244,6 +250,11 @@ class Execution:
             self._ended = (_native.ENDED, 0, 0, 0, -1, 126 << 8, REASONS.index("denied"), 0, 0, 0)
         elif kind == _native.FAILED:
             self._fail(self._confinement_error(message))
+        elif kind in (_native.PAUSED, _native.RESUMED):
+            self._obeyed += 1
+            self._refusal = message[3]
+            if not message[3]:
+                self._paused = kind == _native.PAUSED
         elif kind == _native.MAP_IDS:
             self.run.maps_written(self._write_maps(message[1]))
         else:
@@ -421,6 +432,33 @@ class Execution:
         with self._lock:
             self._killed = True
             self.run.kill()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the tree was stopped last."""
+        return self._paused and not self.ended
+
+    def order(self, *, pause: bool) -> int:
+        """Tells the init to stop the tree or to let it go on; `obeyed` says whether it has. Raises SandlockError."""
+        self._check_owner()
+        with self._lock:
+            error = EPIPE if self.ended else self.run.order(pause)
+            if error:
+                what = "pause" if pause else "resume"
+                why = "it has ended, or is ending" if error == EPIPE else "the run's init does not listen; kill it"
+                raise SandlockError(f"{what} the program: {why}")
+            self._ordered += 1
+            return self._ordered
+
+    def obeyed(self, order: int) -> bool:
+        """Whether an order was carried out, or needs not be any more. Raises SandlockError if it could not be."""
+        with self._lock:
+            if self._obeyed < order and not self.ended:
+                return False
+            if self._refusal and not self.ended:
+                why = f"read /proc/PID/task/TID/children: {os.strerror(self._refusal)}"
+                raise SandlockError(f"pause the program: {why}; the kernel needs CONFIG_PROC_CHILDREN")
+            return True
 
     def finish(self) -> None:
         """Frees what is native of the run, and closes its streams. Only after `ended`."""

@@ -157,3 +157,19 @@ def replay(request: direct.Request) -> int:
     from .replaying import replay_run
 
     return replay_run(request)
+
+
+@agent_app.command("hook", context_settings=WITHOUT_TERMINAL)
+def hook(
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="OPTIONS", help="What `sandlock agent run` gets, after --.")
+    ] = None,
+) -> int:
+    """Be a PreToolUse hook of Claude Code: reads its JSON, and has Bash commands run in the sandbox.
+
+    In settings.json: {"hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "sandlock
+    agent hook -- --add git"}]}]}}
+    """
+    from .hook import answer
+
+    return answer(options or ())
