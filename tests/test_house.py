@@ -25,7 +25,7 @@ LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
 PURE = (
-    "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_extra_rules", "_filter",
+    "_arguments", "_decisions", "_denials", "_describe", "_dns", "_exec_rules", "_extra_rules", "_filter", "_fixes",
     "_handler_rules", "_landlock", "_lookups", "_names", "_net_rules", "_open_rules", "_path_rules", "_plan",
     "_record", "_trap_rules", "_values", "_verdicts", "_view_rules", "_views",
     "errors", "events", "policy", "presets", "result", "syscalls",

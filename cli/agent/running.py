@@ -126,6 +126,7 @@ def _preparing(request: direct.Request, profile: AgentProfile, words: list[str])
             addons=_list(request, "add"),
             command=words,
             fields=fields,
+            dry_run=bool(request.given.get("dry_run")),
         )
 
     return ready
