@@ -10,9 +10,11 @@ from sandlock._places cimport (
     FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, close_pin, leave, pin, split_path, take_pin,
 )
 from sandlock._programs cimport MAX_PATH
+from sandlock._virtual_root cimport has_dots
 
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
+    const int ELOOP
     const int ENOENT
 
 cdef extern from "<fcntl.h>" nogil:
@@ -72,19 +74,23 @@ cdef int follow_cached_to_parent(long base, const char *path, int following, Pla
 cdef int follow_cached(long base, const char *path, int following, Place *place) noexcept nogil:
     """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
     who may wait has to look."""
-    cdef long opened
-    cdef int result
+    cdef int flags = O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0
+    cdef int result, without_links = 0
+    cdef long opened = -ELOOP
     if following & FOLLOW_TO_PARENT:
         result = follow_cached_to_parent(base, path, following, place)
     else:
-        opened = pin(
-            base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED
-        )
+        if path[0] == 47:        # most paths have no link, and then there is more to say of them
+            opened = pin(base, path, flags, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
+            without_links = opened != -ELOOP
+        if not without_links:
+            opened = pin(base, path, flags, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED)
         if opened == -ENOENT and following & FOLLOW_MAKES:
             result = follow_cached_to_parent(base, path, following, place)
-        elif opened == -ENOENT and is_missing(base, path):
+        elif opened == -ENOENT and (without_links or is_missing(base, path)):
             return -ENOENT
         else:
+            place.by_letters = without_links and not has_dots(path)
             result = take_cached(opened, place)
     if result < 0:
         leave(place)

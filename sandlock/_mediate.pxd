@@ -5,6 +5,7 @@ from sandlock._linux cimport Notification
 from sandlock._path_calls cimport PathCall
 from sandlock._path_records cimport PathRecords
 from sandlock._path_table cimport PathTable
+from sandlock._places cimport LocalMounts
 from sandlock._programs cimport MAX_PATH
 from sandlock._procfs cimport Standing, Tree
 from sandlock._redirect cimport Redirect
@@ -38,6 +39,7 @@ cdef struct Mediator:
     Caller holder            # of descriptors that were duplicated last
     PathCall call            # at hand
     Caller lister            # who listed a directory last
+    LocalMounts local_mounts     # that it has come across
     PathRecords records
 
 cdef int meet_caller(Mediator *mediator) noexcept nogil

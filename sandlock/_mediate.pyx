@@ -9,7 +9,7 @@ value, an errno or a descriptor. What cannot be told is a denial.
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strchr
 from posix.types cimport pid_t
 
 from sandlock._linux cimport (
@@ -32,12 +32,12 @@ from sandlock._path_records cimport may_record, record_call, record_open
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (
     WANT_READ, WANT_WRITE, PathTable, denied_by, hidden_error, hides, holds_denied, is_covered, is_hidden,
-    judge_open, lets_change,
+    judge_open, lets_change, resembles_denied,
 )
 from sandlock._paths cimport (
-    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, look_at_place,
-    path_of_place,
+    ACCESS_WRITE, FOLLOW_CACHED, FOLLOW_TO_PARENT, OpenCall, Origin, Place, follow_path, leave, path_of_place,
 )
+from sandlock._places cimport look_with
 from sandlock._procfs cimport has_our_root, is_no_less, know_tree, may_have, read_standing
 from sandlock._programs cimport open_descriptor_of, real_path_in
 from sandlock._slots cimport CAUSE_AUDIT, CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE, CAUSE_UNREADABLE, load_paths
@@ -47,9 +47,9 @@ from sandlock._run cimport VirtualRoot
 from sandlock._tasks cimport (
     format_proc_path, parse_digits, put_number, read_proc_file, status_field, thread_group_of,
 )
-from sandlock._view_table cimport is_there, is_view, show_view
+from sandlock._view_table cimport is_there, is_view, resembles_view, show_view
 from sandlock._virtual_acts cimport tell_directory
-from sandlock._virtual_root cimport enter, holds_mount, is_memory, mount_at, show_path
+from sandlock._virtual_root cimport enter, holds_mount, is_memory, mount_at, real_of_seen, show_path
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
@@ -89,6 +89,7 @@ cdef extern from * nogil:
     const int O_NONBLOCK
     const int O_DIRECTORY
     const int O_TMPFILE
+    const int O_TRUNC
     const unsigned int S_IFDIR
     const unsigned int S_IFMT
 
@@ -104,6 +105,7 @@ cdef int get_to_know(Mediator *mediator) noexcept nogil:
     if not mediator.knows:
         mediator.tree.run = mediator.table.run
         mediator.tree.ledger = mediator.ledger
+        mediator.tree.local_mounts = NULL if mediator.may_block else &mediator.local_mounts
         result = know_tree(&mediator.tree)
         mediator.knows = result == 0
     return result
@@ -142,15 +144,37 @@ cdef int deny(Mediator *mediator, int cause, int rule, const char *what) noexcep
     return DENIED
 
 
-cdef int set_path(Name *name) noexcept nogil:
-    """Looks up the real path of where a name leads, once. Returns 0 or -errno."""
-    cdef long length
-    if name.path[0] == 0:
-        length = path_of_place(&name.place, name.path, sizeof(name.path))
-        if length < 0:
-            return <int>length
-        name.path[length] = 0
+cdef int may_trust_letters(const Mediator *mediator, const char *path) noexcept nogil:
+    """Whether nothing is said against a path, however the kernel has it. It may have it in other letters, where a
+    directory does not tell upper and lower case apart; so what is denied, or shows something else, must not even
+    resemble it, and where a path has to be granted to be used, or to be seen, its letters are not enough."""
+    cdef const PathTable *paths = mediator.paths
+    if strchr(path, 126) != NULL:        # '~': a short name, perhaps, of a long one
+        return 0
+    if paths != NULL and (paths.narrow or paths.hides or resembles_denied(paths, path)):
+        return 0
+    return not resembles_view(mediator.table.views, path)
+
+
+cdef int find_path(const Mediator *mediator, Name *name, const Place *place) noexcept nogil:
+    """Finds the real path of where a name leads: by its letters if these are enough to let it through, or as the kernel
+    has it. Returns 0 or -errno."""
+    cdef long length = -1
+    if place.by_letters and (mediator.call.act == ACT_OPEN or mediator.call.act >= ACT_LOOK):
+        length = real_of_seen(mediator.table.run.virtual_root, name.text, name.path, sizeof(name.path))
+        if length >= 0 and may_trust_letters(mediator, name.path):
+            return 0
+    length = path_of_place(place, name.path, sizeof(name.path))
+    if length < 0:
+        name.path[0] = 0
+        return <int>length
+    name.path[length] = 0
     return 0
+
+
+cdef int set_path(const Mediator *mediator, Name *name) noexcept nogil:
+    """The same, once."""
+    return find_path(mediator, name, &name.place) if name.path[0] == 0 else 0
 
 
 cdef int miss(Mediator *mediator, const Place *place, const char *path, int looks) noexcept nogil:
@@ -168,7 +192,7 @@ cdef int hide(Mediator *mediator, Name *name, int result) noexcept nogil:
     learn how far a way leads that it may not see. Returns the result, -ENOENT or DENIED."""
     if not hides(mediator.paths) or name.itself or not name.present or result == LATER:
         return result
-    result = set_path(name) if result == 0 else hidden_error(result)
+    result = set_path(mediator, name) if result == 0 else hidden_error(result)
     if result < 0 or not is_hidden(mediator.paths, &name.place, name.path):
         return result
     return miss(mediator, &name.place, name.path, mediator.call.act >= ACT_LOOK)
@@ -231,7 +255,7 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     """Whether the policy lets this be done to where the name leads. Returns 0, DENIED or -errno."""
     cdef const PathTable *paths = mediator.paths
     cdef PathCall *call = &mediator.call
-    cdef int rule, result = set_path(name)
+    cdef int rule, result = set_path(mediator, name)
     if result < 0:
         return result
     if not is_there(mediator.table.views, &mediator.tree, name.path):
@@ -316,7 +340,7 @@ cdef int follow_descriptor(Mediator *mediator, Name *name) noexcept nogil:
     if call.by_descriptor or (takes_no_path(call.act) and name.directory != AT_FDCWD):
         if is_only_path(call.tid, name.directory):
             return -EBADF
-    result = look_at_place(opened, &name.place)
+    result = look_with(opened, &name.place, mediator.tree.local_mounts)
     if result == 0 and root != NULL and real_path_in(name.place.own_table, opened, name.path) >= 0:
         enter(root, mount_at(root, name.path), &name.place)
     if result == 0 and not mediator.may_block and (name.place.on_procfs or not name.place.local):
@@ -463,7 +487,7 @@ cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexce
     cdef int result = show_view(mediator.table.views, place, at.first.path, 1)
     if result < 0:
         return result
-    if call.access & ACCESS_WRITE and table_is_full(at.tid):
+    if (not call.where.exists or flags & O_TRUNC) and table_is_full(at.tid):
         return -EMFILE           # before anything is made, or cut off
     if not call.where.exists:
         result = meet_caller(mediator)
@@ -489,16 +513,13 @@ cdef long open_and_give(Mediator *mediator, OpenCall *call, Place *place) noexce
 cdef long open_place(Mediator *mediator, OpenCall *call, Place *place) noexcept nogil:
     """Judges what an open found, and opens it. Returns GIVEN, LATER, DENIED or -errno."""
     cdef Name *name = &mediator.call.first
-    cdef long length
     cdef int rule = -1, cause, result = check_place(&mediator.tree, call, place)
     if result < 0:
         return LATER             # there is more to say of a failure than of a success
     if place.descriptor >= 0 and not waits_for_nobody(place):
         return LATER
-    length = path_of_place(place, name.path, sizeof(name.path))
-    if length < 0:
+    if find_path(mediator, name, place) < 0:
         return LATER
-    name.path[length] = 0
     if not is_there(mediator.table.views, &mediator.tree, name.path):
         return -ENOENT
     if hides(mediator.paths) and is_hidden(mediator.paths, place, name.path):
@@ -526,6 +547,7 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
     cdef long result, opened
     mediator.met = 0
     mediator.paths = load_paths(&mediator.table.paths)
+    mediator.call.act = ACT_OPEN
     mediator.call.id = notification.id
     mediator.call.tid = <int>notification.pid
     mediator.call.number = notification.data.nr

@@ -176,9 +176,23 @@ cdef long copy_string(Window *window, pid_t tid, uint64_t address, char *into, s
 cdef long read_string(pid_t tid, uint64_t address, char *into, size_t size) noexcept nogil:
     """Reads a NUL-terminated string. Returns its length, -ENAMETOOLONG if `size` bytes hold no NUL, or
     another -errno. On an error `into` holds nothing of use."""
-    cdef Window window
-    window.start = MAX_ADDRESS
-    return copy_string(&window, tid, address, into, size)
+    cdef size_t done = 0, room
+    cdef const char *found
+    cdef long result
+    while done < size:
+        if done > MAX_ADDRESS - address:
+            return -EFAULT
+        room = BLOCK - <size_t>((address + done) & (BLOCK - 1))      # no further than its page, as above
+        if room > size - done:
+            room = size - done
+        result = read_memory(tid, address + done, into + done, room)
+        if result < 0:
+            return result
+        found = <const char *>memchr(into + done, 0, room)
+        if found != NULL:
+            return <long>(found - into)
+        done += room
+    return -ENAMETOOLONG
 
 
 cdef long read_pointers(pid_t tid, uint64_t array, uint64_t *into) noexcept nogil:

@@ -18,6 +18,7 @@ from sandlock._users cimport group_from, user_from
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int EINVAL
+    const int ENOSYS
     const int EOPNOTSUPP
 
 cdef extern from * nogil:
@@ -25,6 +26,9 @@ cdef extern from * nogil:
     #include <fcntl.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
+    #ifndef SYS_fchmodat2
+    #define SYS_fchmodat2 452                  /* Linux 6.6 */
+    #endif
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     """
     const int AT_FDCWD
@@ -34,6 +38,7 @@ cdef extern from * nogil:
     const int O_RDONLY
     const int AT_EMPTY_PATH "SANDLOCK_AT_EMPTY_PATH"
     const long SYS_fchmodat
+    const long SYS_fchmodat2
     const long SYS_fchownat
     const long SYS_inotify_add_watch
     const long SYS_removexattr
@@ -47,9 +52,14 @@ cdef extern from * nogil:
 
 cdef long change_mode(const PathCall *call) noexcept nogil:
     cdef char path[64]
-    cdef long directory
+    cdef long directory, result
     if call.first.place.mode & S_IFMT == S_IFLNK:
         return -EOPNOTSUPP
+    result = raw_syscall(
+        SYS_fchmodat2, call.first.place.descriptor, <long><const char *>b"", <long>call.values[0], AT_EMPTY_PATH, 0, 0
+    )
+    if result != -ENOSYS:
+        return result
     directory = own_descriptor(path, call.first.place.own_table, call.first.place.descriptor)
     return raw_syscall(SYS_fchmodat, directory, <long>path, <long>call.values[0], 0, 0, 0)
 

@@ -129,6 +129,9 @@ cdef enum:
     PTS_LAST = 143
     STAT_ROOM = 512
     STREAMS = 3              # the descriptors of a caller that may be its terminal
+    LARGE_FILE = 0o100000    # what O_LARGEFILE is to the kernel, where the headers have 0
+
+cdef uint64_t SOUND_FLAGS = O_ACCMODE | O_APPEND | O_CLOEXEC | O_EXCL | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK | LARGE_FILE
 
 
 # The call -------------------------------------------------------------------------------------------------------------
@@ -190,6 +193,9 @@ cdef int check_flags(int number, OpenCall *call) noexcept nogil:
     """What the kernel says of the flags, before it looks at the path: told by an empty one. Returns 0 or -errno."""
     cdef OpenHow how
     cdef long result
+    cdef uint64_t others = call.flags & ~<uint64_t>SOUND_FLAGS
+    if number != SYS_openat2 and (others & ~<uint64_t>O_DIRECTORY == 0 or others & ~<uint64_t>(O_CREAT | O_TRUNC) == 0):
+        return 0                 # all but openat2(2) ignore what they do not know, and these go together in all kernels
     if number == SYS_openat2:
         how.flags = call.flags
         how.mode = call.mode

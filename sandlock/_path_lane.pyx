@@ -17,13 +17,20 @@ from sandlock._paths cimport ASK_NOTHING
 from sandlock._run cimport VirtualRoot
 from sandlock._slots cimport note_path
 from sandlock._sockets cimport forget_caller
-from sandlock._tasks cimport now_ns, thread_group_of
+from sandlock._tasks cimport thread_group_of
 from sandlock._view_table cimport keep_with_views
 from sandlock._virtual_listing cimport may_list_mounts
 
 cdef extern from "<errno.h>" nogil:
     const int EACCES
     const int ENOMEM
+
+cdef extern from "<time.h>" nogil:
+    const int CLOCK_MONOTONIC
+    ctypedef struct Clock "struct timespec":
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, Clock *time) noexcept
 
 cdef extern from * nogil:
     """
@@ -85,6 +92,13 @@ cdef void stop_mediating(Crew *crew) noexcept nogil:
     free(mediator)
 
 
+cdef int64_t lane_ns() noexcept nogil:
+    """As _tasks.now_ns, without a system call: the lane is a thread, and has a libc."""
+    cdef Clock time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec * <int64_t>1000000000 + time.tv_nsec
+
+
 cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule) noexcept nogil:
     """Carries a path call out, now or later."""
     cdef Mediator *mediator = crew.mediator
@@ -102,7 +116,7 @@ cdef Action vet_path(Crew *crew, const Notification *notification, int64_t rule)
         if start_mediating(crew) < 0:
             return errno_action(EACCES)
         mediator = crew.mediator
-    crew.table.since_ns = now_ns()
+    crew.table.since_ns = lane_ns()
     crew.table.tid = <pid_t>notification.pid
     result = open_quickly(mediator, notification) if opens else mediate(mediator, notification, rule)
     if result == GIVEN:

@@ -40,6 +40,8 @@ cdef struct PathTable:
     int hides                # what no grant covers, and what is denied, is not there
 
 cdef int is_beneath(const char *path, const PathPrefix *prefix) noexcept nogil
+cdef int resembles(const char *path, const char *other, size_t length) noexcept nogil
+cdef int resembles_denied(const PathTable *table, const char *path) noexcept nogil
 cdef int denied_by(const PathTable *table, const Place *place, const char *path) noexcept nogil
 cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path) noexcept nogil
 cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil

@@ -42,6 +42,37 @@ cdef int is_beneath(const char *path, const PathPrefix *prefix) noexcept nogil:
     return path[prefix.length] == 0 or path[prefix.length] == 47
 
 
+cdef inline unsigned char fold(char letter) noexcept nogil:
+    """As a directory has it that does not tell upper and lower case apart; 255 for what there may stand for others: all
+    that is not ASCII."""
+    if <signed char>letter < 0:
+        return 255
+    return <unsigned char>(letter + 32 if 65 <= letter <= 90 else letter)
+
+
+cdef int resembles(const char *path, const char *other, size_t length) noexcept nogil:
+    """Whether a path might be this other one, or below it, in a directory that takes some letters for others."""
+    cdef unsigned char one, two
+    cdef size_t i
+    for i in range(length):
+        one = fold(path[i])
+        two = fold(other[i])
+        if one == 255 or two == 255:
+            return 1
+        if one != two:
+            return 0
+    return path[length] == 0 or path[length] == 47
+
+
+cdef int resembles_denied(const PathTable *table, const char *path) noexcept nogil:
+    """Whether a path might be denied, were it written otherwise."""
+    cdef int i
+    for i in range(table.denied_count):
+        if resembles(path, table.denied[i].path, table.denied[i].length):
+            return 1
+    return 0
+
+
 cdef int find_identity(const PathTable *table, const Place *place) noexcept nogil:
     """Where an object is among those that are denied, -1 if it is not."""
     cdef const PathIdentity *found
@@ -227,6 +258,10 @@ cdef class PathRules:
         self.c.grant_count = <int>len(grants)
         self.c.narrow = narrow
         self.c.hides = hides
+
+    def resembles(self, bytes path) -> bool:
+        """Whether a path might be denied, were it written otherwise; for tests."""
+        return resembles_denied(&self.c, path) != 0
 
     cdef fill(self, PathPrefix *out, bytes path):
         path = path.rstrip(b"/")

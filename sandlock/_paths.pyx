@@ -561,6 +561,7 @@ cdef int follow_path(
     memset(place, 0, sizeof(place[0]))
     place.descriptor = place.parent = -1
     place.own_table = origin.tree.own_table
+    place.local_mounts = origin.tree.local_mounts
     if path[0] == 0:
         return -ENOENT
     if path[0] == 47 and resolve & RESOLVE_BENEATH:

@@ -28,6 +28,9 @@ cdef extern from * nogil:
     #define SANDLOCK_O_PATH 010000000
     #define SANDLOCK_AT_EMPTY_PATH 0x1000
     #define SANDLOCK_ST_NOSYMFOLLOW 0x2000     /* Linux 5.10 */
+    #ifndef STATX_MNT_ID_UNIQUE
+    #define STATX_MNT_ID_UNIQUE 0x4000U        /* Linux 6.8 */
+    #endif
     #ifndef RESOLVE_CACHED
     #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
     #endif
@@ -49,22 +52,9 @@ cdef extern from * nogil:
     const uint64_t RESOLVE_CACHED
     const unsigned int STATX_BASIC_STATS
     const unsigned int STATX_BTIME
+    const unsigned int STATX_MNT_ID_UNIQUE
     const long SYS_fstatfs
     const long SYS_statx
-    ctypedef struct StatxTime "struct statx_timestamp":
-        long long tv_sec
-        unsigned int tv_nsec
-    ctypedef struct Statx "struct statx":
-        unsigned int stx_mask
-        unsigned int stx_nlink
-        unsigned int stx_uid
-        unsigned short stx_mode
-        unsigned long long stx_ino
-        StatxTime stx_btime
-        unsigned int stx_rdev_major
-        unsigned int stx_rdev_minor
-        unsigned int stx_dev_major
-        unsigned int stx_dev_minor
     ctypedef struct FileSystem "struct statfs":
         long f_type
         long f_flags
@@ -75,6 +65,7 @@ cdef extern from * nogil:
 
 cdef enum:
     MAX_TRIES = 64
+    MAX_LOCAL = 16           # LocalMounts.numbers
 
 
 cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil:
@@ -93,7 +84,7 @@ cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept
 
 
 cdef int take_pin(long descriptor, Place *place) noexcept nogil:
-    cdef int result = look_at_place(descriptor, place)
+    cdef int result = look_with(descriptor, place, place.local_mounts)
     if result < 0:
         close_pin(descriptor)
     else:
@@ -120,23 +111,56 @@ cdef int is_local(long kind) noexcept nogil:
     )
 
 
+cdef int is_known(const LocalMounts *mounts, const Statx *found) noexcept nogil:
+    """Whether an object's mount is known to be local."""
+    cdef int i
+    if mounts == NULL or not found.stx_mask & STATX_MNT_ID_UNIQUE:
+        return 0
+    for i in range(mounts.count):
+        if mounts.numbers[i] == found.stx_mnt_id:
+            return 1
+    return 0
+
+
+cdef void learn(LocalMounts *mounts, const Statx *found) noexcept nogil:
+    if mounts == NULL or not found.stx_mask & STATX_MNT_ID_UNIQUE:
+        return
+    mounts.numbers[mounts.next] = found.stx_mnt_id
+    mounts.next = (mounts.next + 1) % MAX_LOCAL
+    if mounts.count < MAX_LOCAL:
+        mounts.count += 1
+
+
 cdef int look_at_place(long descriptor, Place *place) noexcept nogil:
     """Fills in what there is to know of a pinned object. Returns 0 or -errno."""
-    cdef Statx found
+    return look_with(descriptor, place, NULL)
+
+
+cdef int look_with(long descriptor, Place *place, LocalMounts *mounts) noexcept nogil:
+    """The same by a task that remembers mounts."""
+    cdef Statx *found = &place.found
     cdef FileSystem system
     cdef long result
-    memset(&found, 0, sizeof(found))
+    memset(found, 0, sizeof(Statx))
     result = raw_syscall(
-        SYS_statx, descriptor, <long><const char *>b"", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, <long>&found, 0
+        SYS_statx, descriptor, <long><const char *>b"", AT_EMPTY_PATH,
+        STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID_UNIQUE, <long>found, 0
     )
-    if result == 0:
-        memset(&system, 0, sizeof(system))
-        result = raw_syscall(SYS_fstatfs, descriptor, <long>&system, 0, 0, 0, 0)
     if result < 0:
         return <int>result
-    place.on_procfs = system.f_type == PROC_SUPER_MAGIC
-    place.local = is_local(system.f_type)
-    place.nosymfollow = system.f_flags & NOSYMFOLLOW != 0
+    if is_known(mounts, found):
+        place.on_procfs = place.nosymfollow = 0
+        place.local = 1
+    else:
+        memset(&system, 0, sizeof(system))
+        result = raw_syscall(SYS_fstatfs, descriptor, <long>&system, 0, 0, 0, 0)
+        if result < 0:
+            return <int>result
+        place.on_procfs = system.f_type == PROC_SUPER_MAGIC
+        place.local = is_local(system.f_type)
+        place.nosymfollow = system.f_flags & NOSYMFOLLOW != 0
+        if place.local:
+            learn(mounts, found)
     place.mode = found.stx_mode
     place.owner = found.stx_uid
     place.links = found.stx_nlink

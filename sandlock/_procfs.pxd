@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from posix.types cimport pid_t
 
+from sandlock._places cimport LocalMounts
 from sandlock._run cimport Run
 from sandlock._tasks cimport Ledger
 
@@ -25,6 +26,7 @@ cdef struct Tree:
     uint64_t root_inode
     uint64_t root_mount
     long own_table           # see _programs.own_descriptor
+    LocalMounts *local_mounts    # or NULL
 
 cdef int read_standing(pid_t tid, Standing *out) noexcept nogil
 cdef int know_tree(Tree *tree) noexcept nogil

@@ -32,6 +32,7 @@ cdef struct ViewTable:
 cdef int keep_with_views(
     const ViewTable *table, const VirtualRoot *root, const int *descriptors, int count
 ) noexcept nogil
+cdef int resembles_view(const ViewTable *table, const char *path) noexcept nogil
 cdef int is_there(const ViewTable *table, const Tree *tree, const char *path) noexcept nogil
 cdef int is_all_there(const ViewTable *table, const char *path) noexcept nogil
 cdef int is_view(const ViewTable *table, const Place *place, const char *path) noexcept nogil

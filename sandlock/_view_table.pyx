@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
 
 from sandlock._linux cimport SYS_clock_gettime, SYS_close, SYS_fcntl, SYS_memfd_create, SYS_write, raw_syscall
 from sandlock._opening cimport reopen
+from sandlock._path_table cimport resembles
 from sandlock._paths cimport Place, look_at_place
 from sandlock._procfs cimport is_of_tree, process_in
 from sandlock._programs cimport MAX_PATH
@@ -106,6 +107,22 @@ cdef int shows(const ViewTable *table, const char *path) noexcept nogil:
             longest = table.places[i].length
             shown = table.places[i].shown
     return shown or holds_shown(table, path)
+
+
+cdef int resembles_view(const ViewTable *table, const char *path) noexcept nogil:
+    """Whether a path might be one that shows something else, or that is not there, were it written otherwise."""
+    cdef char room[MAX_PATH]
+    cdef int i
+    if table == NULL:
+        return 0
+    path = in_general(path, room)
+    for i in range(table.view_count):
+        if resembles(path, table.views[i].path, table.views[i].length):
+            return 1
+    for i in range(table.place_count):
+        if resembles(path, table.places[i].path, table.places[i].length):
+            return 1
+    return 0
 
 
 cdef int is_there(const ViewTable *table, const Tree *tree, const char *path) noexcept nogil:

@@ -10,7 +10,7 @@ seen at several places, and belongs to the mount with the longest real path that
 """
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memcpy, memset, strcmp, strlen, strncmp
+from libc.string cimport memcpy, memset, strcmp, strcspn, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_fcntl, raw_syscall
 from sandlock._places cimport (
@@ -149,22 +149,37 @@ cdef long seen_path(const VirtualRoot *root, int mount, const char *real, char *
 
 
 cdef long real_of_seen(const VirtualRoot *root, const char *seen, char *into, size_t size) noexcept nogil:
-    """The real path of one without links, as the program has it. Returns the length or -errno."""
-    cdef const char *rest = NULL
-    cdef size_t length
-    cdef int i
-    for i in range(root.count):
+    """The real path of an absolute one without links and `..`, as the program has it; `root` may be NULL. Returns the
+    length or -errno."""
+    cdef const char *rest = seen
+    cdef size_t length = 0, more
+    cdef int i, mount = -1
+    for i in range(root.count if root != NULL else 0):
         rest = behind(root.mounts[i].seen_at, seen)
-        if rest == NULL:
-            continue
-        length = strlen(rest)
-        if root.mounts[i].real_length + length + 2 > size:
+        if rest != NULL:
+            mount = i
+            break
+    if rest == NULL:
+        return -ENOENT
+    if mount >= 0:
+        length = root.mounts[mount].real_length
+        if length >= size:
             return -ENAMETOOLONG
-        memcpy(into, root.mounts[i].real, root.mounts[i].real_length)
-        into[root.mounts[i].real_length] = 47
-        memcpy(into + root.mounts[i].real_length + 1, rest, length + 1)
-        return <long>(root.mounts[i].real_length + 1 + length)
-    return -ENOENT
+        memcpy(into, root.mounts[mount].real, length)
+    rest = skip(rest)
+    while rest[0] != 0:
+        more = strcspn(rest, b"/")
+        if length + more + 2 > size:
+            return -ENAMETOOLONG
+        into[length] = 47
+        memcpy(into + length + 1, rest, more)
+        length += more + 1
+        rest = skip(rest + more)
+    if length == 0:
+        into[0] = 47
+        length = 1
+    into[length] = 0
+    return <long>length
 
 
 cdef long show_path(const VirtualRoot *root, const char *real, char *into, size_t size) noexcept nogil:
@@ -299,6 +314,7 @@ cdef int follow_below(
             base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, resolve | RESOLVE_NO_SYMLINKS
         )
         if opened >= 0:
+            place.by_letters = 1
             return accept(root, mount, 1, opened, cached, place)
         if opened == -ENOENT and not following & FOLLOW_MAKES:
             return -ENOENT
@@ -325,10 +341,10 @@ cdef int follow_in_root(
     cdef const char *rest = NULL
     cdef uint64_t resolve = RESOLVE_BENEATH
     cdef size_t length = strlen(path)
-    cdef int result, literal = 1, i
+    cdef int result, literal = 1, is_absolute = path[0] == 47, i
     if has_dots(path) or (following & FOLLOW_MAKES and path[length - 1] == 47):
         return -EAGAIN
-    if path[0] != 47:
+    if not is_absolute:
         literal = not holds_mount(root, mount, real)
     else:
         for i in range(root.count):
@@ -349,6 +365,7 @@ cdef int follow_in_root(
     result = follow_below(
         root, base, mount, literal, path, following, resolve | RESOLVE_NO_MAGICLINKS | cached, cached, place
     )
+    place.by_letters = place.by_letters and is_absolute
     if result < 0:
         leave(place)
     return result

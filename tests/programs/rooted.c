@@ -109,6 +109,19 @@ static void look(const char *what, int at, const char *path, int flags)
     printf("%s: %o %ld\n", what, status.st_mode, S_ISREG(status.st_mode) ? (long)status.st_size : 0L);
 }
 
+static void look_closely(const char *what, const char *path)
+{
+    struct stat s;
+    if (lstat(path, &s) < 0) {
+        tell(what, -1);
+        return;
+    }
+    printf("%s: %lu %lu %o %lu %u %u %lu %ld %ld %ld %ld.%09ld %ld.%09ld %ld.%09ld\n", what, (unsigned long)s.st_dev,
+           (unsigned long)s.st_ino, s.st_mode, (unsigned long)s.st_nlink, s.st_uid, s.st_gid, (unsigned long)s.st_rdev,
+           (long)s.st_size, (long)s.st_blksize, (long)s.st_blocks, (long)s.st_atim.tv_sec, (long)s.st_atim.tv_nsec,
+           (long)s.st_mtim.tv_sec, (long)s.st_mtim.tv_nsec, (long)s.st_ctim.tv_sec, (long)s.st_ctim.tv_nsec);
+}
+
 static int address(struct sockaddr_un *name, const char *path)
 {
     memset(name, 0, sizeof(*name));
@@ -239,6 +252,8 @@ static void act(const char *what, char **word)
         receive();
     } else if (IS("list")) {
         list(what, word[1]);
+    } else if (IS("closely")) {
+        look_closely(what, word[1]);
     } else if (IS("stat")) {
         look(what, AT_FDCWD, word[1], 0);
     } else if (IS("statat")) {
