@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .events import ExecDecision, NetDecision
     from .handlers import Handler, NativeHandler
     from .policy import Fields
-    from .result import Result
+    from .result import ExecRecord, Result
 
     Launch = Callable[["Resolver | None"], "Running"]
 
@@ -114,11 +114,33 @@ class Running:
         if not self.execution.ended:
             raise InternalError(f"the tree was told to die, and is not gone after {END_LIMIT:.0f} s")
 
+    async def order(self, *, pause: bool) -> None:
+        """Stops the tree, or lets it go on, and waits until that is so. Raises SandlockError."""
+        from ._pausing import AGAIN, ANSWER_LIMIT, PAUSE_LIMIT, keeps_running, no_answer, running_below
+
+        deadline = trio.current_time() + PAUSE_LIMIT
+        while True:
+            number = self.execution.order(pause=pause)
+            with trio.move_on_after(ANSWER_LIMIT) as limit:
+                await self._advance(lambda number=number: self.execution.obeyed(number))  # type: ignore[misc]
+            if limit.cancelled_caught:
+                raise no_answer(pause)
+            if not pause or self.execution.ended:
+                return
+            running = await trio.to_thread.run_sync(running_below, self.execution.run.init_pid)
+            if not running:
+                return
+            if trio.current_time() > deadline:
+                raise keeps_running(running)
+            await trio.sleep(AGAIN)
+
     async def _advance(self, done: Callable[[], bool]) -> None:
-        async with self._turn:
-            while not done():
-                await trio.lowlevel.wait_readable(self.execution.control_fd)
-                self.execution.advance()
+        """Message by message, in turn with others: each may be the one that another task waits for."""
+        while not done():
+            async with self._turn:
+                if not done():
+                    await trio.lowlevel.wait_readable(self.execution.control_fd)
+                    self.execution.advance()
 
     async def _finish(self) -> None:
         async with self._turn:
@@ -191,6 +213,29 @@ class AsyncProcess:
         if not self._running.execution.ended:
             self._running.execution.kill()
 
+    @property
+    def execs(self) -> tuple[ExecRecord, ...] | None:
+        """The programs that the tree has executed so far, as in `Result.execs`; None without `record_execs`."""
+        execution = self._running.execution
+        return execution.exec_records() if execution.policy.record_execs else None
+
+    @property
+    def paused(self) -> bool:
+        """Whether `pause` has stopped the tree, and `resume` has not let it go on."""
+        return self._running.execution.paused
+
+    async def pause(self) -> None:
+        """Stops all processes of the tree, wherever they are, and returns when none of them executes anything any more.
+
+        The run's time limit goes on counting, and so does that of questions; `kill` works as ever. Pausing what is
+        paused already changes nothing. Raises SandlockError (it has ended; it cannot be stopped)."""
+        await in_trio(self._owner, self._order, True)
+
+    async def resume(self) -> None:
+        """Lets all processes of the tree go on, also those that had been stopped before the pause, such as a shell's
+        suspended jobs: the kernel does not tell them apart. Raises SandlockError."""
+        await in_trio(self._owner, self._order, False)
+
     def resize(self, rows: int, columns: int) -> None:
         """Tells the program's terminal its new size. Raises SandlockError without a pty."""
         if self.terminal is None:
@@ -200,6 +245,9 @@ class AsyncProcess:
     async def _wait(self) -> Result:
         await self._running.ended()
         return self._running.execution.result()
+
+    async def _order(self, pause: bool) -> None:
+        await self._running.order(pause=pause)
 
     @protected
     async def _close(self) -> None:

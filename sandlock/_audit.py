@@ -193,6 +193,7 @@ def decided(decision: Decision) -> dict[str, object]:
         "fix": _text(decision.fix),
         "syscall": decision.syscall,
         "access": decision.access,
+        "parents": list(decision.parents),
     }
 
 

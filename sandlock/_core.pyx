@@ -26,7 +26,7 @@ from sandlock._linux cimport (
     AddDescriptor, Notification, NotificationSizes, POLLHUP, POLLIN, PollDescriptor, Response,
     SECCOMP_GET_NOTIF_SIZES, SECCOMP_IOCTL_NOTIF_ADDFD, SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND,
     SECCOMP_IOCTL_NOTIF_SET_FLAGS, SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_close,
-    SYS_futex, SYS_ioctl, SYS_seccomp, SYS_shutdown, raw_syscall,
+    SYS_futex, SYS_gettid, SYS_ioctl, SYS_seccomp, SYS_shutdown, raw_syscall,
 )
 from sandlock._opens cimport vet_open
 from sandlock._observe cimport observe_exec, observe_start, open_observer, stop_observer
@@ -332,6 +332,7 @@ cdef void *lane_main(void *argument) noexcept nogil:
     """A supervisor thread: enters the run's outer domain, starts the launch, then serves the listener."""
     cdef Lane *lane = <Lane *>argument
     cdef Run *run = lane.run
+    run.lane = <pid_t>raw_syscall(SYS_gettid, 0, 0, 0, 0, 0, 0)
     if enter_domain(run) < 0 or clone_warden(run) < 0:
         send_failure(run)
         return NULL

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from ._denials import Denial
     from ._net_rules import NetRule
     from ._plan import Plan
     from ._verdicts import Verdict
     from .events import Event
     from .handlers import HandlerContext
 
-__all__ = ["ASKED", "DENIED", "Decision", "decision_of"]
+__all__ = ["ASKED", "DENIED", "Decision", "decision_of", "refused_lookup"]
 
 ACTS = ("deny", "allow", "kill", "audit")
 """By number, as the core has them (enum Act in _slots.pxd)."""
@@ -50,7 +51,8 @@ class Decision:
     run: str
     """The run's id, as in its Result."""
     kind: str
-    """"exec", "fork", "open", "connect", "send", "bind", "listen", "handler" or "path" (another call about a file)."""
+    """"exec", "fork", "open", "connect", "send", "bind", "listen", "handler", "path" (another call about a file) or
+    "resolve" (a lookup that was refused; each name once)."""
     target: str
     """The file; or the destination as a rule names it: "tcp://127.0.0.1:443"."""
     decision: str
@@ -161,6 +163,32 @@ def decision_of(
         by=by,
         parents=parents,
         host=host_of(endpoint[1]) if host_of is not None and kind in ("connect", "send") else "",
+    )
+
+
+def refused_lookup(denial: Denial, *, seq: int, time: float, monotonic: float, run: str, call_id: str) -> Decision:
+    """The decision that a lookup was refused, from what was written down of it."""
+    return Decision(
+        seq=seq,
+        time=time,
+        monotonic=monotonic,
+        run=run,
+        kind="resolve",
+        target=denial.target,
+        decision="deny",
+        cause=denial.cause,
+        reason=denial.reason,
+        rule=denial.rule,
+        pid=denial.pid,
+        tid=denial.pid,
+        latency=denial.latency,
+        binding="on-behalf",
+        asked=denial.cause in ASKED,
+        call_id=call_id,
+        fix=denial.fix,
+        fix_flag=denial.fix_flag,
+        by=denial.by,
+        host=denial.target,
     )
 
 

@@ -274,7 +274,7 @@ def exec_fixes(exe: str, argv: tuple[str, ...]) -> tuple[str, str]:
 def denied_by(fs_denied: tuple[str, ...], rule: int) -> str:
     """The rule of this number, also as it stands among others, in words: part of what was granted is denied."""
     rule -= PATH_RULES if rule >= PATH_RULES else 0
-    return f"fs_denied: {fs_denied[rule]}" if 0 <= rule < len(fs_denied) else ""
+    return fs_denied[rule] if 0 <= rule < len(fs_denied) else ""
 
 
 def endpoint_target(arch: str, number: int, endpoint: tuple[int, bytes, int, bytes, bool]) -> str:

@@ -11,6 +11,7 @@ import os
 from ._lookups import is_inside
 from ._names import NameRules, is_local, read_host
 from ._net_rules import ICMP, TCP, UDP, UNIX, compile_rules, hosts_of
+from ._path_rules import denials
 from ._program import NetRuleSet
 from ._values import read_net_rule, refuse
 from .errors import PolicyError
@@ -36,7 +37,7 @@ def check_destination(policy: Policy, target: str, *, host: str, kind: str, asks
     protocol, address, port, path, abstract, name = _read(target)
     denied = _denied_socket(policy, path) if protocol == UNIX and not abstract else ""
     if denied:
-        return NetDecision(decision="deny", target=target, host=host, rule=f"fs_denied: {denied}")
+        return NetDecision(decision="deny", target=target, host=host, rule=denied)
     rules = compile_rules(policy)
     hosts = hosts_of(rules)
     name = read_host("host", host, host) if host else name
@@ -95,6 +96,9 @@ def _pinned(names: NameRules, name: str, address: bytes) -> list[int]:
 
 
 def _denied_socket(policy: Policy, path: bytes) -> str:
-    """The denied path that a socket lies at or below; links are not followed here."""
+    """The rule by whose path nobody may reach a socket that lies there; links are not followed here."""
     text = os.fsdecode(path)
-    return next((each for each in policy.fs_denied if text == each or text.startswith(f"{each.rstrip('/')}/")), "")
+    for field, top in denials(policy):
+        if text == top or text.startswith(f"{top.rstrip('/')}/"):
+            return f"{field}: {top}"
+    return ""

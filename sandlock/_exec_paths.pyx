@@ -61,7 +61,7 @@ cdef int is_memory(const char *path) noexcept nogil:
 
 
 cdef int judge_file(const PathTable *paths, const FileIdentity *file, const char *path, int *rule) noexcept nogil:
-    cdef int number = denied_file(paths, file, path)
+    cdef int number = denied_file(paths, file, path, WANT_EXECUTE)
     if number >= 0:
         rule[0] = PATH_RULES + number
         return CAUSE_RULE
@@ -93,7 +93,7 @@ cdef int judge_program(const PathTable *paths, const Slot *slot, int *rule) noex
 cdef int is_hidden_file(const PathTable *paths, const FileIdentity *file, const char *path) noexcept nogil:
     cdef Place place
     place.descriptor = -1    # its identity is looked at here
-    return denied_file(paths, file, path) >= 0 or (not is_memory(path) and is_hidden(paths, &place, path))
+    return denied_file(paths, file, path, WANT_EXECUTE) >= 0 or (not is_memory(path) and is_hidden(paths, &place, path))
 
 
 cdef int is_missed(const PathTable *paths, const Resolved *found) noexcept nogil:

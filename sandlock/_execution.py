@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from _thread import RLock
+from errno import EPIPE
 from time import monotonic, time
 
 from . import _native, _program
 from ._book import Book
 from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
+from ._fixes import FIXES
 from ._handled import Handled
 from ._launch import STEPS
 from ._verdicts import ACT_AUDIT, read_verdict
@@ -49,37 +51,6 @@ REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
 LONGEST_APPROVAL = 20 * 1024
 """Bytes of an approval beyond which it is not kept, some 16 KiB of words: the program decides how many there are."""
-FIXES = {
-    "execute the program": {
-        "ENOENT": "no such program, or its interpreter or loader is missing or not granted (fs_readable)",
-        "EACCES": "not granted, not executable, or its interpreter or loader is not granted (fs_readable)",
-        "ENOEXEC": "not a program: no known format and no #! line",
-        "E2BIG": "arguments and environment are too large",
-    },
-    "add a Landlock rule": {
-        "ENOENT": "the granted path does not exist; create it or drop the grant",
-        "EACCES": "the granted path cannot be reached by this user",
-        "ELOOP": "it is a link inside a directory that the sandbox may write, and not followed; grant its target",
-        "EXDEV": "it leads out of a directory that the sandbox may write; grant its target",
-    },
-    "install the seccomp filter": {
-        "EBUSY": "a sandbox cannot hold a supervised run: drop max_processes, record_execs and port grants, and "
-        "disable=['fs-metadata']",
-        "EPERM": "a sandbox cannot hold a supervised run: drop max_processes, record_execs and port grants, and "
-        "disable=['fs-metadata']",
-    },
-    "enter the Landlock domain": {"E2BIG": "16 Landlock domains are nested already (landlock(7))"},
-    "map the user and group": {"EPERM": "user namespaces are forbidden here; drop uid and gid"},
-    "clone the program's process": {
-        "EPERM": "user namespaces are forbidden here; drop uid and gid",
-        "EAGAIN": "the user's process limit is reached (RLIMIT_NPROC)",
-        "ENOSPC": "the limit of user namespaces is reached",
-    },
-    "clone the warden": {"EAGAIN": "the user's process limit is reached (RLIMIT_NPROC)"},
-    "set a resource limit": {"EPERM": "above the hard limit of this process"},
-    "change to the working directory": {"ENOENT": "it does not exist", "EACCES": "this user may not enter it"},
-    "set the CPU affinity": {"EINVAL": "none of these CPUs may be used here"},
-}
 
 with open(os.path.join(os.path.dirname(__file__), "_init.elf"), "rb") as _image:
     INIT_IMAGE = _image.read()
@@ -88,6 +59,10 @@ with open(os.path.join(os.path.dirname(__file__), "_init.elf"), "rb") as _image:
 def milliseconds(seconds: float | None) -> int | None:
     """For poll(2), whose longest wait is 24 days. Rounded up, so that nobody spins through the last one."""
     return None if seconds is None else max(0, min(int(seconds * 1000) + 1, 2**31 - 1))
+
+
+def _limit(seconds: float | None) -> int | None:
+    return None if seconds is None else max(0, int(seconds * 1000))
 
 
 class Execution:
@@ -129,6 +104,8 @@ class Execution:
         self._lookups = None if resolver is None else resolver.lookups
         self._ended: tuple[int, ...] | None = None
         self._killed = False
+        self._paused = False
+        self._ordered = self._obeyed = self._refusal = 0
         self._denials = Book(merge=False)
         self._audited = Book(merge=True)
         self._last_denied: tuple[Event | HandlerContext, Verdict] | None = None
@@ -139,10 +116,9 @@ class Execution:
         self.epoch = time() - monotonic()  # seconds since the epoch when the monotonic clock was 0
         # The thread that closes a sandbox takes messages of the runs of others. Re-entrant: signal handlers may kill.
         self._lock = RLock()
-        limit = None if timeout is None else max(0, int(timeout * 1000))
         self._mounts = None if virtual_root is None else virtual_root.open()
         try:
-            self.run = _native.Run(program, new_session=new_session, deadline_ms=limit, init_image=INIT_IMAGE)
+            self.run = _native.Run(program, new_session=new_session, deadline_ms=_limit(timeout), init_image=INIT_IMAGE)
             self._handled = Handled(self.run, handlers) if handlers else None
             self._prepare(questions, resolver)
         except OSError as error:
@@ -244,6 +220,11 @@ class Execution:
             self._ended = (_native.ENDED, 0, 0, 0, -1, 126 << 8, REASONS.index("denied"), 0, 0, 0)
         elif kind == _native.FAILED:
             self._fail(self._confinement_error(message))
+        elif kind in (_native.PAUSED, _native.RESUMED):
+            self._obeyed += 1
+            self._refusal = message[3]
+            if not message[3]:
+                self._paused = kind == _native.PAUSED
         elif kind == _native.MAP_IDS:
             self.run.maps_written(self._write_maps(message[1]))
         else:
@@ -376,7 +357,7 @@ class Execution:
 
     @property
     def denied_paths(self) -> tuple[str, ...]:
-        """All paths that ever were denied, by number."""
+        """All paths that ever were denied, by number, as "field: path"."""
         return self._permissions.denied_paths
 
     @property
@@ -386,6 +367,11 @@ class Execution:
         logged = self._logged(self.run.denials())
         handled = () if self._handled is None else self._handled.denials
         return (*self._denials.records, *handled, *logged, *(() if lookups is None else lookups.denials))
+
+    @property
+    def refused_lookups(self) -> tuple[Denial, ...]:
+        """The names whose lookup was refused so far, each with each cause once; what is new stands at the end."""
+        return () if self._lookups is None else self._lookups.denials
 
     @property
     def audited(self) -> tuple[Audited, ...]:
@@ -416,6 +402,33 @@ class Execution:
         with self._lock:
             self._killed = True
             self.run.kill()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the tree was stopped last."""
+        return self._paused and not self.ended
+
+    def order(self, *, pause: bool) -> int:
+        """Tells the init to stop the tree or to let it go on; `obeyed` says whether it has. Raises SandlockError."""
+        self._check_owner()
+        with self._lock:
+            error = EPIPE if self.ended else self.run.order(pause)
+            if error:
+                what = "pause" if pause else "resume"
+                why = "it has ended, or is ending" if error == EPIPE else "the run's init does not listen; kill it"
+                raise SandlockError(f"{what} the program: {why}")
+            self._ordered += 1
+            return self._ordered
+
+    def obeyed(self, order: int) -> bool:
+        """Whether an order was carried out, or needs not be any more. Raises SandlockError if it could not be."""
+        with self._lock:
+            if self._obeyed < order and not self.ended:
+                return False
+            if self._refusal and not self.ended:
+                why = f"read /proc/PID/task/TID/children: {os.strerror(self._refusal)}"
+                raise SandlockError(f"pause the program: {why}; the kernel needs CONFIG_PROC_CHILDREN")
+            return True
 
     def finish(self) -> None:
         """Frees what is native of the run, and closes its streams. Only after `ended`."""

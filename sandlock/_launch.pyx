@@ -87,6 +87,7 @@ cdef extern from "_watch.h" nogil:
     ctypedef struct Watch "struct watch":
         int guest
         int host
+        int lane
         long long deadline
     int watch_over(Watch *run, long long patience, int scope_expected) noexcept
     long long watch_now_ms() noexcept
@@ -351,8 +352,8 @@ cdef int take_own_descriptors(Run *run) noexcept nogil:
 
 cdef int execute_init(Run *run, const Watch *watch) noexcept nogil:
     """Executes the run's init in the warden's place. Returns only on failure."""
-    cdef char numbers[4][24]
-    cdef const char *argv[6]
+    cdef char numbers[5][24]
+    cdef const char *argv[7]
     cdef const char *envp[1]
     cdef long result
     cdef long long left = -1
@@ -373,7 +374,9 @@ cdef int execute_init(Run *run, const Watch *watch) noexcept nogil:
     put_number(numbers[2], left)
     argv[4] = numbers[3]
     put_number(numbers[3], run.program.signal_scope)
-    argv[5] = NULL
+    argv[5] = numbers[4]
+    put_number(numbers[4], run.lane)
+    argv[6] = NULL
     envp[0] = NULL
     result = call5(SYS_execveat, fd, <long><const char *>b"", <long>argv, <long>envp, AT_EMPTY_PATH)
     return fail(run, STEP_INIT, result)
@@ -388,6 +391,7 @@ cdef int watch_run(Run *run) noexcept nogil:
         return -1
     watch.guest = run.guest
     watch.host = run.host_pid
+    watch.lane = run.lane
     watch.deadline = -1 if run.deadline_ms < 0 else watch_now_ms() + run.deadline_ms
     # Without the signal scope, killing walks /proc, which needs more stack than the warden has.
     if run.program.signal_scope and watch_over(&watch, WARDEN_PATIENCE_MS, 1):

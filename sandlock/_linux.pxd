@@ -33,6 +33,10 @@ cdef extern from "_message.h" nogil:
     const int MESSAGE_FAILED
     const int MESSAGE_MAP_IDS
     const int MESSAGE_ENDED
+    const int MESSAGE_PAUSED
+    const int MESSAGE_RESUMED
+    const int COMMAND_PAUSE
+    const int COMMAND_RESUME
 
 cdef extern from "<poll.h>" nogil:
     ctypedef struct PollDescriptor "struct pollfd":

@@ -126,7 +126,9 @@ class Lookups:
 
     # ---- what was refused
 
-    def note(self, name: str, cause: str, reason: str, rule: str = "", pid: int = 0) -> None:
+    def note(
+        self, name: str, cause: str, reason: str, rule: str = "", pid: int = 0, *, by: str = "", latency: float = 0.0
+    ) -> None:
         """Writes down that a lookup was refused, or led nowhere."""
         known = self._denials.get((name, cause))
         if known is not None:
@@ -134,9 +136,10 @@ class Lookups:
         elif len(self._denials) >= MAX_DENIALS:
             self.dropped_denials += 1
         else:
-            self._denials[name, cause] = resolve_denial(name, cause, reason, rule, pid)
+            denial = resolve_denial(name, cause, reason, rule, pid)
+            self._denials[name, cause] = replace(denial, by=by, latency=latency)
 
     @property
     def denials(self) -> tuple[Denial, ...]:
-        """What was refused so far. From any thread."""
+        """What was refused so far; what is new stands at the end. From any thread."""
         return tuple(self._denials.copy().values())

@@ -179,7 +179,7 @@ cdef int set_path(const Mediator *mediator, Name *name) noexcept nogil:
 
 cdef int miss(Mediator *mediator, const Place *place, const char *path, int looks) noexcept nogil:
     """Of what is hidden: -ENOENT, or DENIED where a rule denies more than a look at it."""
-    cdef int rule = denied_by(mediator.paths, place, path)
+    cdef int rule = denied_by(mediator.paths, place, path, WANT_READ)
     if rule < 0 or looks:
         return -ENOENT
     deny(mediator, CAUSE_RULE, rule, path)
@@ -251,6 +251,11 @@ cdef int said_before(const Mediator *mediator, const Name *name) noexcept nogil:
     return -ENOENT if call.act == ACT_RENAME and name == &call.first and not exists else 0
 
 
+cdef int wanted_by(int act) noexcept nogil:
+    """What it wants of an object, of enum Want: to link it wants to change it, for who has another name of it could."""
+    return WANT_READ if act >= ACT_LOOK or act == ACT_WATCH else WANT_WRITE
+
+
 cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
     """Whether the policy lets this be done to where the name leads. Returns 0, DENIED or -errno."""
     cdef const PathTable *paths = mediator.paths
@@ -260,7 +265,7 @@ cdef int judge_name(Mediator *mediator, Name *name) noexcept nogil:
         return result
     if not is_there(mediator.table.views, &mediator.tree, name.path):
         return -ENOENT
-    rule = denied_by(paths, &name.place, name.path)
+    rule = denied_by(paths, &name.place, name.path, wanted_by(call.act))
     if rule < 0 and (
         call.act in (ACT_RENAME, ACT_REMOVE, ACT_REMOVE_DIRECTORY, ACT_MAKE_LINK)
         or (call.act == ACT_LINK and name == &call.second)

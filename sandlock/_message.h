@@ -1,4 +1,5 @@
-/* What the launch and the run's init tell the host, one SOCK_SEQPACKET message each. */
+/* What the launch and the run's init tell the host, one SOCK_SEQPACKET message each; and what the host tells the init:
+ * an int, an enum command, or the end of its side, which means "kill". */
 #ifndef SANDLOCK_MESSAGE_H
 #define SANDLOCK_MESSAGE_H
 
@@ -6,7 +7,14 @@ enum message_kind {
     MESSAGE_LAUNCHED = 1, /* the program was executed; pid is its process */
     MESSAGE_FAILED = 2,   /* a step of the launch failed; nothing of the program ran */
     MESSAGE_MAP_IDS = 3,  /* the child waits for its user and group maps */
-    MESSAGE_ENDED = 4     /* the whole tree is gone */
+    MESSAGE_ENDED = 4,    /* the whole tree is gone */
+    MESSAGE_PAUSED = 5,   /* COMMAND_PAUSE was carried out, or not: error */
+    MESSAGE_RESUMED = 6   /* the same of COMMAND_RESUME */
+};
+
+enum command {
+    COMMAND_PAUSE = 1,    /* stop all tasks of the tree */
+    COMMAND_RESUME = 2    /* let them go on */
 };
 
 enum end_reason {

@@ -13,9 +13,10 @@ from sandlock._core cimport Lane, lane_main
 from sandlock._handlers cimport HandlerSet
 from sandlock._launch cimport clone_warden, send_failure
 from sandlock._linux cimport (
-    MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, Message, SYS_close, SYS_eventfd2, SYS_fcntl,
-    SYS_futex, SYS_getpid, SYS_kill, SYS_landlock_create_ruleset, SYS_pidfd_open, SYS_rt_sigprocmask, SYS_shutdown,
-    SYS_socketpair, SYS_wait4, SYS_waitid, raw_syscall,
+    COMMAND_PAUSE, COMMAND_RESUME, MESSAGE_ENDED, MESSAGE_FAILED, MESSAGE_LAUNCHED, MESSAGE_MAP_IDS, MESSAGE_PAUSED,
+    MESSAGE_RESUMED, Message, SYS_close, SYS_eventfd2, SYS_fcntl, SYS_futex, SYS_getpid, SYS_kill,
+    SYS_landlock_create_ruleset, SYS_pidfd_open, SYS_rt_sigprocmask, SYS_sendto, SYS_shutdown, SYS_socketpair,
+    SYS_wait4, SYS_waitid, raw_syscall,
 )
 from sandlock._observe cimport dropped_records, free_observer, take_records
 from sandlock._path_table cimport PathRules
@@ -53,6 +54,7 @@ cdef extern from "<pthread.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     const int EAGAIN
     const int EINTR
+    const int EPIPE
 
 cdef extern from "<fcntl.h>" nogil:
     const int F_DUPFD_CLOEXEC
@@ -70,6 +72,7 @@ cdef enum:
     FUTEX_WAIT = 0
     FUTEX_WAKE = 1
     MSG_DONTWAIT = 0x40
+    MSG_NOSIGNAL = 0x4000
     SIG_SETMASK = 2
     SIGKILL = 9
     P_PIDFD = 3
@@ -87,6 +90,8 @@ LAUNCHED = MESSAGE_LAUNCHED
 FAILED = MESSAGE_FAILED
 MAP_IDS = MESSAGE_MAP_IDS
 ENDED = MESSAGE_ENDED
+PAUSED = MESSAGE_PAUSED
+RESUMED = MESSAGE_RESUMED
 
 
 def landlock_abi() -> int:
@@ -467,6 +472,18 @@ cdef class Run:
             # for the guest's exec and has not reaped it, so the number is still the guest's. Later the warden listens.
             raw_syscall(SYS_kill, self.c.guest, SIGKILL, 0, 0, 0, 0)
 
+    def order(self, bint pause) -> int:
+        """Tells the init to stop the tree, or to let it go on; it answers PAUSED or RESUMED. Returns 0 or an errno:
+        EPIPE when it was told to die, EAGAIN when it does not listen. Only after LAUNCHED."""
+        cdef int command = COMMAND_PAUSE if pause else COMMAND_RESUME
+        cdef long result
+        if not self.started or self.finished or self.c.control_host < 0:
+            return EPIPE
+        result = raw_syscall(
+            SYS_sendto, self.c.control_host, <long>&command, sizeof(command), MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0
+        )
+        return <int>-result if result < 0 else 0
+
     def maps_written(self, int error) -> None:
         """Lets a child that asked for its id maps go on (0), or fail with `error`."""
         self.c.mapped = 1 if error == 0 else -error
@@ -529,7 +546,7 @@ cdef class Run:
         close_once(&self.init_pidfd)
 
     def execs(self) -> list:
-        """The recorded execs of a finished run, see `_observe.take_records`."""
+        """The recorded execs so far, see `_observe.take_records`."""
         if self.lane.observer == NULL:
             return []
         return take_records(self.lane.observer)

@@ -486,18 +486,28 @@ cdef double seconds(const Observer *observer, int64_t at_ns) noexcept:
 
 
 cdef list take_records(void *opaque):
-    """The records of a stopped observer by start, each (pid, parent_pid, exe, argv, started, ended, wait_status,
+    """The records so far, by start, each (pid, parent_pid, exe, argv, started, ended, wait_status,
     confirmed, truncated): exe and argv's words in bytes, times in seconds since the run started, parent_pid 0 without
     a recorded parent. `ended` and `wait_status` are None if they were not seen; a program that was replaced by a
     further exec of its process has an end, but no status."""
     cdef Observer *observer = <Observer *>opaque
+    cdef Record *copies
     cdef Record *record
     cdef list records = []
-    cdef int i
+    cdef int count, i
     if observer == NULL:
         return records
-    for i in range(observer.record_count):
-        record = &observer.records[i]
+    with nogil:                  # whoever holds the lock may be waiting for nothing of Python's
+        pthread_mutex_lock(&observer.lock)
+        count = observer.record_count
+        copies = <Record *>malloc(<size_t>(count + 1) * sizeof(Record))
+        if copies != NULL:
+            memcpy(copies, observer.records, <size_t>count * sizeof(Record))
+        pthread_mutex_unlock(&observer.lock)
+    if copies == NULL:
+        raise MemoryError
+    for i in range(count):       # what their texts are is never changed, and stays as long as the observer
+        record = &copies[i]
         records.append((
             record.pid, record.parent, record.text[:record.exe_length],
             split_argv(record.text[record.exe_length:record.exe_length + record.argv_length]),
@@ -506,6 +516,7 @@ cdef list take_records(void *opaque):
             None if record.status == NO_STATUS else record.status,
             bool(record.confirmed), bool(record.truncated),
         ))
+    free(copies)
     records.sort(key=started)
     return records
 

@@ -29,7 +29,7 @@ from sandlock._opening cimport (
     remember_place, reopen, table_is_full,
 )
 from sandlock._path_records cimport may_record, record_open
-from sandlock._path_table cimport PathTable, denied_by, hidden_error, hides, is_hidden, judge_open
+from sandlock._path_table cimport WANT_READ, PathTable, denied_by, hidden_error, hides, is_hidden, judge_open
 from sandlock._paths cimport (
     ACCESS_READ, ACCESS_WRITE, FOLLOW_TO_PARENT, MAX_LAST, OpenCall, Place, leave, path_of_place,
 )
@@ -313,7 +313,7 @@ cdef int is_missed(Opener *opener, Slot *slot, const Place *place) noexcept nogi
     path[0] = 0
     if path_of_place(place, path, MAX_PATH + MAX_LAST) >= 0 and not is_hidden(paths, place, path):
         return 0
-    slot.rule = denied_by(paths, place, path)
+    slot.rule = denied_by(paths, place, path, WANT_READ)
     if slot.rule < 0:
         end_open(opener.table, slot, -ENOENT)
         return 1

@@ -13,7 +13,7 @@ from ._path_table import PathRules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from .presets import Grant
 
@@ -26,13 +26,15 @@ __all__ = ["ACCESS", "covered", "linked_files", "names_of", "path_rules"]
 
 READ, WRITE, EXECUTE, DEVICE = 1, 2, 4, 8  # _path_table.pxd: enum Want
 ACCESS = {"read": READ | EXECUTE, "data": READ, "write": READ | WRITE | EXECUTE, "device": READ | DEVICE}
+PROTECTED = READ | EXECUTE
+"""What may be done to what is protected."""
 MAX_ENTRIES = 50_000
 """So many entries of a denied tree are looked at for files that have other names elsewhere."""
 MAX_LINKS = 40  # as the kernel: path_resolution(7)
 
 
 def path_rules(
-    denied: Iterable[str],
+    rules: Sequence[tuple[str, str]],
     grants: Iterable[Grant],
     shown: Iterable[bytes] = (),
     *,
@@ -41,14 +43,18 @@ def path_rules(
     known: dict[bytes, list[Identity]] | None = None,
     spell: Callable[[bytes], list[bytes]] | None = None,
 ) -> PathRules:
-    """What the supervisor judges path calls by. `grants`: on real paths, as the kernel has them; a link that is there
-    now is not followed. `shown`: names of what is granted. `known`: what was found before in denied trees, and is added
-    to. `spell`: the names of a denied path, as `names_of` has them, in a virtual root."""
+    """What the supervisor judges path calls by. `rules`: field and path of what is denied or protected, by number.
+    `grants`: on real paths, as the kernel has them; a link that is there now is not followed. `shown`: names of what is
+    granted. `known`: what was found before in denied trees, and is added to. `spell`: the names of a denied path, as
+    `names_of` has them, in a virtual root."""
     paths: dict[bytes, int] = {}
     identities: dict[Identity, int] = {}
     known = {} if known is None else known
-    mounts = _mounts() if denied else []
-    for number, text in enumerate(denied):
+    allowed = [PROTECTED if field == "fs_protected" else 0 for field, _ in rules]
+    mounts = _mounts() if rules else []
+    # of two rules about the same thing the one that denies more counts
+    for number in sorted(range(len(rules)), key=allowed.__getitem__):
+        text = rules[number][1]
         names = (spell or names_of)(fsencode(text))
         for name in names:
             for alias in (name, *_aliases(name, mounts)):
@@ -60,8 +66,8 @@ def path_rules(
         for identity in known[names[-1]]:
             identities.setdefault(identity, number)
     return PathRules(
-        list(paths.items()),
-        identities=sorted((inode, device, number) for (device, inode), number in identities.items()),
+        [(path, allowed[number], number) for path, number in paths.items()],
+        identities=sorted((inode, device, allowed[number], number) for (device, inode), number in identities.items()),
         # What may be read, and executed, is for Landlock to say, but where less is granted than it was told.
         grants=[
             (fsencode(grant.path), ACCESS[grant.kind]) for grant in grants if narrow or hides or grant.kind == "write"

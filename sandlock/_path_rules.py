@@ -25,6 +25,7 @@ __all__ = [
     "METADATA",
     "adjust",
     "covers_all",
+    "denials",
     "option_of",
     "pack",
     "refused",
@@ -142,6 +143,8 @@ _LISTS = ("getdents", "getdents64")
 _NO_CHANGES = (*METADATA, *LOOKS, "chdir", "getcwd", *_LISTS)
 _CHANGES = (*METADATA, *(name for name, (act, *_) in CALLS.items() if name not in _NO_CHANGES and act != "open"))
 _EXECS = ("execve", "execveat")
+_WRITES = 0o3 | 0o100 | 0o1000 | 0o20000000
+"""O_ACCMODE, O_CREAT, O_TRUNC and the bit of O_TMPFILE: flags without which an open changes nothing."""
 _OPENS = ("open", "openat", "openat2", "creat")
 
 PAST_THE_FILTER = {
@@ -169,6 +172,7 @@ _REASONS = {
     "fs_denied": "Landlock cannot take parts away from a grant",
     "ceiling": "Landlock cannot give a grant later, nor take it back",
     "hide_ungranted": "what is not granted must not show, by no call",
+    "fs_protected": "Landlock cannot let a part of a writable grant be read only",
     "record_paths": "what is done to files goes on record",
 }
 
@@ -182,7 +186,15 @@ def option_of(policy: Policy, narrow: bool) -> str:
         return "fs_denied"
     if policy.record_paths:
         return "record_paths"
-    return "ceiling" if narrow else "hide_ungranted" if policy.hide_ungranted else ""
+    if narrow:
+        return "ceiling"
+    return "hide_ungranted" if policy.hide_ungranted else "fs_protected" if policy.fs_protected else ""
+
+
+def denials(policy: Policy) -> tuple[tuple[str, str], ...]:
+    """Field and path of what is denied or protected, by number: denials may be added while programs run."""
+    protected = [("fs_protected", path) for path in policy.fs_protected]
+    return (*protected, *(("fs_denied", path) for path in policy.fs_denied))
 
 
 def pack(name: str) -> int:
@@ -238,11 +250,13 @@ def traps(
     return [(name, "path", reason) for name, reason in wanted.items() if name not in known]
 
 
-def adjust(answers: dict[str, Answer], option: str, allowed: set[str], hides: bool = False) -> None:
+def adjust(
+    answers: dict[str, Answer], option: str, allowed: set[str], hides: bool = False, sees_reads: bool = False
+) -> None:
     """Has the filter refuse to make device nodes, and pass opens with O_PATH, which open nothing. Raises PolicyError
     where a call that the policy allows would open files unseen. `option`: the one for which every open is the
     supervisor's, also where ask_opens has no question about it. `hides`: also those that open nothing, for they tell
-    what there is."""
+    what there is. `sees_reads`: what is protected may be opened for reading by the kernel alone, unless this."""
     for name, cases in DEVICES.items():
         answer = answers.get(name)
         if answer in (_filter.ALLOW, _filter.NOTIFY):
@@ -257,7 +271,9 @@ def adjust(answers: dict[str, Answer], option: str, allowed: set[str], hides: bo
     for name, argument in (("open", 1), ("openat", 2)):
         if name in answers and option != "chroot":
             no_path: Case = (_filter.any_bit(argument, 0o10000000),), _filter.ALLOW
-            answers[name] = _filter.NOTIFY if hides else ((no_path,), _filter.NOTIFY)
+            reads: Case = (_filter.masked(argument, _WRITES, 0),), _filter.ALLOW
+            harmless = (no_path, reads) if option == "fs_protected" and not sees_reads else (no_path,)
+            answers[name] = _filter.NOTIFY if hides else (harmless, _filter.NOTIFY)
     # The supervisor acts in the run's domain: one that the program adds inside would not hold for that.
     answers.update(dict.fromkeys(answers.keys() & set(syscalls.GROUPS["landlock"].members), _filter.errno(38)))
 

@@ -19,16 +19,17 @@ cdef enum Want:
 cdef struct PathPrefix:
     const char *path         # no '/' at its end; "" is the root
     size_t length
-    int access               # enum Want; of a grant
+    int access               # enum Want; of a grant: what it allows; of what is denied: what is allowed all the same
     int rule                 # of what is denied: the policy's number for it
 
 cdef struct PathIdentity:
     uint64_t device
     uint64_t inode
+    int access
     int rule
 
 cdef struct PathTable:
-    int denied_count
+    int denied_count         # fs_denied and fs_protected
     PathPrefix *denied
     int identity_count       # of denied files and trees, and of those files in denied trees that have other names
     PathIdentity *identities     # by inode, then by device
@@ -42,8 +43,8 @@ cdef struct PathTable:
 cdef int is_beneath(const char *path, const PathPrefix *prefix) noexcept nogil
 cdef int resembles(const char *path, const char *other, size_t length) noexcept nogil
 cdef int resembles_denied(const PathTable *table, const char *path) noexcept nogil
-cdef int denied_by(const PathTable *table, const Place *place, const char *path) noexcept nogil
-cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path) noexcept nogil
+cdef int denied_by(const PathTable *table, const Place *place, const char *path, int wanted) noexcept nogil
+cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path, int wanted) noexcept nogil
 cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil
 cdef int hides(const PathTable *table) noexcept nogil
 cdef int hidden_error(int result) noexcept nogil

@@ -4,9 +4,9 @@ from typing import final
 class PathRules:
     def __new__(
         cls,
-        denied: list[tuple[bytes, int]],
+        denied: list[tuple[bytes, int, int]],
         *,
-        identities: list[tuple[int, int, int]],
+        identities: list[tuple[int, int, int, int]],
         grants: list[tuple[bytes, int]],
         shown: list[bytes],
         narrow: bool,
@@ -14,9 +14,9 @@ class PathRules:
     ) -> PathRules: ...
     def __init__(
         self,
-        denied: list[tuple[bytes, int]],
+        denied: list[tuple[bytes, int, int]],
         *,
-        identities: list[tuple[int, int, int]],
+        identities: list[tuple[int, int, int, int]],
         grants: list[tuple[bytes, int]],
         shown: list[bytes],
         narrow: bool,

@@ -89,22 +89,22 @@ cdef int find_identity(const PathTable *table, const Place *place) noexcept nogi
     return -1
 
 
-cdef int denied_by(const PathTable *table, const Place *place, const char *path) noexcept nogil:
-    """The number of the rule by which nobody may use an object, or what would be made: for what it is, or for where it
-    is. -1 for none."""
+cdef int denied_by(const PathTable *table, const Place *place, const char *path, int wanted) noexcept nogil:
+    """The number of the rule by which nobody may do all of `wanted`, of enum Want, to an object, or to what would be
+    made: for what it is, or for where it is. -1 for none."""
     cdef int i
     if table == NULL:
         return -1
     i = find_identity(table, place) if place.descriptor >= 0 and table.identity_count > 0 else -1
-    if i >= 0:
+    if i >= 0 and wanted & ~table.identities[i].access:
         return table.identities[i].rule
     for i in range(table.denied_count):
-        if is_beneath(path, &table.denied[i]):
+        if wanted & ~table.denied[i].access and is_beneath(path, &table.denied[i]):
             return table.denied[i].rule
     return -1
 
 
-cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path) noexcept nogil:
+cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path, int wanted) noexcept nogil:
     """The same for a file that stat(2) has told of."""
     cdef Place place
     if table == NULL:
@@ -112,7 +112,7 @@ cdef int denied_file(const PathTable *table, const FileIdentity *file, const cha
     place.descriptor = 0     # that is to say, it is there
     place.device = <uint64_t>major_of(file.device) << 32 | minor_of(file.device)
     place.inode = file.inode
-    return denied_by(table, &place, path)
+    return denied_by(table, &place, path, wanted)
 
 
 cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil:
@@ -145,7 +145,7 @@ cdef int is_hidden(const PathTable *table, const Place *place, const char *path)
     cdef int i
     if path[0] != 40 and has_no_path(place, path):      # "(unreachable)/..."
         return 0
-    if denied_by(table, place, path) >= 0:
+    if denied_by(table, place, path, WANT_READ) >= 0:
         return 1
     for i in range(table.grant_count):
         if is_beneath(path, &table.grants[i]):
@@ -206,14 +206,14 @@ cdef int judge_open(
     cdef int access, granted, is_device
     if table == NULL:
         return CAUSE_NONE
-    rule[0] = denied_by(table, place, path)
+    access = access_of(call)
+    rule[0] = denied_by(table, place, path, WANT_WRITE if access & ACCESS_WRITE else WANT_READ)
     if rule[0] >= 0:
         return CAUSE_RULE
     if not table.narrow or has_no_path(place, path):
         return CAUSE_NONE
     if place.descriptor < 0 or call.flags & O_TMPFILE_BIT:
         return CAUSE_NONE if lets_change(table, place, path, place.descriptor < 0) else CAUSE_NO_RULE
-    access = access_of(call)
     granted = granted_for(table, path, strlen(path))
     is_device = place.mode & S_IFMT == S_IFCHR or place.mode & S_IFMT == S_IFBLK
     if access & ACCESS_READ and not granted & WANT_READ:
@@ -224,9 +224,9 @@ cdef int judge_open(
 
 
 cdef class PathRules:
-    """A PathTable made from lists: `denied`, pairs of a real path and the number of its rule; `identities`, inode,
-    device (major << 32 | minor) and rule, sorted; `grants`, pairs of a real path and the sum of its enum Want;
-    `shown`, names of these."""
+    """A PathTable made from lists: `denied`, real paths, what is allowed all the same (enum Want), and the numbers of
+    their rules; `identities`, inode, device (major << 32 | minor) and the same two, sorted; `grants`, pairs of a real
+    path and the sum of its enum Want; `shown`, names of these."""
 
     def __cinit__(self):
         memset(&self.c, 0, sizeof(self.c))
@@ -240,10 +240,12 @@ cdef class PathRules:
         self.c.shown = <PathPrefix *>calloc(len(shown) + 1, sizeof(PathPrefix))
         if self.c.denied == NULL or self.c.identities == NULL or self.c.grants == NULL or self.c.shown == NULL:
             raise MemoryError
-        for i, (path, rule) in enumerate(denied):
+        for i, (path, access, rule) in enumerate(denied):
             self.fill(&self.c.denied[i], path)
+            self.c.denied[i].access = access
             self.c.denied[i].rule = rule
-        for i, (inode, device, rule) in enumerate(identities):
+        for i, (inode, device, access, rule) in enumerate(identities):
+            self.c.identities[i].access = access
             self.c.identities[i].device = <uint64_t>device
             self.c.identities[i].inode = <uint64_t>inode
             self.c.identities[i].rule = rule

@@ -10,6 +10,7 @@ from _thread import RLock
 
 from ._net_rules import NetRule, compile_rules
 from ._path_facts import ACCESS, covered, path_rules, shown_names
+from ._path_rules import denials
 from ._program import NetRuleSet
 from ._settle import real_paths
 from .errors import PolicyError
@@ -97,8 +98,8 @@ class Permissions:
             self._shown += root.places()
         self._known: dict[bytes, list[Identity]] = {}
         self._paths: PathRules | None = None
-        self.denied_paths: tuple[str, ...] = policy.fs_denied
-        """All that ever were denied, by number."""
+        self.denied_paths: tuple[str, ...] = _told(policy)
+        """All that ever were denied, by number, as "field: path"."""
 
     @property
     def policy(self) -> Policy:
@@ -118,7 +119,7 @@ class Permissions:
             self._runs.append(run)
             for approval in self._approvals:
                 run.approve(approval)
-            if self._paths is None or self._now.fs_denied:  # what is denied may be there by now
+            if self._paths is None or denials(self._now):  # what is denied may be there by now
                 self._paths = self._path_rules(self._now, self._narrow)
             self._put_in_force(run)
 
@@ -173,7 +174,7 @@ class Permissions:
                     f"{verb}: {name!r} cannot be changed while programs run; {', '.join(known)} can", field=name
                 )
             if name in FILES:
-                if not self._plan.mediated:
+                if self._plan.mediated in ("", "fs_protected"):
                     raise PolicyError(
                         f"{verb}: this sandbox's files are decided by the kernel, for good; make it with a ceiling "
                         "that names fs_readable or another grant of paths, or with fs_denied",
@@ -213,7 +214,7 @@ class Permissions:
             self._rules = NetRuleSet(rules, self._plan.hosts, len(self.net_rules))
             self.net_rules = (*self.net_rules, *rules)
         if paths is not None:
-            self._paths, self._narrow, self.denied_paths = paths, narrow, policy.fs_denied
+            self._paths, self._narrow, self.denied_paths = paths, narrow, _told(policy)
         self._now = policy
         for run in self._runs:
             self._put_in_force(run)
@@ -228,7 +229,7 @@ class Permissions:
 
     def _path_rules(self, policy: Policy, narrow: bool) -> PathRules:
         return path_rules(
-            policy.fs_denied,
+            denials(policy),
             self._grants(policy) if narrow else self._widest,
             self._shown,
             narrow=narrow,
@@ -259,6 +260,11 @@ class Permissions:
             for path in getattr(wanted, field_name):
                 if ACCESS[kind] & ~covered(limit, self._real_of(path)):
                     raise PolicyError(f"{verb}: {field_name}={path!r} is not within {name}", field=field_name)
+
+
+def _told(policy: Policy) -> tuple[str, ...]:
+    """What is denied or protected, by number, in words."""
+    return tuple(f"{field}: {path}" for field, path in denials(policy))
 
 
 def _joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:

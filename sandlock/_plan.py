@@ -402,7 +402,8 @@ def _traps(
         reason = f"{option}: SIGCHLD must not interrupt a fork that is being decided, so its handler gets SA_RESTART"
         wanted.append(("rt_sigaction", "add_restart", reason))
     wanted += _open_rules.traps(policy.ask_opens, vet) + _view_rules.traps(policy)
-    vet = vet or record or policy.has_exec_rules() or bool(mediated)
+    # what is protected may be executed
+    vet = vet or record or policy.has_exec_rules() or mediated not in ("", "fs_protected")
     if vet:
         reason = "policy_fn, exec rules, fs_denied, chroot and audit: each exec is decided, and attested"
         wanted += [(name, "vet_exec", reason) for name in ("execve", "execveat")]
@@ -484,7 +485,9 @@ def _answers(
             answer = _arguments.EPERM
         answers[call.name] = answer
     _open_rules.adjust(answers, policy.ask_opens, allowed)
-    _path_rules.adjust(answers, mediated or _view_rules.option_of(policy), allowed, policy.hide_ungranted)
+    views = _view_rules.option_of(policy)
+    sees_reads = bool(policy.ask_opens or views or policy.record_paths)
+    _path_rules.adjust(answers, mediated or views, allowed, policy.hide_ungranted, sees_reads)
     return answers, risks
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from . import _audit
-from ._decisions import decision_of
+from ._decisions import decision_of, refused_lookup
 from .errors import SandlockError
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Recorder:
         self._span: RunSpan | None = None
         self._over = False
         self._ended = threading.Event()
-        self._seq = self._lost = 0
+        self._seq = self._lost = self._seen = 0
         self._totals: dict[str, dict[str, int]] = {}
         self.readers = recording.readers
 
@@ -217,12 +218,28 @@ class Recorder:
                 answered=answered,
                 host_of=execution.host_of,
             )
+            found.append(decision)
+        found += self._lookups(execution)
+        for decision in found:
             totals = self._totals.setdefault(decision.kind, {})
             totals[decision.decision] = totals.get(decision.decision, 0) + 1
-            found.append(decision)
         missing = execution.run.lost_decisions - self._lost
         if missing:
             self._lose(execution, missing)
+        return found
+
+    def _lookups(self, execution: Execution) -> list[Decision]:
+        """The lookups that were refused since the last time: the resolver makes no entry of the core's journal."""
+        found = []
+        for denial in execution.refused_lookups[self._seen :]:
+            self._seen += 1
+            if denial.cause == "lookup-failed":
+                continue  # nobody refused it: the host has no address
+            self._seq += 1
+            times = {"time": execution.epoch + monotonic(), "monotonic": monotonic()}
+            found.append(
+                refused_lookup(denial, seq=self._seq, run=execution.run_id, call_id=execution.call_id, **times)
+            )
         return found
 
     def _lose(self, execution: Execution, count: int) -> None:

@@ -180,6 +180,7 @@ cdef struct Run:
     uint64_t memory_total            # what RULE_TELL_RESOURCES tells, in bytes
     uint64_t memory_free
     pid_t host_pid
+    pid_t lane                       # the supervisor's thread, 0 without one
     pid_t host_group                 # the host's process group
     int64_t deadline_ms              # -1: none
     const uint8_t *init_image

@@ -10,7 +10,7 @@ from posix.types cimport pid_t
 
 from sandlock._destinations cimport MAX_SOCKET_PATH, OPERATION_BIND
 from sandlock._linux cimport SYS_bind, SYS_close, SYS_fchdir, SYS_umask, raw_syscall
-from sandlock._path_table cimport PATH_RULES, denied_file, hides, is_hidden
+from sandlock._path_table cimport PATH_RULES, WANT_WRITE, denied_file, hides, is_hidden
 from sandlock._paths cimport Origin, Place, follow_path, leave
 from sandlock._procfs cimport Tree, read_standing
 from sandlock._programs cimport (
@@ -165,7 +165,9 @@ cdef int denied_socket(const Run *run, const PathTable *paths, const SocketCall 
     """The number, among all rules, of a denied path by which nobody may reach, or make, the socket that was found; or
     -1."""
     cdef char path[MAX_PATH]
-    cdef int rule = denied_file(paths, &call.file, path) if paths != NULL and has_path(run, call, path) else -1
+    cdef int rule = -1
+    if paths != NULL and has_path(run, call, path):      # to connect to what is protected may change anything
+        rule = denied_file(paths, &call.file, path, WANT_WRITE)
     return rule if rule < 0 else PATH_RULES + rule
 
 

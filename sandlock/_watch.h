@@ -1,11 +1,11 @@
-/* Watching over one run: reap, watch, kill, report. Freestanding: raw system calls and the caller's memory only.
+/* Watching over one run: reap, watch, pause, kill, report. Freestanding: raw system calls and the caller's memory only.
  *
  * Used twice. The warden, which still shares the host's memory, watches for the first moments: most commands end in
  * them. Then the run's init (init.c), a tiny program with memory of its own, takes over.
  *
  * Rules:
- * 1. kill(-1) is called only after a proof, made while the host was alive, that the signal scope holds. Unproven,
- *    the tree is killed by walking /proc, and never by kill(-1).
+ * 1. kill(-1) is called, with whatever signal, only after a proof, made while the host was alive, that the signal
+ *    scope holds. Unproven, the tree is killed, stopped and continued by walking /proc, and never by kill(-1).
  * 2. It ends only when no descendant is left, or after saying that one survived.
  *
  * Descriptors: 0 control socket, 1 pidfd of the host. All signals are blocked. */
@@ -19,14 +19,20 @@
 
 #define WATCH_SIGKILL 9
 #define WATCH_SIGCHLD 17
+#define WATCH_SIGCONT 18
 #define WATCH_SIGSTOP 19
 #define WATCH_EPERM 1
+#define WATCH_EINTR 4
+#define WATCH_EAGAIN 11
+#define WATCH_MSG_DONTWAIT 0x40
 #define WATCH_POLLIN 1
 #define WATCH_WNOHANG 1
 #define WATCH_WALL 0x40000000
 #define WATCH_SFD_FLAGS (02000000 | 04000) /* SFD_CLOEXEC | SFD_NONBLOCK */
 #define WATCH_O_CLOEXEC 02000000
 #define WATCH_SURVIVOR_MS 5000
+#define WATCH_DEPTH 200
+#define WATCH_ROUNDS 3
 
 struct watch_poll { int fd; short events; short revents; };
 struct watch_timeval { long sec, usec; };
@@ -46,6 +52,7 @@ struct watch_parcel {                                                          /
 
 struct watch {
     int guest, host, scoped;
+    int lane;           /* the supervisor's thread, or 0: its helpers are in the domain, too, and must never stop */
     int reapable;       /* a reaper of the host's own can reap us: we executed a program */
     int guest_status, guest_ended;
     int signals;        /* signalfd for WATCH_SIGCHLD */
@@ -99,39 +106,91 @@ static int watch_put_number(char *at, long value)
     return length;
 }
 
-/* Stops, then kills, every descendant that /proc shows. We are the subreaper: nobody can leave our subtree, so
- * walking it from the top finds all. Only used where the signal scope is missing. Depth and width are bounded by
- * the caller's repetition, not by this pass. */
-static void kill_descendants(long pid, int self, int depth)
+/* What lies in a directory of /proc about a process, or about one of its threads (0: the process); or -errno. */
+static long open_about(long pid, long thread, const char *name)
 {
-    char path[96] = "/proc/", list[2048];
-    long fd, length, child = 0, i;
+    char path[96] = "/proc/";
     int n = 6;
     n += watch_put_number(path + n, pid);
-    for (const char *s = "/task/"; *s; s++)
+    for (const char *s = "/task/"; *s && thread; s++)
         path[n++] = *s;
-    n += watch_put_number(path + n, pid);
-    for (const char *s = "/children"; *s; s++)
-        path[n++] = *s;
+    if (thread)
+        n += watch_put_number(path + n, thread);
+    for (path[n++] = '/'; *name; name++)
+        path[n++] = *name;
     path[n] = 0;
-    if (!self)
-        watch_call(__NR_kill, pid, WATCH_SIGSTOP);
-    fd = watch_call(__NR_openat, -100, path, WATCH_O_CLOEXEC, 0);
-    if (fd >= 0) {
-        length = watch_call(__NR_read, fd, list, sizeof list);
-        watch_call(__NR_close, fd);
-        for (i = 0; i < length && depth < 64; i++) {
-            if (list[i] >= '0' && list[i] <= '9') {
-                child = child * 10 + (list[i] - '0');
-            } else {
-                if (child > 1)
-                    kill_descendants(child, 0, depth + 1);
-                child = 0;
-            }
+    return watch_call(__NR_openat, -100, path, WATCH_O_CLOEXEC, 0);
+}
+
+/* Numbers in a file of /proc, such as a list of children, one after the other. */
+struct watch_list { long fd, length, at; char text[512]; };
+
+/* The next one, 0 at the end. */
+static long next_number(struct watch_list *list)
+{
+    long number = 0;
+    for (;;) {
+        char c;
+        if (list->at >= list->length) {
+            list->at = 0;
+            list->length = watch_call(__NR_read, list->fd, list->text, sizeof list->text);
+            if (list->length <= 0)
+                return number;
         }
+        c = list->text[list->at++];
+        if (c >= '0' && c <= '9')
+            number = number * 10 + (c - '0');
+        else if (number)
+            return number;
     }
-    if (!self)
-        watch_call(__NR_kill, pid, WATCH_SIGKILL);
+}
+
+/* The next number among the names of a directory, which are linux_dirent64 entries; 0 at the end. */
+static long next_entry(struct watch_list *list)
+{
+    for (;;) {
+        const char *entry = list->text + list->at;
+        long number = 0;
+        if (list->at >= list->length) {
+            list->at = 0;
+            list->length = watch_call(__NR_getdents64, list->fd, list->text, sizeof list->text);
+            if (list->length <= 0)
+                return 0;
+            continue;
+        }
+        list->at += *(const unsigned short *)(entry + 16);
+        for (entry += 19; *entry >= '0' && *entry <= '9'; entry++)
+            number = number * 10 + (*entry - '0');
+        if (number)
+            return number;
+    }
+}
+
+/* Sends a signal to every descendant that /proc shows, and then, when all below it have had theirs, another; 0: none.
+ * We are the subreaper: nobody can leave our subtree, so walking it from the top finds all. What starts meanwhile is
+ * left to the caller's repetition. */
+static void signal_descendants(long pid, int self, int depth, int before, int after)
+{
+    struct watch_list threads __attribute__((aligned(8)));
+    struct watch_list children;
+    long thread, child;
+    threads.length = threads.at = 0;
+    if (!self && before)
+        watch_call(__NR_kill, pid, before);
+    threads.fd = depth < WATCH_DEPTH ? open_about(pid, 0, "task") : -1;
+    while (threads.fd >= 0 && (thread = next_entry(&threads)) > 0) {
+        children.length = children.at = 0;
+        children.fd = open_about(pid, thread, "children");
+        while (children.fd >= 0 && (child = next_number(&children)) > 0)
+            if (child > 1)
+                signal_descendants(child, 0, depth + 1, before, after);
+        if (children.fd >= 0)
+            watch_call(__NR_close, children.fd);
+    }
+    if (threads.fd >= 0)
+        watch_call(__NR_close, threads.fd);
+    if (!self && after)
+        watch_call(__NR_kill, pid, after);
 }
 
 static void wait_for_signal(const struct watch *run, int ms)
@@ -152,7 +211,7 @@ static int kill_tree(struct watch *run)
         if (run->scoped)
             watch_call(__NR_kill, -1, WATCH_SIGKILL);
         else
-            kill_descendants(watch_call(__NR_getpid), 1, 0);
+            signal_descendants(watch_call(__NR_getpid), 1, 0, WATCH_SIGSTOP, WATCH_SIGKILL);
         if (!reap(run))
             break;
         wait_for_signal(run, 5);
@@ -160,6 +219,63 @@ static int kill_tree(struct watch *run)
             return 1;
     }
     return 0;
+}
+
+/* Stops all tasks of the tree. Returns 0 or an errno.
+ *
+ * In one call they get the signal all at once, and what is being forked gets it as well; it is repeated for those that
+ * another one has continued just before it stopped. The supervisor's helpers are in the domain too. They may hold what
+ * others wait for, so they are continued at once: all children of the supervisor's thread are such, or are ours. */
+static int pause_tree(const struct watch *run)
+{
+    struct watch_list helpers;
+    long self = watch_call(__NR_getpid), helper;
+    for (int round = 0; round < WATCH_ROUNDS; round++) {
+        if (!run->scoped) {
+            signal_descendants(self, 1, 0, WATCH_SIGSTOP, 0);
+            continue;
+        }
+        helpers.fd = run->lane ? open_about(run->host, run->lane, "children") : -1;
+        if (run->lane && helpers.fd < 0)
+            return (int)-helpers.fd; /* before anything is stopped */
+        watch_call(__NR_kill, -1, WATCH_SIGSTOP);
+        helpers.length = helpers.at = 0;
+        while (helpers.fd >= 0 && (helper = next_number(&helpers)) > 0)
+            if (helper > 1 && helper != self)
+                watch_call(__NR_kill, helper, WATCH_SIGCONT);
+        if (helpers.fd >= 0)
+            watch_call(__NR_close, helpers.fd);
+    }
+    return 0;
+}
+
+/* Lets all tasks of the tree go on, children first where that can be: a shell that wakes up before its child would take
+ * it for one that the terminal has stopped. */
+static int resume_tree(const struct watch *run)
+{
+    if (run->reapable || !run->scoped)
+        signal_descendants(watch_call(__NR_getpid), 1, 0, 0, WATCH_SIGCONT);
+    if (run->scoped)
+        watch_call(__NR_kill, -1, WATCH_SIGCONT);
+    return 0;
+}
+
+/* Carries out what the host says. Returns 0 if it says no more. */
+static int obey(const struct watch *run)
+{
+    struct message message = {0};
+    int command = 0;
+    long length = watch_call(__NR_recvfrom, 0, &command, sizeof command, WATCH_MSG_DONTWAIT);
+    if (length == -WATCH_EINTR || length == -WATCH_EAGAIN)
+        return 1;
+    if (length != sizeof command || (command != COMMAND_PAUSE && command != COMMAND_RESUME))
+        return 0;
+    message.kind = command == COMMAND_PAUSE ? MESSAGE_PAUSED : MESSAGE_RESUMED;
+    message.pid = run->guest;
+    message.subject = -1;
+    message.error = command == COMMAND_PAUSE ? pause_tree(run) : resume_tree(run);
+    watch_call(__NR_sendto, 0, &message, sizeof message, 0x4000 /* MSG_NOSIGNAL */ | WATCH_MSG_DONTWAIT);
+    return 1;
 }
 
 /* Waits for the first of: the program's end, the host's word or death, the deadline; or for `until`, if not -1. */
@@ -183,8 +299,8 @@ static int wait_for_end(struct watch *run, long long until)
         timeout.tv_nsec = ((next - now) % 1000) * 1000000;
         if (watch_call(__NR_ppoll, polls, 3, next < 0 ? 0 : &timeout, 0, 8) < 0)
             continue;
-        if (polls[0].revents)
-            return END_KILLED; /* the host never writes: readable means closed */
+        if (polls[0].revents && !obey(run))
+            return END_KILLED;
         if (polls[1].revents)
             return END_HOST_GONE;
         if (polls[2].revents)

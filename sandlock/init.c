@@ -3,7 +3,8 @@
  * A freestanding static program of a few KiB, executed from memory by the warden, inside the run's outer Landlock
  * domain. It has memory of its own, nothing of the host's. What it does is in _watch.h.
  *
- * Arguments: guest pid, host pid, deadline in ms (-1: none), 1 if the signal scope is expected to hold. */
+ * Arguments: guest pid, host pid, deadline in ms (-1: none), 1 if the signal scope is expected to hold, the thread of
+ * the host that supervises the run (0: none). */
 #include "_watch.h"
 
 static long parse(const char *text)
@@ -22,10 +23,11 @@ __attribute__((used)) static int main_(long *stack)
 {
     char **argument = (char **)(stack + 1);
     struct watch run = {0};
-    if (stack[0] < 5)
+    if (stack[0] < 6)
         return 2;
     run.guest = (int)parse(argument[1]);
     run.host = (int)parse(argument[2]);
+    run.lane = (int)parse(argument[5]);
     run.reapable = 1;
     run.deadline = parse(argument[3]);
     if (run.deadline >= 0)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         fs_writable: Paths
         fs_devices: Paths
         fs_denied: Paths
+        fs_protected: Paths
         hide_ungranted: bool
         chroot: PathText | None
         fs_mount: Mounts
@@ -215,6 +216,10 @@ class Policy:
     fs_denied: tuple[str, ...] = _option(
         (), "paths", "--fs-deny", key="filesystem.deny", metavar="PATH",
         help="Deny PATH and everything below it, whatever else is granted, now or later.",
+    )
+    fs_protected: tuple[str, ...] = _option(
+        (), "paths", "--fs-protect", key="filesystem.protect", metavar="PATH",
+        help="Have nothing at or below PATH be changed, whatever is writable, now or later; it can be read.",
     )
     hide_ungranted: bool = _option(
         False, "switch", "--hide-ungranted", key="filesystem.hide_ungranted", off=("--show-ungranted",),

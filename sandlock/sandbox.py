@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 from _thread import allocate_lock
-from time import monotonic
+from time import monotonic, sleep
 
 from ._confinement import Confinement, policy_of, question_limits
 from ._execution import Execution, milliseconds
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .events import ExecDecision, NetDecision
     from .handlers import Handler, NativeHandler
     from .policy import Fields
-    from .result import Result
+    from .result import ExecRecord, Result
 
 
 CLOSE_LOOK = 0.05
@@ -96,6 +96,50 @@ class Process:
         """Ends the whole tree; `wait` tells when it is gone. May be called at any time."""
         if self._result is None:
             self._execution.kill()
+
+    @property
+    def execs(self) -> tuple[ExecRecord, ...] | None:
+        """The programs that the tree has executed so far, as in `Result.execs`; None without `record_execs`."""
+        return self._execution.exec_records() if self._execution.policy.record_execs else None
+
+    @property
+    def paused(self) -> bool:
+        """Whether `pause` has stopped the tree, and `resume` has not let it go on."""
+        return self._execution.paused
+
+    def pause(self) -> None:
+        """Stops all processes of the tree, wherever they are, and returns when none of them executes anything any more.
+
+        The run's time limit goes on counting; `kill` works as ever. Pausing what is paused already changes nothing.
+        Raises SandlockError (it has ended; it cannot be stopped)."""
+        from ._pausing import AGAIN, PAUSE_LIMIT, keeps_running, running_below
+
+        deadline = monotonic() + PAUSE_LIMIT
+        while True:
+            self._order(pause=True)
+            running = [] if self._execution.ended else running_below(self._execution.run.init_pid)
+            if not running:
+                return
+            if monotonic() > deadline:
+                raise keeps_running(running)
+            sleep(AGAIN)
+
+    def resume(self) -> None:
+        """Lets all processes of the tree go on, also those that had been stopped before the pause, such as a shell's
+        suspended jobs: the kernel does not tell them apart. Raises SandlockError."""
+        self._order(pause=False)
+
+    def _order(self, *, pause: bool) -> None:
+        from ._pausing import ANSWER_LIMIT, no_answer
+
+        execution = self._execution
+        order = execution.order(pause=pause)
+        deadline = monotonic() + ANSWER_LIMIT
+        while not execution.obeyed(order):
+            if monotonic() > deadline:
+                raise no_answer(pause)
+            _wait_readable(execution, CLOSE_LOOK)
+            execution.advance()
 
     def resize(self, rows: int, columns: int) -> None:
         """Tells the program's terminal its new size. Raises SandlockError without a pty."""

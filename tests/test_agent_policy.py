@@ -68,11 +68,14 @@ def test_read_only(place: Place) -> None:
     assert (place.work / "file").read_text() == "before\n"
 
 
-@pytest.mark.parametrize("where", ["/", "home", "above", "missing", "record"])
+@pytest.mark.parametrize("where", ["/", "home", "above", "missing", "record", "keys", "in keys", "profiles"])
 def test_refused_workspaces(place: Place, where: str) -> None:
     home = place.home
-    path = {"/": "/", "home": home, "above": home.parent, "missing": home / "no", "record": place.state}[where]
-    with pytest.raises(PolicyError, match="project directory"):
+    path = {"/": "/", "home": home, "above": home.parent, "missing": home / "no", "record": place.state,
+            "keys": home / ".ssh", "in keys": home / ".aws/sso", "profiles": home / ".config"}[where]  # fmt: skip
+    for name in (".ssh", ".aws/sso", ".config/sandlock/profiles"):
+        (home / name).mkdir(parents=True)
+    with pytest.raises(PolicyError, match=r"project directory|your profiles"):
         place.prepare(workspace=str(path))
     assert os.listdir(place.state) == []
 
@@ -165,6 +168,26 @@ def test_the_walk_follows_no_links(place: Place, tmp_path: Path) -> None:
     (place.work / "link").symlink_to(tmp_path / "elsewhere")
     (place.work / "loop").symlink_to(place.work)
     assert env_files(str(place.work)) == ((), True)
+
+
+def test_what_is_executed_later_is_protected(place: Place) -> None:
+    place.write("work/.vscode/tasks.json", "mine\n")
+    place.write("work/.envrc", "mine\n")
+    attacks = """
+        echo evil > .vscode/tasks.json; echo evil > .envrc; mv .vscode v; mkdir .idea; ln -s file .mcp.json
+        echo evil > .vscode/new; cat .vscode/tasks.json .envrc; mkdir -p sub/.idea; echo fine > file; cat file
+    """
+    assert run(place.prepare(), attacks).stdout_text == "mine\nmine\nfine\n"
+    assert sorted(os.listdir(place.work)) == [".envrc", ".vscode", "file", "sub"]
+    assert (place.work / ".envrc").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("how", ["named", "workspace-write"])
+def test_protection_can_be_taken_off(place: Place, how: str) -> None:
+    envrc = place.write("work/.envrc", "mine\n")
+    values = {"fields": {"fs_writable": [str(envrc)]}} if how == "named" else {"presets": ["workspace-write"]}
+    assert run(place.prepare(**values), "echo theirs > .envrc; cat .envrc").stdout_text == "theirs\n"
+    assert envrc.read_text() == "theirs\n"
 
 
 # ---- environment ----------------------------------------------------------------------------------------------------

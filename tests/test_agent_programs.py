@@ -50,8 +50,17 @@ COMMIT = "echo two > new; git add new && git commit -qm second && git status --s
 @git
 def test_a_commit_in_the_workspace(place: Place, repository: Path) -> None:
     setup = place.prepare(workspace=str(repository), addons=["git"])
+    before = (repository / ".git/config").read_text()
+    attacks = """
+        echo 'echo evil' > .git/hooks/pre-commit; git config core.pager evil; echo x > evil; mv evil .git/config
+        echo evil > .git/commondir; mv .git .other; mkdir .vscode; echo evil > .envrc; echo evil > .git/config.worktree
+    """
     result = run(setup, COMMIT)
     assert (result.stdout_text, result.stderr_text) == ("second\nfirst\n", "")
+    run(setup, attacks)
+    assert (repository / ".git/config").read_text() == before
+    made = (".git/hooks/pre-commit", ".git/commondir", ".vscode", ".envrc", ".git/config.worktree")
+    assert not [name for name in made if os.path.lexists(repository / name)]
     assert place.git("log", "--format=%s %an", cwd=repository) == "second Someone\nfirst NAME@example.org\n".replace(
         "NAME", "name"
     )
@@ -68,7 +77,13 @@ def test_a_commit_in_a_worktree(place: Place, repository: Path) -> None:
         echo 'echo evil' > {repository}/.git/hooks/pre-commit; echo evil >> {repository}/.git/config
         git config core.pager evil; echo evil > {repository}/file; mv {repository}/.git/hooks {repository}/.git/h
         echo evil > {repository}/.git/HEAD
+        echo 'gitdir: {tree}/evil' > .git; rm -f .git; echo {tree}/evil > {repository}/.git/worktrees/tree/commondir
+        echo {tree} > {repository}/.git/worktrees/tree/gitdir
     """
+    facts = {
+        path: path.read_text()
+        for path in (tree / ".git", *(repository / ".git/worktrees/tree" / name for name in ("commondir", "gitdir")))
+    }
     result = run(setup, f"{COMMIT}\n{attacks}")
     assert result.stdout_text == "second\nfirst\n"
     assert place.git("log", "--format=%s", "side", cwd=repository) == "second\nfirst\n"
@@ -76,6 +91,7 @@ def test_a_commit_in_a_worktree(place: Place, repository: Path) -> None:
     assert not (repository / ".git/hooks/pre-commit").exists()
     assert (repository / "file").read_text() == "one\n"
     assert (repository / ".git/HEAD").read_text() == "ref: refs/heads/main\n"
+    assert {path: path.read_text() for path in facts} == facts
     assert setup.warnings == ()
 
 

@@ -373,6 +373,16 @@ def test_denied_paths_are_paths_inside(world: World) -> None:
     assert said == ["EACCES"] * 9 + ["'one'", "'inside'"]
 
 
+def test_protected_paths_are_paths_inside(world: World) -> None:
+    os.link(world.root / "home" / "me" / "file", world.root / "tmp" / "other")
+    protected = {"fs_protected": ["/home/me/file", "/one/sub"], **world.mounts}
+    said = world.run("open|w|/home/me/file", "open|w|/tmp/other", "chmod|/home/me/file|777", "rename|/home/me|/tmp/me",
+                     "rename|/one/sub|/one/x", "open|wc|/one/sub/new", "open||/one/file", "open||/home/me/file",
+                     **protected)  # fmt: skip
+    assert said[:6] == ["EACCES"] * 6
+    assert not [each for each in said[6:] if each.startswith("E")]
+
+
 def test_a_denial_tells_the_path_inside(world: World) -> None:
     result = world.result("open||/home/me/../me/file", fs_denied="/home/me/file")
     assert [denial.target for denial in result.denials] == ["/home/me/file"]

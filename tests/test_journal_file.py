@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import sandlock
 from sandlock.sessions import journal as journals
 from sandlock.sessions.journal import Journal, JournalDecision, read_journal
 from sandlock.sessions.programs import Chains, children_of
+from sandlock.sessions.remedies import remedy_of
 
 COMMAND = "touch work/a; touch work/secret; sh -c 'sleep 0; exec ls work'; exit 3"
 
@@ -152,6 +154,29 @@ def test_several_sandboxes_in_one_file(tmp_path: Path) -> None:
     assert journal.damage.is_complete
     for place, each in enumerate(journal.programs):
         assert each.parent is None or (journal.programs[each.parent].run == each.run and each.parent < place)
+
+
+@pytest.mark.usefixtures("lasting_thread")
+def test_refused_lookups_are_on_record(tmp_path: Path) -> None:
+    def vet(event: object, box: object) -> object:
+        if not isinstance(event, sandlock.Resolve):
+            return None
+        time.sleep(0.05)
+        return sandlock.Deny("not that one", by="tty: anna")
+
+    code = "import socket\nfor _ in range(3):\n try: socket.getaddrinfo('mirror.example', 443)\n except OSError: pass"
+    log = tmp_path / "log"
+    with sandlock.Sandbox(presets=["python"], exec_allow=["*"], policy_fn=vet, audit=log) as box:
+        result = box.run(["python3", "-c", code])
+    (decision,) = [each for each in read_journal(log).decisions if each.kind == "resolve"]
+    assert (decision.target, decision.decision, decision.cause) == ("mirror.example", "deny", "verdict")
+    assert (decision.reason, decision.by, decision.asked) == ("not that one", "tty: anna", True)
+    assert decision.latency_us >= 50_000
+    assert [each.target for each in result.denials if each.kind == "resolve"] == ["mirror.example"]
+    remedy = remedy_of(decision)
+    assert remedy is not None
+    assert (remedy.field, remedy.value) == ("net_allow", "mirror.example:443")
+    assert json.loads(log.read_text().splitlines()[-1])["decisions"]["resolve"] == {"deny": 1}
 
 
 def test_lines_that_are_too_long_keep_their_head(tmp_path: Path) -> None:

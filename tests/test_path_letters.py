@@ -18,7 +18,7 @@ DENIED = b"/srv/Secret"
 
 @pytest.fixture
 def rules() -> PathRules:
-    return PathRules([(DENIED, 0)], identities=[], grants=[], shown=[], narrow=False, hides=False)
+    return PathRules([(DENIED, 0, 0)], identities=[], grants=[], shown=[], narrow=False, hides=False)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_what_cannot_be_denied_is_not(rules: PathRules, path: bytes) -> None:
 
 
 def test_a_denied_name_that_is_not_ascii_is_like_all_others() -> None:
-    rules = PathRules([("/srv/Größe".encode(), 0)], identities=[], grants=[], shown=[], narrow=False, hides=False)
+    rules = PathRules([("/srv/Größe".encode(), 0, 0)], identities=[], grants=[], shown=[], narrow=False, hides=False)
     assert rules.resembles(b"/srv/grosse")
     assert not rules.resembles(b"/srv/x")
 

@@ -36,6 +36,7 @@ class Arena:
     def __init__(self, person: ordinary.Person, flip: str) -> None:
         self.person = person
         self.flip = flip
+        self.field = "fs_denied"
         self.place = Path(person.home)
         for name in ("good", "denied", "out"):
             (self.place / name).mkdir()
@@ -83,7 +84,7 @@ class Arena:
             presets=["system"],
             fs_readable=[program],
             fs_writable=[place],
-            fs_denied=[f"{place}/denied"],
+            **{self.field: [f"{place}/denied"]},
             net_allow=[f"unix:{place}"],
             net_allow_bind=[f"unix:{place}"],
             cwd=place,
@@ -117,6 +118,19 @@ def test_no_race_leads_to_what_is_denied(arena: Arena) -> None:
     assert sum(found[action][0] > 0 for action in arena.actions) > len(arena.actions) // 2  # what is not denied is done
     control = arena.free(*arena.actions)
     assert sum(control[action][1] for action in arena.actions) > len(arena.actions) * 3 // 4
+
+
+@pytest.mark.parametrize("arena", FLIPS, indirect=True)
+def test_no_race_changes_what_is_protected(arena: Arena) -> None:
+    arena.field = "fs_protected"
+    actions = [action for action in arena.actions if action not in ("read", "pin")]
+    before = walk(str(arena.place / "denied"))
+    found = arena.confined(*actions)
+    assert walk(str(arena.place / "denied")) == before
+    assert "TOP-SECRET" not in "".join(walk(str(arena.place / "out")).values())  # no other name of it either
+    assert sum(found[action][0] > 0 for action in actions) > len(actions) // 2
+    control = arena.free(*actions)
+    assert sum(control[action][1] for action in actions) > len(actions) * 3 // 4
 
 
 @pytest.mark.parametrize("arena", [flip for flip in FLIPS if flip != "directory"], indirect=True)

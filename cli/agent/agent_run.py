@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from sandlock import INHERIT, PIPE, AsyncSandbox, Deny, Policy
+from sandlock.sessions.channels import refuse_inside
 from sandlock.sessions.desk import Desk
+from sandlock.sessions.session import open_session
+from sandlock.sessions.setup_text import describe
 from sandlock.sessions.trailer import StderrTrailer
 from sandlock.sessions.workspace import settle
 
 from .. import direct
 from .asking import TerminalChannel
 from .prompt import new_mark
-from .recorded import open_recorded
 from .relay import Relay
 
 if TYPE_CHECKING:
@@ -29,9 +31,9 @@ if TYPE_CHECKING:
 
     from sandlock import Allow, AsyncProcess, Decision, Kill, Result
     from sandlock.sessions.channels import Channel
+    from sandlock.sessions.session import Session
     from sandlock.sessions.workspace import AgentSetup
 
-    from .recorded import Recorded
     from .terminal import Console, Guard
 
 __all__ = ["AgentRun", "Outcome", "Plan", "guarded"]
@@ -80,11 +82,12 @@ class Outcome(NamedTuple):
     """What a person should know."""
 
 
-def guarded(policy: Policy, channels: list[Channel]) -> Policy:
-    """The policy of a run whose questions go to these channels, which it can neither reach nor be. Raises
-    PolicyError."""
+def guarded(policy: Policy, channels: list[Channel], door: str) -> Policy:
+    """The policy of a run whose questions go to these channels, and to `door`, the session's socket: which it can
+    neither reach nor be. Raises PolicyError."""
     writable = [grant.path for grant in policy.expand().grants if grant.kind == "write"]
-    fields: dict[str, tuple[str, ...]] = {}
+    refuse_inside("fs_writable: the session's socket", [door], writable)
+    fields: dict[str, tuple[str, ...]] = {"net_deny": (*policy.net_deny, f"unix:{os.path.realpath(door)}")}
     for channel in channels:
         channel.check(writable)
         for field, rules in channel.guards.items():
@@ -124,10 +127,11 @@ class AgentRun:
 
     async def _run(self) -> Outcome:
         plan = self._plan
-        async with open_recorded(
+        async with open_session(
             argv=plan.words, desk=self._desk, name=plan.name, cwd=os.getcwd(), profile=plan.profile
         ) as session:
             setup = plan.preparing(session.directory)
+            session.policy_text = describe(setup)
             said = [*setup.warnings]
             result: Result | None = None
             try:
@@ -146,8 +150,8 @@ class AgentRun:
             return direct.OUR_FAILURE
         return direct.TIMED_OUT if result.timed_out else result.exit_code
 
-    async def _in_box(self, session: Recorded, setup: AgentSetup) -> Result:
-        policy = guarded(setup.policy, self._plan.channels)
+    async def _in_box(self, session: Session, setup: AgentSetup) -> Result:
+        policy = guarded(setup.policy, self._plan.channels, session.socket)
         async with (
             AsyncSandbox(policy, policy_fn=self._vet, policy_timeout=None, audit=session.log) as box,
             trio.open_nursery() as nursery,
@@ -171,7 +175,7 @@ class AgentRun:
             await self._trailer.denied(event, verdict)  # type: ignore[arg-type]
         return verdict
 
-    async def _serve(self, nursery: trio.Nursery, session: Recorded) -> None:
+    async def _serve(self, nursery: trio.Nursery, session: Session) -> None:
         """Everybody who may be asked, from before the first question."""
         if self._relay is not None:
             nursery.start_soon(self._relay.read_keys)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sandlock.policy import OPTIONS, Option
 
-__all__ = ["OPTIONS_OF_MCP", "OPTIONS_OF_RUN", "OWN"]
+__all__ = ["OPTIONS_OF_MCP", "OPTIONS_OF_REPLAY", "OPTIONS_OF_RUN", "OWN"]
 
 # fmt: off
 OWN = (
@@ -45,3 +45,13 @@ OPTIONS_OF_MCP = (
 )
 # fmt: on
 """What `agent mcp` takes."""
+# fmt: off
+OPTIONS_OF_REPLAY = (
+    OWN[0],
+    Option("asks", True, kind="switch", flags=("--asks",), key="", off=("--no-asks",),
+           help="Somebody is there to be asked about what no rule decides, as in agent runs."),
+    Option("json", False, kind="switch", flags=("--json",), key="", help="Print the differences as JSON."),
+    *OPTIONS,
+)
+# fmt: on
+"""What `agent replay` takes."""

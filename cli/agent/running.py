@@ -106,7 +106,7 @@ def _tell(outcome: Outcome, *, with_trailer: bool) -> None:
 
 def _command_of(request: direct.Request) -> tuple[AgentProfile, list[str]]:
     """The profile, and what to run: the words, or the profile's program. Raises PolicyError."""
-    profile = find_profile(request.text_of("profile"), request.words)
+    profile = find_profile(request.text_of("profile"), request.words, request.text_of("cwd"))
     words = request.words or list(profile.argv)
     if not words:
         raise PolicyError("no command; write it after the options: sandlock agent run -- COMMAND")
@@ -126,6 +126,7 @@ def _preparing(request: direct.Request, profile: AgentProfile, words: list[str])
             addons=_list(request, "add"),
             command=words,
             fields=fields,
+            dry_run=bool(request.given.get("dry_run")),
         )
 
     return ready

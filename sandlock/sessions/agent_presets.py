@@ -11,7 +11,14 @@ from typing import Literal
 
 from .._record import record
 
-__all__ = ["ADDONS", "AGENT_PRESETS", "Addon", "AgentPreset"]
+__all__ = ["ADDONS", "AGENT_PRESETS", "EXECUTED_LATER", "GIT_EXECUTED", "Addon", "AgentPreset"]
+
+EXECUTED_LATER = (
+    *(".vscode", ".idea", ".cursor", ".claude", ".codex", ".gemini", ".mcp.json", ".envrc", ".devcontainer"),
+)
+"""In a workspace: settings that editors, agents and shells execute, or that name programs."""
+GIT_EXECUTED = ("hooks", "config", "config.worktree", "commondir", "gitdir")
+"""In git metadata: programs, what names programs, and what leads to another place where these are looked for."""
 
 
 @record
@@ -22,6 +29,8 @@ class AgentPreset:
     workspace: Literal["read", "write"]
     ask: tuple[tuple[str, str], ...] = ()
     """Programs that somebody is asked about, and why."""
+    protects: bool = False
+    """Whether what is executed outside later (EXECUTED_LATER, GIT_EXECUTED) can be read and not changed."""
 
 
 @record
@@ -51,9 +60,10 @@ AGENT_PRESETS: dict[str, AgentPreset] = {
         workspace="write",
     ),
     "agent": AgentPreset(
-        description="workspace-write, and what reaches beyond it is asked about. The default.",
+        description="workspace-write, but what you would execute later is protected, and reaching out is asked about.",
         workspace="write",
         ask=(_ROOT,),
+        protects=True,
     ),
 }
 """By name."""

@@ -77,7 +77,7 @@ def find_profile(name: str | None, command: Sequence[str] = (), workspace: str |
     """
     if name is not None:
         return _named(name)
-    place = os.path.realpath(workspace or os.getcwd())
+    place = os.path.realpath(os.path.expanduser(workspace or os.getcwd()))
     program = find_program(command[0], os.environ.get("PATH", ""), place) if command else None
     for word in _names_of(command[0]) if command else ():
         found = _named(word) if word in (*shipped(), *_own()) else None

@@ -29,7 +29,7 @@ class GitMetadata:
     read: tuple[tuple[str, str], ...] = ()
     write: tuple[tuple[str, str], ...] = ()
     hosted: tuple[str, ...] = ()
-    """Directories with hooks and configuration that git outside would execute."""
+    """Directories that can be written, with hooks and configuration that git outside would execute."""
     notes: tuple[str, ...] = ()
 
 
@@ -74,7 +74,7 @@ def _worktree(entry: str, directory: str, forbidden: tuple[str, ...]) -> GitMeta
         if os.path.isdir(place) and not os.path.islink(place):
             write.append((place, "commits, branches and their history, shared with the repository's other worktrees"))
     why = "the repository of this worktree; its hooks and configuration, which git outside executes, stay as they are"
-    return GitMetadata(read=((common, why),), write=tuple(write))
+    return GitMetadata(read=((common, why),), write=tuple(write), hosted=(directory,))
 
 
 def _submodule(entry: str, workspace: str, directory: str) -> GitMetadata:

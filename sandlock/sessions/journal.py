@@ -36,6 +36,7 @@ KEPT = 250_000
 MAX_RUNS = 20_000
 MAX_SHARED = 100_000
 MAX_KINDS = 64
+MAX_PARENTS = 64
 LAST_TIME = 253_402_300_800.0
 """The year 10000: later times cannot be shown."""
 DENIED = ("deny", "kill")
@@ -73,6 +74,7 @@ class JournalDecision:
     fix: str
     syscall: str
     access: str
+    parents: tuple[int, ...]
 
     @property
     def is_denied(self) -> bool:
@@ -381,6 +383,7 @@ class _Reading:
             fix=fields.text("fix", ""),
             syscall=fields.text("syscall", ""),
             access=fields.text("access", ""),
+            parents=fields.numbers("parents"),
         )
         if self._run(fields, session, time) is None:
             return
@@ -493,6 +496,13 @@ class _Fields:
             raise _StrangeError
         found: tuple[str, ...] = tuple(_clean(word) for word in value)
         return found if len(found) > 32 or sum(map(len, found)) > 4096 else tuple(self._share(found))
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """A list of whole numbers; () where it is missing."""
+        value = self._get(key, None, list) or []
+        if len(value) > MAX_PARENTS or not all(type(each) is int and 0 <= each < 2**31 for each in value):
+            raise _StrangeError
+        return tuple(value)
 
     def table(self, key: str) -> dict[str, Any]:
         """An object, texts in it as they are; {} where it is missing."""

@@ -105,17 +105,25 @@ class Chains:
 
         The program that an exec was about is not among them.
         """
-        places = self._places.get((decision.run, decision.pid), [])
-        count = bisect_right(places, decision.time, key=lambda place: self._programs[place].started)
-        nearest = places[max(0, count - 1)] if places else None
+        nearest = self._latest(decision, decision.pid)
         if nearest is not None and decision.kind == "exec" and self._programs[nearest].argv == decision.argv:
             own = self._programs[nearest]
             nearest = own.parent if own.replaces is None else own.replaces
+        for pid in decision.parents:  # of a process that has executed nothing yet
+            if nearest is not None:
+                break
+            nearest = self._latest(decision, pid)
         found: list[int] = []
         while nearest is not None and len(found) < LONGEST_CHAIN:
             found.append(nearest)
             nearest = self._programs[nearest].parent
         return tuple(found)
+
+    def _latest(self, decision: JournalDecision, pid: int) -> int | None:
+        """What this process ran at the time of the decision."""
+        places = self._places.get((decision.run, pid), [])
+        count = bisect_right(places, decision.time, key=lambda place: self._programs[place].started)
+        return places[max(0, count - 1)] if places else None
 
 
 def _record_of(run: RunRecord, row: Mapping[str, Any]) -> ProgramRecord:

@@ -158,8 +158,8 @@ def _granted(run: RunRecord) -> list[tuple[str, int]] | None:
 
 
 def _outcome(decision: JournalDecision) -> str:
-    if decision.kind in ("fork", "handler"):
-        return ""  # counted, or answered by the application: no rule is about them
+    if decision.kind in ("fork", "handler", "resolve"):
+        return ""  # counted, or answered by the application; a lookup matters by what is connected to then
     asked = decision.asked or decision.cause in ASKED
     if not decision.is_denied:
         return "ask" if asked else "allow"

@@ -162,6 +162,10 @@ class _Connection:
                 return {"answered": session.answer(question, answer, self._name)}
             case {"op": "kill"}:
                 session.kill()
+            case {"op": "pause"}:
+                await session.pause()
+            case {"op": "resume"}:
+                await session.resume()
             case {"op": "policy"}:
                 return {"policy": session.policy_text}
             case {"op": str(op)}:

@@ -123,6 +123,10 @@ class Session:
         """The effective policy, for a person."""
         return self._policy_text
 
+    @policy_text.setter
+    def policy_text(self, text: str) -> None:
+        self._policy_text = text
+
     def follow(self, box: AsyncSandbox, process: AsyncProcess) -> None:
         """From now on clients see the run's decisions (those that the sandbox writes to `log`, also earlier ones) and
         processes, and can end, pause and resume it."""
@@ -160,7 +164,7 @@ class Session:
             "cwd": clean(self._record.cwd),
             "profile": self._record.profile,
             "started": self._record.started,
-            "paused": False,
+            "paused": self._process is not None and self._process.paused,
             "ended": self._record.ended,
             "policy": self._policy,
             "pending": [] if desk is None else [question.to_dict() for question in desk.pending],
@@ -181,6 +185,16 @@ class Session:
         """Ends the sandbox's tree, not the host. Raises SandlockError where there is none."""
         self._running().kill()
 
+    async def pause(self) -> None:
+        """Stops the tree. Raises SandlockError."""
+        await self._running().pause()
+        self._tell_state()
+
+    async def resume(self) -> None:
+        """Lets the tree go on. Raises SandlockError."""
+        await self._running().resume()
+        self._tell_state()
+
     def is_inside(self, pid: int) -> bool:
         """Whether a process is of the sandboxed tree."""
         process = self._process
@@ -192,6 +206,9 @@ class Session:
         if self._record.ended is not None:
             raise SandlockError("the program has ended")
         return self._process
+
+    def _tell_state(self) -> None:
+        self._server.push({"push": "state", "state": self.state()})
 
     # What goes on meanwhile.
 

@@ -23,6 +23,7 @@ GROUPS = (
     ("Files that can be changed", ("fs_writable",)),
     ("Files that can be read", ("presets", "fs_readable", "fs_data")),
     ("Files that are denied, whatever is granted", ("fs_denied",)),
+    ("Files that cannot be changed, whatever is granted", ("fs_protected",)),
     ("Home directory", ("home",)),
     ("Devices", ("fs_devices",)),
     ("Network: may be connected to", ("net_allow",)),

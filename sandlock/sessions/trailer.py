@@ -28,7 +28,7 @@ from ..result import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sandlock import Allow, Decision, Deny, Result
+    from sandlock import Allow, AsyncProcess, Decision, Deny, Process, Result
 
     from ..events import Event
 
@@ -71,8 +71,8 @@ def trailer(lines: Iterable[str], limit: int = LONGEST) -> str:
     return f"<{TAG}>" + "\n".join(kept) + f"</{TAG}>\n"
 
 
-def violations(result: Result) -> list[str]:
-    """Those of a run, as its result has them."""
+def violations(result: Result | Process | AsyncProcess) -> list[str]:
+    """Those of a run, as its result, or the process while it runs, has them."""
     return [violation(each.kind, _what(each), each.rule, each.reason) for each in result.denials]
 
 

@@ -204,6 +204,7 @@ class Jail:
     confined: Guest
     copy: str
     bare_copy: Guest
+    field: str
 
     @property
     def top(self) -> bytes:
@@ -232,7 +233,7 @@ class Jail:
             for what, each in answers.items()
             if SECRET in str(each).encode()
         }
-        assert not said
+        assert self.field == "fs_protected" or not said
         after = self.state()
         changed = set(after.items()) ^ set(before.items())
         assert not changed, (changed, {what: each for what, each in answers.items() if each[0][0] != "E"})
@@ -251,7 +252,8 @@ class Jail:
 
 
 @contextlib.contextmanager
-def jail(name: str) -> Iterator[Jail]:
+def jail(name: str, field: str = "fs_denied") -> Iterator[Jail]:
+    """`field`: by which of them DENIED is closed."""
     with ordinary.at_home(name) as person:
         home = tempfile.mkdtemp(prefix="jail-", dir=person.home)
         copy, work = f"{home}/copy", f"{home}/work"
@@ -265,11 +267,11 @@ def jail(name: str) -> Iterator[Jail]:
         fields = {
             "presets": ["system"], "fs_readable": [guest("paths")], "fs_writable": [work],
             "net_allow": [f"unix:{work}"], "net_allow_bind": [f"unix:{work}"],
-            "fs_denied": [f"{place}/{path}" for path in DENIED],
+            field: [f"{place}/{path}" for path in DENIED],
         }  # fmt: skip
         confined = Guest(person, work, fields)
         try:
-            yield Jail(person, place, bare, confined, copy, bare_copy)
+            yield Jail(person, place, bare, confined, copy, bare_copy, field)
         finally:
             for each in (bare, bare_copy, confined):
                 each.close()
