@@ -181,6 +181,7 @@ def refused_lookup(denial: Denial, *, seq: int, time: float, monotonic: float, r
         rule=denial.rule,
         pid=denial.pid,
         tid=denial.pid,
+        latency=denial.latency,
         binding="on-behalf",
         asked=denial.cause in ASKED,
         call_id=call_id,

@@ -14,6 +14,7 @@ from . import _native, _program
 from ._book import Book
 from ._call import Approved, Call
 from ._denials import audited_like, audited_of, denial_of, logged_denial
+from ._fixes import FIXES
 from ._handled import Handled
 from ._launch import STEPS
 from ._verdicts import ACT_AUDIT, read_verdict
@@ -50,37 +51,6 @@ REASONS = ("exited", "killed", "timeout", "host-gone", "denied")
 SIGKILL = 9
 LONGEST_APPROVAL = 20 * 1024
 """Bytes of an approval beyond which it is not kept, some 16 KiB of words: the program decides how many there are."""
-FIXES = {
-    "execute the program": {
-        "ENOENT": "no such program, or its interpreter or loader is missing or not granted (fs_readable)",
-        "EACCES": "not granted, not executable, or its interpreter or loader is not granted (fs_readable)",
-        "ENOEXEC": "not a program: no known format and no #! line",
-        "E2BIG": "arguments and environment are too large",
-    },
-    "add a Landlock rule": {
-        "ENOENT": "the granted path does not exist; create it or drop the grant",
-        "EACCES": "the granted path cannot be reached by this user",
-        "ELOOP": "it is a link inside a directory that the sandbox may write, and not followed; grant its target",
-        "EXDEV": "it leads out of a directory that the sandbox may write; grant its target",
-    },
-    "install the seccomp filter": {
-        "EBUSY": "a sandbox cannot hold a supervised run: drop max_processes, record_execs and port grants, and "
-        "disable=['fs-metadata']",
-        "EPERM": "a sandbox cannot hold a supervised run: drop max_processes, record_execs and port grants, and "
-        "disable=['fs-metadata']",
-    },
-    "enter the Landlock domain": {"E2BIG": "16 Landlock domains are nested already (landlock(7))"},
-    "map the user and group": {"EPERM": "user namespaces are forbidden here; drop uid and gid"},
-    "clone the program's process": {
-        "EPERM": "user namespaces are forbidden here; drop uid and gid",
-        "EAGAIN": "the user's process limit is reached (RLIMIT_NPROC)",
-        "ENOSPC": "the limit of user namespaces is reached",
-    },
-    "clone the warden": {"EAGAIN": "the user's process limit is reached (RLIMIT_NPROC)"},
-    "set a resource limit": {"EPERM": "above the hard limit of this process"},
-    "change to the working directory": {"ENOENT": "it does not exist", "EACCES": "this user may not enter it"},
-    "set the CPU affinity": {"EINVAL": "none of these CPUs may be used here"},
-}
 
 with open(os.path.join(os.path.dirname(__file__), "_init.elf"), "rb") as _image:
     INIT_IMAGE = _image.read()

@@ -126,7 +126,9 @@ class Lookups:
 
     # ---- what was refused
 
-    def note(self, name: str, cause: str, reason: str, rule: str = "", pid: int = 0, by: str = "") -> None:
+    def note(
+        self, name: str, cause: str, reason: str, rule: str = "", pid: int = 0, *, by: str = "", latency: float = 0.0
+    ) -> None:
         """Writes down that a lookup was refused, or led nowhere."""
         known = self._denials.get((name, cause))
         if known is not None:
@@ -134,7 +136,8 @@ class Lookups:
         elif len(self._denials) >= MAX_DENIALS:
             self.dropped_denials += 1
         else:
-            self._denials[name, cause] = replace(resolve_denial(name, cause, reason, rule, pid), by=by)
+            denial = resolve_denial(name, cause, reason, rule, pid)
+            self._denials[name, cause] = replace(denial, by=by, latency=latency)
 
     @property
     def denials(self) -> tuple[Denial, ...]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING
 
 import trio
@@ -269,7 +270,7 @@ class Resolver:
         event = Resolve(
             name=name, pid=pid, run="" if of is None else of.run_id, call_id="" if of is None else of.call_id
         )
-        verdict = Verdict(act, cause="timeout", reason="nobody answered within policy_timeout")
+        verdict, since = Verdict(act, cause="timeout", reason="nobody answered within policy_timeout"), monotonic()
         with trio.move_on_after(float("inf") if limit is None or act == ACT_WAIT else limit / 1000):
             verdict = read_verdict(await outcome_of(self._ask(event)))
         if verdict.allows:
@@ -278,7 +279,8 @@ class Resolver:
             if len(self._approved) < MAX_NAMES:
                 self._approved.add(name)
             return True
-        self.lookups.note(name, verdict.cause, verdict.reason, pid=pid, by=verdict.by)
+        waited = monotonic() - since
+        self.lookups.note(name, verdict.cause, verdict.reason, pid=pid, by=verdict.by, latency=waited)
         if verdict.act == ACT_KILL and self._execution is not None:
             self._execution.kill()
         return False

@@ -5,6 +5,7 @@ Environment:
     SANDLOCK_REQUIRE   `all`, or needs separated by commas (`landlock>=6,program`): where one of them is not
                        met, the test fails instead of being skipped
     CI                 `true`: a run with any skipped or deselected test fails
+    SANDLOCK_FRAMEWORKS  `1`: also the tests in frameworks/, which need the extra `frameworks`, over a gigabyte
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ LIMIT, SLOW_LIMIT = 120.0, 400.0  # seconds; a test that takes longer hangs: all
 LASTING_THREADS = ("sandlock-trio", "Trio thread", "trio-")
 LOOP_DESCRIPTORS = 4  # of the trio loop that such a thread runs: epoll, wake-up pair, and one to spare
 
+
+collect_ignore = [] if os.environ.get("SANDLOCK_FRAMEWORKS") else ["frameworks"]
 
 STDERR = pytest.StashKey[int]()
 

@@ -53,6 +53,16 @@ def test_dotfiles(place: Place) -> None:
     assert os.listdir(f"{setup.home}/.tool") == ["mine"]
 
 
+def test_a_dry_run_makes_nothing_at_home(place: Place) -> None:
+    place.write(".tool/conf")
+    profile = agent('[agent]\nhome_write = [".tool/new/", ".tool/conf"]')
+    setup = place.prepare(profile=profile, dry_run=True)
+    settle(setup)
+    assert os.listdir(place.home / ".tool") == ["conf"]
+    assert place.prepare(profile=profile).policy.fs_writable[-1] == str(place.home / ".tool/new")
+    assert sorted(os.listdir(place.home / ".tool")) == ["conf", "new"]
+
+
 def test_a_directory_that_is_shown_holds_others(place: Place) -> None:
     for name in (".tool/conf", ".tool/data/one"):
         place.write(name, f"{name}\n")

@@ -68,11 +68,14 @@ def test_read_only(place: Place) -> None:
     assert (place.work / "file").read_text() == "before\n"
 
 
-@pytest.mark.parametrize("where", ["/", "home", "above", "missing", "record"])
+@pytest.mark.parametrize("where", ["/", "home", "above", "missing", "record", "keys", "in keys", "profiles"])
 def test_refused_workspaces(place: Place, where: str) -> None:
     home = place.home
-    path = {"/": "/", "home": home, "above": home.parent, "missing": home / "no", "record": place.state}[where]
-    with pytest.raises(PolicyError, match="project directory"):
+    path = {"/": "/", "home": home, "above": home.parent, "missing": home / "no", "record": place.state,
+            "keys": home / ".ssh", "in keys": home / ".aws/sso", "profiles": home / ".config"}[where]  # fmt: skip
+    for name in (".ssh", ".aws/sso", ".config/sandlock/profiles"):
+        (home / name).mkdir(parents=True)
+    with pytest.raises(PolicyError, match=r"project directory|your profiles"):
         place.prepare(workspace=str(path))
     assert os.listdir(place.state) == []
 

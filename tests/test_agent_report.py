@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -435,6 +436,31 @@ def test_what_cannot_be_reported_says_why(empty: str) -> None:
         assert done.returncode == 125
         assert told in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_session_by_name_by_id_and_the_last(tmp_path: Path) -> None:
+    for name in ("state", "runtime", "work"):
+        (tmp_path / name).mkdir(mode=0o700)
+    env = os.environ | {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path / "runtime")}
+
+    def agent(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "sandlock.cli", "agent", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, cwd=tmp_path / "work")
+
+    done = agent("run", "--ask", "none", "-n", "demo", "--", "sh", "-c", "echo made > a; git push origin main; exit 4")
+    assert done.returncode == 4, done.stderr
+    assert (tmp_path / "work/a").read_text() == "made\n"
+    (id,) = os.listdir(tmp_path / "state/sandlock/runs")
+    reports = {run: agent("report", run).stdout for run in (id, id[:15], "demo", "last")}
+    assert len(set(reports.values())) == 1
+    assert "exited with 4" in reports["last"]
+    assert "nobody was there to be asked" in reports["last"]
+    assert "git push origin main" in agent("explain", "last").stdout
+    assert agent("replay", "last").returncode == 0
+    assert agent("replay", "demo", "-p", "agent").returncode == 0
+    missing = agent("report", "other")
+    assert missing.returncode == 125
+    assert "other" in missing.stderr
 
 
 def test_a_report_while_it_runs(tmp_path: Path) -> None:

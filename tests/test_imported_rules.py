@@ -45,6 +45,7 @@ def effects(imported: Imported) -> dict[str, str]:
         ("deny", "WebFetch(domain:evil.example)", "net_deny", "evil.example"),
         ("deny", "Read(//etc/shadow)", "fs_denied", "/etc/shadow"),
         ("deny", "Read(//srv/keys/**)", "fs_denied", "/srv/keys"),
+        ("deny", "Write(//srv/work/package.json)", "fs_protected", "/srv/work/package.json"),
         ("allow", "Edit(//srv/work/**)", "fs_writable", "/srv/work"),
     ],
 )
@@ -83,7 +84,7 @@ def test_what_cannot_be_said_is_wider_for_denials_and_dropped_for_allowances(tmp
     imported = claude(
         tmp_path,
         permissions={
-            "deny": ["Bash(rm -rf*)", "Bash(cd x && rm y)", "Bash(*rm)", "Write(./a)"],
+            "deny": ["Bash(rm -rf*)", "Bash(cd x && rm y)", "Bash(*rm)"],
             "allow": ["Bash(npm run *:build)", "mcp__github__*", "Bash(unclosed 'x)"],
             "ask": ["WebFetch(domain:x.com)", "Read(./a)"],
         },
@@ -92,7 +93,7 @@ def test_what_cannot_be_said_is_wider_for_denials_and_dropped_for_allowances(tmp
     found = effects(imported)
     assert found.pop("deny Bash(rm -rf*)") == "wider"
     assert set(found.values()) == {"dropped"}
-    assert len(found) == 8
+    assert len(found) == 7
     first = imported.describe()[0]
     assert first.startswith("dropped: ")
 
@@ -200,8 +201,8 @@ def test_srt_settings(tmp_path: Path) -> None:
         "net_allow": ("github.com:443", "github.com:80"),
         "fs_denied": (os.path.expanduser("~/.ssh"),),
         "fs_writable": (str(tmp_path), "/tmp"),
+        "fs_protected": (f"{tmp_path}/.env",),
     }
-    assert effects(imported)["denyWrite: .env"] == "dropped"
 
 
 @pytest.mark.parametrize(

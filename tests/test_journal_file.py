@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,10 @@ def test_several_sandboxes_in_one_file(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("lasting_thread")
 def test_refused_lookups_are_on_record(tmp_path: Path) -> None:
     def vet(event: object, box: object) -> object:
-        return sandlock.Deny("not that one", by="tty: anna") if isinstance(event, sandlock.Resolve) else None
+        if not isinstance(event, sandlock.Resolve):
+            return None
+        time.sleep(0.05)
+        return sandlock.Deny("not that one", by="tty: anna")
 
     code = "import socket\nfor _ in range(3):\n try: socket.getaddrinfo('mirror.example', 443)\n except OSError: pass"
     log = tmp_path / "log"
@@ -167,6 +171,7 @@ def test_refused_lookups_are_on_record(tmp_path: Path) -> None:
     (decision,) = [each for each in read_journal(log).decisions if each.kind == "resolve"]
     assert (decision.target, decision.decision, decision.cause) == ("mirror.example", "deny", "verdict")
     assert (decision.reason, decision.by, decision.asked) == ("not that one", "tty: anna", True)
+    assert decision.latency_us >= 50_000
     assert [each.target for each in result.denials if each.kind == "resolve"] == ["mirror.example"]
     remedy = remedy_of(decision)
     assert remedy is not None

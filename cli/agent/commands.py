@@ -11,7 +11,7 @@ import typer
 
 from .. import direct
 from ..options import WITHOUT_TERMINAL, with_options
-from . import attach
+from . import attach, ui, watch
 from .learn_options import OPTIONS_OF_LEARN
 from .request import OPTIONS_OF_MCP, OPTIONS_OF_REPLAY, OPTIONS_OF_RUN
 
@@ -31,6 +31,8 @@ def run(request: direct.Request) -> int:
 
 
 agent_app.command("attach")(attach.command)
+agent_app.command("ui")(ui.command)
+agent_app.command("watch")(watch.command)
 
 
 @agent_app.command("import")
@@ -157,3 +159,19 @@ def replay(request: direct.Request) -> int:
     from .replaying import replay_run
 
     return replay_run(request)
+
+
+@agent_app.command("hook", context_settings=WITHOUT_TERMINAL)
+def hook(
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="OPTIONS", help="What `sandlock agent run` gets, after --.")
+    ] = None,
+) -> int:
+    """Be a PreToolUse hook of Claude Code: reads its JSON, and has Bash commands run in the sandbox.
+
+    In settings.json: {"hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "sandlock
+    agent hook -- --add git"}]}]}}
+    """
+    from .hook import answer
+
+    return answer(options or ())

@@ -52,6 +52,7 @@ white-space:nowrap}
 td{border-bottom:1px solid var(--line);padding:.36rem 1.3rem .36rem 0;vertical-align:top;overflow-wrap:anywhere}
 th:last-child,td:last-child{padding-right:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.s{white-space:nowrap}
 td.first{white-space:pre-wrap;min-width:16rem}
 ol.items{list-style:none;margin:.5rem 0 0;padding:0}
 ol.items>li{border:1px solid var(--line);border-radius:8px;padding:.75rem 1rem .8rem;margin:0 0 .7rem;
@@ -74,13 +75,16 @@ details summary{cursor:pointer;color:var(--accent);margin:.4rem 0}
 @media(max-width:640px){main{padding:1.5rem 1rem 3rem}dl.facts{grid-template-columns:1fr}
 dl.facts dd{margin-bottom:.4rem}}
 """
+LONGEST_TITLE = 72
+NARROW = 26
+"""Characters: cells with so few are not broken into lines."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def as_html(found: Digest) -> str:
     """The report, a whole page."""
     runs, parts = found.journal.runs, sections(found)
-    title = command(runs[0].argv, 40)[:90] if len(runs) == 1 and runs[0].argv else "What the sandbox saw"
+    title = _cut(command(runs[0].argv, 40)) if len(runs) == 1 and runs[0].argv else "What the sandbox saw"
     lines = [
         "<!doctype html>",
         '<html lang="en">',
@@ -112,6 +116,10 @@ def as_html(found: Digest) -> str:
 
 def _text(text: str) -> str:
     return escape(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_TITLE else text[:LONGEST_TITLE].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _first(found: Digest) -> str:
@@ -169,6 +177,8 @@ def _table(section: Section) -> list[str]:
         cells = []
         for at in used:
             kind = ' class="first mono"' if at == used[0] and section.run is not None else kinds[at]
+            if not kind and len(row[at]) <= NARROW:
+                kind = ' class="s"'
             cells.append(f"<td{kind}>{_text(row[at])}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return [*lines, "</tbody></table></div>"]

@@ -98,7 +98,7 @@ def label_of(program: ProgramRecord) -> str:
     words = program.argv[1:]
     if program.argv and program.argv[0].rpartition("/")[2] != name:
         name = program.argv[0].rpartition("/")[2] or name
-    return printable(one_line(" ".join((name, *words))), MAX_LABEL)
+    return printable(" ".join(map(one_line, (name, *words))), MAX_LABEL)
 
 
 def _span(program: ProgramRecord, end: float) -> tuple[float, float, str]:

@@ -115,7 +115,10 @@ class Draft:
             self.variable(name, value.replace("{tmp}", self._temporary), why, origin)
 
     def fields(self, values: Mapping[str, object], origin: str, why: str) -> None:
-        """Keywords of Policy: lists extend what is there, others replace it. Raises PolicyError."""
+        """Keywords of Policy: lists extend what is there, others replace it. Raises PolicyError.
+
+        Of rules the first that matches is the one that is told, so what is said last stands first.
+        """
         for name, value in values.items():
             option = option_of(name)
             if name in OUT_OF_PLACE and value:
@@ -125,8 +128,10 @@ class Draft:
                 for variable, text in read:
                     self.variable(variable, text, why, origin)
             elif isinstance(read, tuple) and option.repeatable:
+                before = self._lists.pop(name, {})
                 for each in read:
                     self.add(name, each, why, origin)
+                self._lists[name] = {**self._lists.get(name, {}), **before}
             else:
                 self.set(name, read, why, origin)
 

@@ -221,7 +221,7 @@ def add_paths(collector: Collector, field: str, pattern: str, base: str, source:
     later = "the files that match now; what is made later is not among them"
     if not paths:
         collector.drop(source, "nothing matches it now, and what is made later is not looked at")
-    effect: Effect = "weaker" if field == "fs_denied" else "narrower"
+    effect: Effect = "weaker" if field in ("fs_denied", "fs_protected") else "narrower"
     for path in paths:
         collector.add(field, path, source, effect=effect, why=later)
 

@@ -22,6 +22,12 @@ __all__ = ["read_claude"]
 Action = Literal["deny", "ask", "allow"]
 ACTIONS: tuple[Action, ...] = ("deny", "ask", "allow")
 RULE = re.compile(r"(?P<tool>[A-Za-z_][\w*-]*)(?:\((?P<what>.*)\))?", re.DOTALL)
+FILESYSTEM = {
+    "denyRead": "fs_denied",
+    "denyWrite": "fs_protected",
+    "allowWrite": "fs_writable",
+    "allowRead": "fs_readable",
+}
 SHELL_SYNTAX = re.compile(r"[;&|<>`\n]|\$\(")
 READS, WRITES = ("Read", "Glob", "Grep", "LS", "NotebookRead"), ("Edit", "Write", "MultiEdit", "NotebookEdit")
 
@@ -116,7 +122,7 @@ def _files(
     if action == "ask":
         collector.drop(source, "files are granted or denied; opens can be asked about with ask_opens")
     elif action == "deny" and tool in WRITES:
-        collector.drop(source, "a place that may be read but not written inside a writable one cannot be said here yet")
+        add_paths(collector, "fs_protected", pattern, base, source)
     elif action == "deny" and pattern in ("**", "*", ".", "./", "./**"):
         collector.drop(source, "it denies the whole workspace; start from the preset read-only instead")
     elif action == "deny":
@@ -180,11 +186,8 @@ def _network(collector: Collector, network: dict[str, object]) -> None:
 
 
 def _filesystem(collector: Collector, files: dict[str, object], workspace: str) -> None:
-    for name, field in (("denyRead", "fs_denied"), ("allowWrite", "fs_writable"), ("allowRead", "fs_readable")):
+    for name, field in FILESYSTEM.items():
         for pattern in texts(collector, f"filesystem.{name}", files.get(name)):
             add_paths(collector, field, pattern, workspace, f"{name}: {pattern}")
-    for pattern in texts(collector, "filesystem.denyWrite", files.get("denyWrite")):
-        why = "a place that may be read but not written inside a writable one cannot be said here yet"
-        collector.drop(f"denyWrite: {pattern}", why)
-    for name in sorted(set(files) - {"denyRead", "allowWrite", "allowRead", "denyWrite"}):
+    for name in sorted(set(files) - set(FILESYSTEM)):
         collector.drop(f"filesystem.{name}", "not known here")

@@ -64,12 +64,12 @@ def make_directory(path: str) -> str:
 
 
 def link_dotfiles(
-    home: str, private: str, read: Iterable[str], write: Iterable[str], copy: Iterable[str] = ()
+    home: str, private: str, read: Iterable[str], write: Iterable[str], copy: Iterable[str] = (), *, make: bool = True
 ) -> tuple[Dotfile, ...]:
     """Has `private` show these files of `home`, as links or copies. What is not there is left out, unless writable.
 
-    A writable name that ends in "/" is a directory, made if it is missing and what holds it is there. Raises
-    PolicyError for a name that is not below the home directory.
+    A writable name that ends in "/" is a directory, made (unless not `make`) if it is missing and what holds it is
+    there. Raises PolicyError for a name that is not below the home directory.
     """
     copies = {_clean(name) for name in copy}
     wanted = {_clean(name): (name.endswith("/"), True) for name in write}
@@ -79,7 +79,7 @@ def link_dotfiles(
     for name in sorted(wanted, key=lambda each: each.split("/")):
         is_directory, writable = wanted[name]
         real = real_place(home, name)
-        if is_directory and writable and os.path.isdir(os.path.dirname(real)):
+        if make and is_directory and writable and os.path.isdir(os.path.dirname(real)):
             with suppress(OSError):
                 os.mkdir(real, 0o700)
         # below a link there is nothing to be made: it would be made in the real home directory

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from sandlock import Policy, PolicyError
 
 from .._record import record
+from ..profile import directory as profile_directory
 from .agent_draft import Draft, Reason
 from .agent_presets import ADDONS, AGENT_PRESETS, EXECUTED_LATER, GIT_EXECUTED
 from .git_metadata import GitMetadata, find_metadata
 from .private_home import Dotfile, holds_files, link_dotfiles, make_directory, remove_tree, write_back
 from .program_files import program_places
-from .secret_files import covered_secrets, env_files, is_below
+from .secret_files import SECRETS, covered_secrets, env_files, is_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -63,14 +64,15 @@ def prepare(
     addons: Sequence[str] = (),
     command: Sequence[str] = (),
     fields: Mapping[str, object] | None = None,
+    dry_run: bool = False,
 ) -> AgentSetup:
     """The policy of an agent run; makes its private home and temporary directory, `home` and `tmp`, in `state`.
 
     `workspace`: default: `cwd` of `fields`, else the current directory. `presets`: one of AGENT_PRESETS at most (else
     the profile's, else "agent"), and presets of sandlock. `addons`: names of ADDONS, besides the profile's.
     `command`: what will be run, so that its files can be read. `fields`: keywords of Policy; lists extend what is
-    there, others replace it. Raises PolicyError, and SandlockError where the directories cannot be made; then nothing
-    is left behind.
+    there, others replace it. `dry_run`: nothing is made in the real home directory. Raises PolicyError, and
+    SandlockError where the directories cannot be made; then nothing is left behind.
     """
     given = dict(fields or {})
     place = _checked_workspace(workspace or given.get("cwd") or os.getcwd(), state)
@@ -80,7 +82,7 @@ def prepare(
         made.append(private)
         temporary = make_directory(os.path.join(os.path.realpath(state), "tmp"))
         made.append(temporary)
-        return _prepare(place, profile, presets, addons, command, given, private, temporary)
+        return _prepare(place, profile, presets, addons, command, given, private, temporary, make=not dry_run)
     except BaseException:
         for each in made:
             with suppress(OSError):
@@ -123,6 +125,9 @@ def _checked_workspace(path: object, state: str) -> str:
     if real == "/" or (home and is_below(home, real)):
         what = "the home directory, keys and all" if real != "/" else "the root directory"
         raise PolicyError(f"workspace: {real} holds {what}; start in a project directory", field="cwd")
+    for name in SECRETS if home else ():
+        if is_below(real, os.path.realpath(f"{home}/{name}")):
+            raise PolicyError(f"workspace: {real} is where secrets are kept (~/{name}); start in a project directory")
     if is_below(os.path.realpath(state), real):
         raise PolicyError(
             f"workspace: {real} holds the record of the run ({state}), which the agent must not change; "
@@ -141,13 +146,18 @@ def _prepare(
     given: dict[str, object],
     private: str,
     temporary: str,
+    *,
+    make: bool,
 ) -> AgentSetup:
     chosen, ordinary = _chosen_preset((*presets,), profile)
     draft = Draft(temporary)
     _base(draft, chosen, place, private, temporary)
+    if not given.get("exec_allow") and not (profile is not None and dict(profile.fields).get("exec_allow")):
+        why = "every program that can be read may run: all of them are confined alike"
+        draft.add("exec_allow", "*", why, f"preset {chosen}")
     metadata = find_metadata(place, [each for each in ("/", _home()) if each])
     _git(draft, metadata, AGENT_PRESETS[chosen].workspace == "write")
-    dotfiles = _extras(draft, profile, ordinary, addons, private)
+    dotfiles = _extras(draft, profile, ordinary, addons, private, make)
     if command:
         for each in program_places(command[0], path=os.environ.get("PATH", ""), home=_home(), workspace=place):
             draft.path("fs_readable", each, "the program that is run, and where it is installed", "default")
@@ -156,7 +166,7 @@ def _prepare(
         _protect(draft, place, metadata, f"preset {chosen}")
     _secrets(draft, place)
     policy = draft.policy()
-    _check_record(policy, private)
+    _check_record(policy, private, temporary)
     return AgentSetup(
         policy=policy,
         reasons=draft.reasons(),
@@ -194,7 +204,6 @@ def _base(draft: Draft, chosen: str, place: str, private: str, temporary: str) -
     for field in ("net_allow", "net_allow_bind"):
         draft.add(field, f"unix:{temporary}", "unix sockets among the agent's own programs", origin)
     draft.set("cwd", place, "the workspace", origin)
-    draft.add("exec_allow", "*", "every program that can be read may run: all of them are confined alike", origin)
     draft.asked(preset.ask, origin)
     variables = (
         ("HOME", private, "the private home directory"),
@@ -231,7 +240,12 @@ def _protect(draft: Draft, place: str, metadata: GitMetadata, origin: str) -> No
 
 
 def _extras(
-    draft: Draft, profile: AgentProfile | None, presets: Iterable[str], addons: Sequence[str], private: str
+    draft: Draft,
+    profile: AgentProfile | None,
+    presets: Iterable[str],
+    addons: Sequence[str],
+    private: str,
+    make: bool,
 ) -> tuple[Dotfile, ...]:
     """Add-ons, the profile, and the dotfiles of both."""
     for name in presets:
@@ -258,7 +272,7 @@ def _extras(
             draft.passed(variable, origin)
     if not _home():
         return ()
-    dotfiles = link_dotfiles(_home(), private, origins, write, copy)
+    dotfiles = link_dotfiles(_home(), private, origins, write, copy, make=make)
     for each in dotfiles:
         origin = next((origins[name] for name in (each.name, f"{each.name}/", f"~/{each.name}") if name in origins), "")
         draft.dotfile(each, origin)
@@ -284,13 +298,18 @@ def _secrets(draft: Draft, place: str) -> None:
             draft.warn(f"{top}: too large to look for all .env files; those found are denied, others can be read")
 
 
-def _check_record(policy: Policy, private: str) -> None:
-    """No grant may cover the record of the run, nor where profiles are."""
-    state = os.path.dirname(private)
+def _check_record(policy: Policy, private: str, temporary: str) -> None:
+    """No grant may cover the record of the run, nor where profiles are: who writes them decides about later runs."""
+    own = (private, temporary)
+    places = [(os.path.dirname(private), "the record of the run")]
+    with suppress(PolicyError):
+        places.append((os.path.realpath(profile_directory()), "your profiles"))
     for grant in policy.expand().grants:
-        if grant.kind == "write" and is_below(state, os.path.realpath(grant.path)):
-            raise PolicyError(
-                f"fs_writable: {grant.path} holds the record of the run ({state}), which the agent must not change; "
-                "grant a directory below it, or set XDG_STATE_HOME",
-                field="fs_writable",
-            )
+        real = os.path.realpath(grant.path)
+        for place, what in places:
+            if grant.kind == "write" and (is_below(place, real) or is_below(real, place)) and real not in own:
+                raise PolicyError(
+                    f"fs_writable: {grant.path} holds {what} ({place}), which the agent must not change; "
+                    "grant a directory beside it, or set XDG_STATE_HOME or XDG_CONFIG_HOME",
+                    field="fs_writable",
+                )

@@ -1,0 +1,162 @@
+"""Claude Agent SDK and Claude Code: every Bash command of the model runs in a sandbox, and nothing gets by it.
+
+    async with ClaudeSandbox(["--add", "git"], approve=ask) as sandbox:
+        options = ClaudeAgentOptions(hooks=sandbox.hooks())
+
+The PreToolUse hook rewrites a Bash command into `sandlock agent run ... -- bash -c COMMAND`. A hook that fails blocks
+the call (`on_failure="block"`). What the rules leave open comes back to `approve`, in the application. For Claude Code
+without the SDK: `hook_output`, which `sandlock agent hook` prints. `hooks` needs `pip install "sandlock[claude]"`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from contextlib import AsyncExitStack, suppress
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from sandlock import SandlockError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from anyio.abc import SocketStream, TaskGroup
+
+    Approve = Callable[[dict[str, Any]], Awaitable[object] | object]
+
+__all__ = ["ClaudeSandbox", "hook_output", "wrapped_command"]
+
+TOOLS = ("Bash",)
+MAX_LINE = 2**20
+
+
+def wrapped_command(command: str, options: Sequence[str], *, program: str | None = None) -> str:
+    """The command line that runs this one confined. `options`: those of `sandlock agent run`."""
+    words = [program or _program(), "agent", "run", *options, "--", "bash", "-c", command]
+    return shlex.join(words)
+
+
+def hook_output(given: Mapping[str, Any], options: Sequence[str], *, program: str | None = None) -> dict[str, Any]:
+    """What a PreToolUse hook answers to this input: Bash is rewritten, unless it runs outside the sandbox's reach.
+
+    A background command is confined alike. A command that cannot be read is denied.
+    """
+    if given.get("tool_name") not in TOOLS:
+        return {}
+    tool_input = given.get("tool_input")
+    command = tool_input.get("command") if isinstance(tool_input, dict) else None
+    if not isinstance(tool_input, dict) or not isinstance(command, str) or "\0" in command:
+        return _decided("deny", "the sandbox cannot read this command")
+    updated = {**tool_input, "command": wrapped_command(command, options, program=program)}
+    updated.pop("dangerouslyDisableSandbox", None)  # nothing the model says takes it out of the box
+    return _decided("allow", "runs in the sandbox", updatedInput=updated)
+
+
+def _decided(decision: str, reason: str, **more: Any) -> dict[str, Any]:
+    facts = {"hookEventName": "PreToolUse", "permissionDecision": decision, "permissionDecisionReason": reason, **more}
+    return {"hookSpecificOutput": facts}
+
+
+def _program() -> str:
+    """The `sandlock` beside this Python, else the one on PATH; by its path, for the model could set PATH."""
+    beside = os.path.join(os.path.dirname(sys.executable), "sandlock")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("sandlock")
+    if found is None:
+        raise SandlockError("there is no program sandlock; install it where this Python or PATH finds it")
+    return os.path.abspath(found)
+
+
+class ClaudeSandbox:
+    """The hook, and whoever answers questions. `options`: those of `sandlock agent run`, as words.
+
+    `approve(question)`, async or plain, gets a question as JSON data (`Question.to_dict`), and answers as
+    `read_answer` reads it: {"verdict": "allow"}, {"choice": "d", "reason": "..."}. Whatever it raises denies.
+    """
+
+    def __init__(
+        self, options: Sequence[str] = (), *, approve: Approve | None = None, program: str | None = None
+    ) -> None:
+        self._options = list(options)
+        self._approve = approve
+        self._program = program
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        if self._approve is None:
+            self._options += ["--ask", "none"]
+            return self
+        place = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sandlock-claude-"))
+        path = os.path.join(place, "ask")
+        listener = await self._stack.enter_async_context(await anyio.create_unix_listener(path, mode=0o600))
+        tasks = await self._stack.enter_async_context(anyio.create_task_group())
+        self._stack.callback(tasks.cancel_scope.cancel)
+        tasks.start_soon(listener.serve, self._answer)
+        self._options += ["--ask", f"unix:{path}"]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def hooks(self) -> dict[Any, list[Any]]:
+        """For `ClaudeAgentOptions(hooks=...)`; merge it with hooks of your own."""
+        from claude_agent_sdk import HookMatcher
+
+        hook: Any = self.pre_tool_use  # its answer is a dict of the SDK's, typed there key by key
+        matcher = HookMatcher(matcher="|".join(TOOLS), hooks=[hook], timeout=60, on_failure="block")
+        return {"PreToolUse": [matcher]}
+
+    async def pre_tool_use(self, given: Any, tool_use_id: str | None, context: Any) -> dict[str, Any]:
+        """The hook itself."""
+        options = self._options
+        if tool_use_id and tool_use_id.replace("_", "").replace("-", "").isalnum():
+            options = [*options, "--name", tool_use_id[:60]]  # `sandlock agent report ID` then knows the call
+        return hook_output(given, options, program=self._program)
+
+    async def _answer(self, stream: SocketStream) -> None:
+        """One session: {"question": {...}} and {"withdrawn": ID} come as lines of JSON, answers go back."""
+        waiting = bytearray()
+        scopes: dict[str, anyio.CancelScope] = {}
+        async with stream, anyio.create_task_group() as tasks:
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                while True:
+                    while b"\n" not in waiting:
+                        waiting += await stream.receive()
+                        if len(waiting) > MAX_LINE:
+                            return
+                    line, _, rest = bytes(waiting).partition(b"\n")
+                    waiting = bytearray(rest)
+                    self._take(json.loads(line), stream, tasks, scopes)
+            tasks.cancel_scope.cancel()
+
+    def _take(
+        self, message: dict[str, Any], stream: SocketStream, tasks: TaskGroup, scopes: dict[str, anyio.CancelScope]
+    ) -> None:
+        if "question" in message:
+            question = message["question"]
+            scope = scopes[question["id"]] = anyio.CancelScope()
+            tasks.start_soon(self._decide, question, stream, scope)
+        elif message.get("withdrawn") in scopes:
+            scopes.pop(message["withdrawn"]).cancel()
+
+    async def _decide(self, question: dict[str, Any], stream: SocketStream, scope: anyio.CancelScope) -> None:
+        assert self._approve is not None
+        with scope:
+            try:
+                answer = self._approve(question)
+                found = await answer if isawaitable(answer) else answer
+                made = dict(found) if isinstance(found, dict) else {"verdict": "deny", "reason": "no answer"}
+            except Exception as error:  # a callback that fails has not allowed anything
+                made = {"verdict": "deny", "reason": f"the callback raised {type(error).__name__}"}
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                await stream.send(json.dumps({"question": question["id"], "answer": made}).encode() + b"\n")
