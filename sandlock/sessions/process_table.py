@@ -72,8 +72,8 @@ class ProcessTable:
         self._has_changed = True
 
     def recorded(self, execs: Sequence[ExecRecord], since: float, top: int) -> None:
-        """All programs that were recorded so far, by a policy with `record_execs`. They take the place of what was known
-        before. `since`: when the run began; `top`: its init."""
+        """All programs that were recorded so far, by a policy with `record_execs`; they replace what was known before.
+        `since`: when the run began; `top`: its init."""
         mark = (len(execs), sum(each.ended is not None for each in execs))
         if mark == self._mark:
             return
