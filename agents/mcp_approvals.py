@@ -52,13 +52,11 @@ class _Asked:
         self.question = question
         self.done = anyio.Event()
         self.answer: Answer | None = None
-        self.verdict: Allow | Deny | Kill = Deny(NOBODY, cause="nobody-listens")
 
     def settle(self, result: ElicitResult | None) -> None:
         """`result` None: nobody could be asked."""
         if result is not None:
             self.answer = _answer(result, self.question)
-            self.verdict = verdict_of(self.answer, BY)
         self.done.set()
 
 
@@ -105,7 +103,22 @@ class Calls:
         if call is None or not call.can_ask:
             return Deny(NOBODY, cause="nobody-listens")
         self._count += 1
-        asked = _Asked(question_of(request.event, f"q{self._count}", time=time.time(), deadline=None))
+        question = question_of(request.event, f"q{self._count}", time=time.time(), deadline=None)
+        answer = await self.put(question, call)
+        if answer is None:
+            return Deny(NOBODY, cause="nobody-listens")
+        if answer.verdict == "allow" and answer.scope == "host":
+            self._hosts.add(question.host)
+        return verdict_of(answer, BY)
+
+    def current(self, call_id: str) -> _Call | None:
+        """The call of this id, if its client can be asked."""
+        call = self._calls.get(call_id)
+        return call if call is not None and call.can_ask else None
+
+    async def put(self, question: Question, call: _Call) -> Answer | None:
+        """Puts a question to the client whose call it is; None if it could not be put to anybody."""
+        asked = _Asked(question)
         call.asked.append(asked)
         call.change()
         try:
@@ -113,9 +126,8 @@ class Calls:
         finally:
             if asked in call.asked:
                 call.asked.remove(asked)
-        if asked.answer is not None and asked.answer.verdict == "allow" and asked.answer.scope == "host":
-            self._hosts.add(asked.question.host)
-        return asked.verdict
+            call.change()
+        return asked.answer
 
     async def serve(self, ctx: Context[Any, Any], work: Callable[[str], Awaitable[object]]) -> object:
         """What a tool answers: the result of `work(call_id)`, or that the client has to answer something first."""

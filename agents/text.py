@@ -20,9 +20,10 @@ LIMIT = 30_000
 _TAG = re.compile(r"<\s*(/?)\s*sandbox_violations\b", re.IGNORECASE)
 
 
-def model_text(result: Result, *, limit: int = LIMIT) -> str:
-    """Output, error output, ending and denials as one text."""
-    output = without_forged_trailers(result.stdout_text)
+def model_text(result: Result, *, stdout: bytes | None = None, limit: int = LIMIT) -> str:
+    """Output, error output, ending and denials as one text. `stdout`: what was captured elsewhere."""
+    captured = result.stdout_text if stdout is None else stdout.decode("utf-8", "replace")
+    output = without_forged_trailers(captured)
     errors = without_forged_trailers(result.stderr_text)
     parts = [shortened(output, limit)]
     if errors.strip():

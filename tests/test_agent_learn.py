@@ -140,6 +140,25 @@ def test_make_and_a_compiler(lesson: Lesson) -> None:
     assert lesson.again("./prog").returncode == 126
 
 
+def test_an_agent_run_with_what_was_learned(lesson: Lesson) -> None:
+    """Programs that are not in the profile are not run; nobody is there to be asked."""
+    lesson.write("~/data/file", "content\n")
+    script = "cat $DATA/file > copy; cat copy; echo $$ > $TMPDIR/x"
+    given = f"--env=DATA={lesson.who.home}/data"
+    done = lesson.learn("sh", "-c", script, options=(given,))
+    assert done.returncode == 0, said(done)
+    state = {"XDG_STATE_HOME": f"{lesson.who.home}/state", "XDG_RUNTIME_DIR": ""}
+    os.mkdir(state["XDG_STATE_HOME"], 0o700)
+    lesson.give()
+    run = ("agent", "run", "--ask", "none", "-p", lesson.profile, "--")
+    os.unlink(f"{lesson.work}/copy")
+    done = lesson.sandlock(*run, "sh", "-c", script, env=state)
+    assert (done.returncode, done.stdout) == (0, "content\n"), said(done)
+    done = lesson.sandlock(*run, "rm", "copy", env=state)
+    assert done.returncode == 126, said(done)
+    assert os.path.exists(f"{lesson.work}/copy")
+
+
 SERVER = """
 import socket, sys
 server = socket.create_server(("127.0.0.1", int(sys.argv[1])))

@@ -230,6 +230,31 @@ def test_the_command_serves_a_client_over_pipes(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["made"]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_an_agent_whose_questions_go_to_the_client(mode: str, tmp_path: Path) -> None:
+    person = Person("o", "w:use another name")
+    (tmp_path / "inside").mkdir()
+    line = 'read line; echo "got $line"; mkdir made; mkdir other; exit 3'
+    words = ["-m", "sandlock.cli", "agent", "run", "--ask", "mcp", "--exec-ask", "mkdir *", "--", "bash", "-c", line]
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    environment |= {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    (tmp_path / "run").mkdir(mode=0o700)
+    server = StdioServerParameters(command=sys.executable, args=words, cwd=str(tmp_path / "inside"), env=environment)
+
+    async def main() -> None:
+        with anyio.fail_after(100):
+            async with Client(stdio_client(server), mode=mode, elicitation_callback=person) as client:
+                result = await client.call_tool("run", {"input": "hello\n"})
+                text = result.content[0].text  # type: ignore[union-attr]
+                assert text.startswith("got hello\n")
+                assert "[exit code 3]" in text
+                assert "use another name" in text
+
+    trio.run(main)
+    assert os.listdir(tmp_path / "inside") == ["made"]
+    assert len(person.seen) == 2
+
+
 # ---- other people's servers
 
 CONFIGURATION = {

@@ -35,6 +35,7 @@ from sandlock.sessions.recording_run import (
     finder,
     loaders_of,
     prepare_recording,
+    temporary_place,
 )
 
 from .. import direct
@@ -286,20 +287,9 @@ def _temporary_of_profile(request: direct.Request, output: str | None) -> str:
     """A private directory for temporary files of the programs of this profile; it is made."""
     stem = os.path.basename(output or request.words[0]).removesuffix(".toml")
     safe = "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in stem)[:64].strip(".") or "program"
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if not base.startswith("/"):
-        home = os.environ.get("HOME", "")
-        if not home.startswith("/"):
-            raise PolicyError(
-                "HOME is not set; the profile needs a place for temporary files: set HOME or XDG_STATE_HOME"
-            )
-        base = f"{home.rstrip('/')}/.local/state"
-    place = f"{base.rstrip('/')}/sandlock/tmp/{safe}"
-    os.makedirs(place, mode=0o700, exist_ok=True)
-    status = os.lstat(place)
-    if os.path.islink(place) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-        raise PolicyError(f"{printable(place)} must be a directory of yours alone: rm it, or chmod 700 it")
-    return os.path.realpath(place)
+    place = temporary_place(safe)
+    with place.opened(make=True):
+        return os.path.realpath(place.path)
 
 
 def _heading(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandlock.sessions.agent_profile import AgentProfile
+    from sandlock.sessions.channels import Channel
     from sandlock.sessions.workspace import AgentSetup
 
     from .agent_run import Outcome
@@ -75,6 +76,8 @@ def _run(
     request: direct.Request, profile: AgentProfile, preparing: Callable[[str], AgentSetup], words: list[str]
 ) -> int:
     del profile
+    if "mcp" in _list(request, "ask"):
+        return _serve_mcp(request, preparing, words)
     console = Console.find()
     guard: Guard | None = None
     try:
@@ -89,6 +92,23 @@ def _run(
             guard.dismiss()
     _tell(outcome, with_trailer=plan.trailers and console is None)
     return outcome.exit_code
+
+
+def _serve_mcp(request: direct.Request, preparing: Callable[[str], AgentSetup], words: list[str]) -> int:
+    """Standard input and output are the protocol's: no terminal is asked. Raises PolicyError."""
+    try:
+        from .mcp_run import serve
+    except ImportError as error:
+        raise PolicyError(f'--ask mcp needs {error.name}: pip install "sandlock[mcp]"') from error
+
+    def plan(channels: list[Channel]) -> Plan:
+        made = plan_of(request, preparing, words, has_terminal=False)
+        made.channels += channels
+        return made
+
+    plan([])  # what is wrong with the flags is said now
+    trio.run(serve, plan)
+    return 0
 
 
 def _tell(outcome: Outcome, *, with_trailer: bool) -> None:

@@ -18,6 +18,7 @@ from .. import presets as _presets
 from .._record import record, replace
 from .generalising import Covering, Limits, is_below
 from .learning import PRESETS
+from .places import Place, state_place
 from .secret_files import SECRETS, env_files
 
 if TYPE_CHECKING:
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 
     from ..events import Event
 
-__all__ = ["RecordingRun", "covering_of_policy", "coverings", "finder", "loaders_of", "prepare_recording"]
+__all__ = [
+    "RecordingRun",
+    "covering_of_policy",
+    "coverings",
+    "finder",
+    "loaders_of",
+    "prepare_recording",
+    "temporary_place",
+]
 
 MACHINE_SECRETS = (
     *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d"),
@@ -119,6 +128,12 @@ def secret_paths(home: str, tops: Iterable[str], denied: Iterable[str]) -> tuple
         found += env_files(top)[0]
     real = {os.path.realpath(path) for path in found}
     return tuple(sorted(path for path in real if not is_below(home, path)))
+
+
+def temporary_place(name: str) -> Place:
+    """Where programs of the profile of this name have their temporary files."""
+    state = state_place()
+    return Place(base=state.base, names=(*state.names[:-1], "tmp", name), fix=state.fix)
 
 
 # What is there -------------------------------------------------------------------------------------------------------

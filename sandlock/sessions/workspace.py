@@ -152,6 +152,9 @@ def _prepare(
     chosen, ordinary = _chosen_preset((*presets,), profile)
     draft = Draft(temporary)
     _base(draft, chosen, place, private, temporary)
+    if not given.get("exec_allow") and not (profile is not None and dict(profile.fields).get("exec_allow")):
+        why = "every program that can be read may run: all of them are confined alike"
+        draft.add("exec_allow", "*", why, f"preset {chosen}")
     metadata = find_metadata(place, [each for each in ("/", _home()) if each])
     _git(draft, metadata, AGENT_PRESETS[chosen].workspace == "write")
     dotfiles = _extras(draft, profile, ordinary, addons, private, make)
@@ -201,7 +204,6 @@ def _base(draft: Draft, chosen: str, place: str, private: str, temporary: str) -
     for field in ("net_allow", "net_allow_bind"):
         draft.add(field, f"unix:{temporary}", "unix sockets among the agent's own programs", origin)
     draft.set("cwd", place, "the workspace", origin)
-    draft.add("exec_allow", "*", "every program that can be read may run: all of them are confined alike", origin)
     draft.asked(preset.ask, origin)
     variables = (
         ("HOME", private, "the private home directory"),
