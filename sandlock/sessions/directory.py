@@ -363,12 +363,12 @@ def sweep() -> None:
         with place.opened() as fd:
             for name in filter(is_id, os.listdir(fd)):
                 top = os.path.join(place.path, name)
-                left = [path for path in (f"{top}/tmp", f"{top}/home") if os.path.isdir(path)]
+                left = [each for each in ("tmp", "home") if os.path.isdir(os.path.join(top, each))]
                 entry = _read(fd, name, directory=top, runtime="") if left else None
                 if entry is None or not entry.host.is_dead or (entry.tree is not None and not entry.tree.is_dead):
                     continue
-                for path in left:
-                    if path.endswith("/tmp") or not holds_files(path):
+                for path in (os.path.join(top, each) for each in left):
+                    if os.path.basename(path) == "tmp" or not holds_files(path):
                         with suppress(OSError):  # another process does the same; or the next run tries again
                             remove_tree(path)
     except (OSError, SandlockError):
