@@ -33,6 +33,7 @@ MODULES = (
     "_procfs",
     "_places",
     "_cached_paths",
+    "_shown_ways",
     "_virtual_root",
     "_virtual_acts",
     "_virtual_listing",

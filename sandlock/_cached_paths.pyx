@@ -50,7 +50,9 @@ cdef int take_cached(long opened, Place *place) noexcept nogil:
     return 0 if place.local and not place.on_procfs else -EAGAIN
 
 
-cdef int follow_cached_to_parent(long base, const char *path, int following, Place *place) noexcept nogil:
+cdef int follow_cached_to_parent(
+    long base, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil:
     """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
     cdef char directory[MAX_PATH]
     cdef long opened
@@ -58,7 +60,7 @@ cdef int follow_cached_to_parent(long base, const char *path, int following, Pla
         return -EAGAIN
     if strcmp(place.last, b".") == 0 or strcmp(place.last, b"..") == 0:
         return -EAGAIN
-    opened = pin(base, directory, O_DIRECTORY, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED)
+    opened = pin(base, directory, O_DIRECTORY, resolve)
     if take_cached(opened, place) < 0:
         return -EAGAIN
     place.parent = place.descriptor
@@ -71,22 +73,23 @@ cdef int follow_cached_to_parent(long base, const char *path, int following, Pla
     return -EAGAIN if place.mode & S_IFMT == S_IFLNK and not following & FOLLOW_NOT_LAST else 0
 
 
-cdef int follow_cached(long base, const char *path, int following, Place *place) noexcept nogil:
+cdef int follow_cached(long base, const char *path, int following, int no_links, Place *place) noexcept nogil:
     """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
-    who may wait has to look."""
+    who may wait has to look. `no_links`: that is so where the way leads over a link."""
+    cdef uint64_t resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED | (RESOLVE_NO_SYMLINKS if no_links else 0)
     cdef int flags = O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0
     cdef int result, without_links = 0
     cdef long opened = -ELOOP
     if following & FOLLOW_TO_PARENT:
-        result = follow_cached_to_parent(base, path, following, place)
+        result = follow_cached_to_parent(base, path, following, resolve, place)
     else:
         if path[0] == 47:        # most paths have no link, and then there is more to say of them
             opened = pin(base, path, flags, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
             without_links = opened != -ELOOP
-        if not without_links:
-            opened = pin(base, path, flags, RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED)
+        if not without_links and not (no_links and path[0] == 47):
+            opened = pin(base, path, flags, resolve)
         if opened == -ENOENT and following & FOLLOW_MAKES:
-            result = follow_cached_to_parent(base, path, following, place)
+            result = follow_cached_to_parent(base, path, following, resolve, place)
         elif opened == -ENOENT and (without_links or is_missing(base, path)):
             return -ENOENT
         else:

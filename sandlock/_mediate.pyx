@@ -31,7 +31,7 @@ from sandlock._path_calls cimport (
 from sandlock._path_records cimport may_record, record_call, record_open
 from sandlock._path_values cimport forget_details, read_details
 from sandlock._path_table cimport (
-    WANT_READ, WANT_WRITE, PathTable, denied_by, hidden_error, hides, holds_denied, is_covered, is_hidden,
+    WANT_READ, WANT_WRITE, PathTable, denied_by, hidden_error, hides, hiding, holds_denied, is_covered, is_hidden,
     judge_open, lets_change, resembles_denied,
 )
 from sandlock._paths cimport (
@@ -371,6 +371,7 @@ cdef int follow_name(Mediator *mediator, Name *name) noexcept nogil:
     origin.tgid = 0
     origin.directory = name.directory
     origin.tree = &mediator.tree
+    origin.hiding = hiding(mediator.paths)
     if not mediator.may_block:
         result = follow_path(&origin, name.text, name.following | FOLLOW_CACHED, 0, &name.place)
         return LATER if result == -EAGAIN else result
@@ -574,7 +575,9 @@ cdef long open_quickly(Mediator *mediator, const Notification *notification) noe
             give_at_once(mediator.table.run.listener, notification.id, opened, call.flags, 0)
             return GIVEN
     if result == 0:
-        result = find(&mediator.tree, mediator.call.tid, 0, &call, name.text, FOLLOW_CACHED, &place)
+        result = find(
+            &mediator.tree, hiding(mediator.paths), mediator.call.tid, 0, &call, name.text, FOLLOW_CACHED, &place
+        )
     if result < 0:
         return LATER if result == -EAGAIN or result == -EPERM else result
     result = open_place(mediator, &call, &place)

@@ -1,7 +1,6 @@
 """The border between Python and the native launch and supervision: runs.
 
-A Run is one command. It owns the memory that native code reads, and frees it only after the launch has let go of it
-and its thread ended.
+A Run is one command. It owns the memory that native code reads, and frees it when launch and thread have let go of it.
 """
 
 from cpython.ref cimport Py_INCREF
@@ -22,14 +21,13 @@ from sandlock._observe cimport dropped_records, free_observer, take_records
 from sandlock._path_table cimport PathRules
 from sandlock._pins cimport MAX_HOSTS, Pins, add_pin, asker_of
 from sandlock._program cimport NetRuleSet, Program, pointers
-from sandlock._run cimport STAGE_LAUNCHED, STEP_THREAD
-from sandlock._run cimport Run as RunStruct
+from sandlock._run cimport Run as RunStruct, STAGE_LAUNCHED, STEP_THREAD
 from sandlock._approvals cimport add_approval, revoke_approvals
 from sandlock._journal cimport (
     GATE_OPEN, GATE_REFUSES, close_journal, make_journal, set_gate, take_entries, wait_for_entries, wake_reader,
 )
 from sandlock._questions cimport (
-    read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
+    expected_calls, read_environment, remember, settle_question, stop_listening, take_denials, take_questions,
 )
 from sandlock._slots cimport CHAIN_TEXT, executed_last, free_table, load_int, make_table, store_paths, store_rules
 from sandlock._tasks cimport list_chain
@@ -96,8 +94,7 @@ RESUMED = MESSAGE_RESUMED
 
 def landlock_abi() -> int:
     """The kernel's Landlock ABI version, 0 without Landlock. landlock_create_ruleset(2)."""
-    cdef long version = raw_syscall(SYS_landlock_create_ruleset, 0, 0, 1, 0, 0, 0)
-    return version if version > 0 else 0
+    return max(raw_syscall(SYS_landlock_create_ruleset, 0, 0, 1, 0, 0, 0), 0)
 
 
 cdef int above_stdio(int fd) except -1:
@@ -240,6 +237,11 @@ cdef class Run:
         return read_environment(self.lane.table, question)
 
     @property
+    def expected_calls(self) -> int:
+        """How many calls helpers that live have tasks make, which nobody judges; for tests."""
+        return expected_calls(self.lane.table)
+
+    @property
     def supervised(self) -> bool:
         """Whether the supervisor decides about the network."""
         return self.c.program.vets_network != 0
@@ -306,8 +308,7 @@ cdef class Run:
         return text[:list_chain(pid, self.c.warden, text, CHAIN_TEXT)].split(b"\0")[:-1]
 
     def executed(self, int pid) -> int:
-        """The id of the question, or what would have been one, about the exec that this process last made: what it
-        runs. 0, or another process's, if that is not known."""
+        """The id of the question, if it was one, about this process's last exec. 0, or another's, if not known."""
         return 0 if self.lane.table == NULL else executed_last(self.lane.table, pid)
 
     # The journal: every decision, where somebody wants to know them.

@@ -29,7 +29,9 @@ from sandlock._opening cimport (
     remember_place, reopen, table_is_full,
 )
 from sandlock._path_records cimport may_record, record_open
-from sandlock._path_table cimport WANT_READ, PathTable, denied_by, hidden_error, hides, is_hidden, judge_open
+from sandlock._path_table cimport (
+    WANT_READ, PathTable, denied_by, hidden_error, hides, hiding, is_hidden, judge_open,
+)
 from sandlock._paths cimport (
     ACCESS_READ, ACCESS_WRITE, FOLLOW_TO_PARENT, MAX_LAST, OpenCall, Place, leave, path_of_place,
 )
@@ -328,7 +330,9 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     cdef OpenCall *call = &slot.opened
     cdef char path[MAX_PATH + MAX_LAST]
     cdef char *seen = slot.data + slot.path_length
-    cdef int cause, result = find(&opener.tree, slot.tid, slot.tgid, call, slot.data, 0, place)
+    cdef int cause, result = find(
+        &opener.tree, hiding(paths), slot.tid, slot.tgid, call, slot.data, 0, place
+    )
     cdef long length
     if hides(paths):
         result = hidden_error(result)
@@ -337,7 +341,8 @@ cdef void judge(Opener *opener, Slot *slot, const Standing *caller, Place *place
     if result == 0:
         result = check_place(&opener.tree, call, place)
     if result < 0:
-        end_open(opener.table, slot, -EMFILE if table_is_full(slot.tid) else result)
+        # Of what is hidden nobody may be told more than of what is not there.
+        end_open(opener.table, slot, -EMFILE if not hides(paths) and table_is_full(slot.tid) else result)
         return
     length = path_of_place(place, path, sizeof(path))
     if length >= 0:
@@ -381,7 +386,9 @@ cdef int judge_now(const Opener *opener, Slot *slot, const Place *place) noexcep
 cdef void carry_out(Opener *opener, Slot *slot, const Standing *caller, Place *place) noexcept nogil:
     """A verdict allows it: if the name still means what was judged."""
     cdef int how = 0 if slot.opened.where.exists else FOLLOW_TO_PARENT
-    cdef int cause, result = find(&opener.tree, slot.tid, slot.tgid, &slot.opened, slot.data, how, place)
+    cdef int cause, result = find(
+        &opener.tree, hiding(load_paths(&opener.table.paths)), slot.tid, slot.tgid, &slot.opened, slot.data, how, place
+    )
     if not still_waits(opener.table, slot):
         finish(opener.table, slot)
     elif result < 0 or not is_same(&slot.opened, place) or not is_still_the_trees(opener, slot, place):

@@ -11,7 +11,8 @@ cdef int read_call(const Notification *notification, OpenCall *call, uint64_t *p
 cdef int check_flags(int number, OpenCall *call) noexcept nogil
 cdef int prepare(const Tree *tree, pid_t tid, Standing *caller) noexcept nogil
 cdef int find(
-    const Tree *tree, pid_t tid, pid_t tgid, const OpenCall *call, const char *path, int how, Place *place
+    const Tree *tree, const void *hiding, pid_t tid, pid_t tgid, const OpenCall *call, const char *path, int how,
+    Place *place
 ) noexcept nogil
 cdef int check_place(const Tree *tree, const OpenCall *call, const Place *place) noexcept nogil
 cdef int access_of(const OpenCall *call) noexcept nogil

@@ -249,9 +249,11 @@ cdef int prepare(const Tree *tree, pid_t tid, Standing *caller) noexcept nogil:
 
 
 cdef int find(
-    const Tree *tree, pid_t tid, pid_t tgid, const OpenCall *call, const char *path, int how, Place *place
+    const Tree *tree, const void *hiding, pid_t tid, pid_t tgid, const OpenCall *call, const char *path, int how,
+    Place *place
 ) noexcept nogil:
-    """What the call's path means to the caller; `how`: more of enum Following. Returns 0 or -errno."""
+    """What the call's path means to the caller; `how`: more of enum Following; `hiding`: see Origin. Returns 0 or
+    -errno."""
     cdef Origin origin
     cdef int following = how
     cdef int result
@@ -259,6 +261,7 @@ cdef int find(
     origin.tgid = tgid
     origin.directory = call.directory
     origin.tree = tree
+    origin.hiding = hiding
     if call.flags & O_CREAT:
         following |= FOLLOW_MAKES
     if call.flags & O_NOFOLLOW or (call.flags & O_CREAT and call.flags & O_EXCL):

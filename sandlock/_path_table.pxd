@@ -47,6 +47,9 @@ cdef int denied_by(const PathTable *table, const Place *place, const char *path,
 cdef int denied_file(const PathTable *table, const FileIdentity *file, const char *path, int wanted) noexcept nogil
 cdef int holds_denied(const PathTable *table, const char *path) noexcept nogil
 cdef int hides(const PathTable *table) noexcept nogil
+cdef const void *hiding(const PathTable *table) noexcept nogil
+cdef int is_closed_way(const void *hiding, const Place *place, const char *path) noexcept nogil
+cdef int is_open_way(const void *hiding, const char *path) noexcept nogil
 cdef int hidden_error(int result) noexcept nogil
 cdef int is_hidden(const PathTable *table, const Place *place, const char *path) noexcept nogil
 cdef int is_covered(const PathTable *table, const char *path, int wanted) noexcept nogil

@@ -13,12 +13,16 @@ from sandlock._programs cimport FileIdentity
 from sandlock._slots cimport CAUSE_NONE, CAUSE_NO_RULE, CAUSE_RULE
 
 cdef extern from "<errno.h>" nogil:
-    const int EACCES
-    const int ELOOP
-    const int ENAMETOOLONG
+    const int EAGAIN
+    const int EBADF
+    const int EFAULT
+    const int EINVAL
+    const int EMFILE
+    const int ENFILE
     const int ENOENT
-    const int ENOTDIR
-    const int EPERM
+    const int ENOMEM
+    const int ENOSYS
+    const int ESRCH
 
 cdef extern from * nogil:
     """
@@ -133,9 +137,27 @@ cdef int hides(const PathTable *table) noexcept nogil:
     return table != NULL and table.hides
 
 
+cdef const void *hiding(const PathTable *table) noexcept nogil:
+    """The table as `_paths` takes it, which knows no tables; NULL if nothing is hidden."""
+    return table if hides(table) else NULL
+
+
+cdef int is_closed_way(const void *hiding, const Place *place, const char *path) noexcept nogil:
+    """Whether what lies on a way is hidden: that a way leads through it would tell that it is there."""
+    return hiding != NULL and is_hidden(<const PathTable *>hiding, place, path)
+
+
+cdef int is_open_way(const void *hiding, const char *path) noexcept nogil:
+    """Whether nothing at or below a directory is hidden by the grants."""
+    return hiding == NULL or granted_for(<const PathTable *>hiding, path, strlen(path)) != 0
+
+
 cdef int hidden_error(int result) noexcept nogil:
-    """What the program is told of a way that leads nowhere: not how far it led, for that may not be for it to see."""
-    return -ENOENT if result in (-EACCES, -ELOOP, -ENAMETOOLONG, -ENOTDIR, -EPERM) else result
+    """What the program is told of a way that leads nowhere: not how far it led, for that may not be for it to see. The
+    errors that are left say nothing of the way."""
+    if result >= 0 or result in (-EAGAIN, -EBADF, -EFAULT, -EINVAL, -EMFILE, -ENFILE, -ENOMEM, -ENOSYS, -ESRCH):
+        return result
+    return -ENOENT
 
 
 cdef int is_hidden(const PathTable *table, const Place *place, const char *path) noexcept nogil:

@@ -15,6 +15,7 @@ cdef struct Origin:
     pid_t tgid
     int directory            # a descriptor of the caller, or AT_FDCWD
     const Tree *tree
+    const void *hiding       # _path_table.hiding: by `..` no way leads out of what is hidden; or NULL
 
 cdef enum Access:
     ACCESS_READ = 1
@@ -47,4 +48,10 @@ cdef enum AskOpens:
 
 cdef int follow_path(
     const Origin *origin, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil
+cdef int follow_slowly(
+    const Origin *origin, long base, int mount, const char *path, int following, uint64_t resolve, Place *place
+) noexcept nogil
+cdef int follow_within(
+    const Origin *origin, long base, const char *path, int following, uint64_t resolve, Place *place
 ) noexcept nogil

@@ -18,6 +18,7 @@ from sandlock._procfs cimport is_strangers, may_follow_magic, process_of
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
 from sandlock._rooted cimport seen_exe
 from sandlock._run cimport VirtualRoot
+from sandlock._shown_ways cimport follow_shown, leaves_hidden
 from sandlock._tasks cimport put_number
 from sandlock._virtual_root cimport (
     enter, follow_in_root, has_dots, is_hidden, is_memory, is_top, leads_to, mount_at, mounted_on, open_mount,
@@ -267,6 +268,8 @@ cdef int take_step(Walk *walk, const char *name, int last, int slash) noexcept n
         if next >= 0:
             go_to(walk, next)
         return 0 if next >= 0 else <int>next
+    if dots and name[1] != 0 and leaves_hidden(walk.origin, walk.current):
+        return -ENOENT
     if walk.root != NULL and dots and name[1] != 0:
         return go_up(walk)
     if walk.root != NULL and not dots:
@@ -441,7 +444,7 @@ cdef int follow_from(
     cdef size_t length = strlen(path)
     cdef long opened
     if following & FOLLOW_CACHED:
-        return -EAGAIN if resolve else follow_cached(base, path, following, place)
+        return -EAGAIN if resolve else follow_cached(base, path, following, 0, place)
     if resolve & (RESOLVE_BENEATH | RESOLVE_IN_ROOT | RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS):
         return follow_within(origin, base, path, following, resolve, place)
     if not following & FOLLOW_TO_PARENT and not (following & FOLLOW_MAKES and path[length - 1] == 47):
@@ -572,10 +575,12 @@ cdef int follow_path(
             return -EBADF
         if base < 0:
             return <int>base
-    if origin.tree.run.virtual_root == NULL:
-        result = follow_from(origin, base, path, following, resolve, place)
-    else:
+    if origin.tree.run.virtual_root != NULL:
         result = follow_inside(origin, base, path, following, resolve, place)
+    elif origin.hiding != NULL:
+        result = follow_shown(origin, base, path, following, resolve, place)
+    else:
+        result = follow_from(origin, base, path, following, resolve, place)
     if base >= 0:
         close_pin(base)
     return result

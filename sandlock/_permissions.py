@@ -7,6 +7,7 @@ A change is in force for the next call of every run, also of those under way. Wh
 from __future__ import annotations
 
 from _thread import RLock
+from os import fsdecode
 
 from ._net_rules import NetRule, compile_rules
 from ._path_facts import ACCESS, covered, path_rules, shown_names
@@ -19,7 +20,7 @@ from .presets import Grant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from ._native import Run
@@ -93,9 +94,10 @@ class Permissions:
         own = sum(len(getattr(self._ceiling, name)) for name in PATHS)
         self._widest, self._preset, self._narrow = widest, widest[own:], narrow
         self._real = {grant.path: found.path for grant, found in zip(named[:own], widest[:own], strict=True)}
-        self._shown = shown_names(named, widest, self._spell) if policy.hide_ungranted else []
-        if root is not None:
-            self._shown += root.places()
+        self._places = [] if root is None else root.places()
+        self._shown: dict[bytes, set[str]] = {}
+        if policy.hide_ungranted:
+            self._show(named, widest)
         self._known: dict[bytes, list[Identity]] = {}
         self._paths: PathRules | None = None
         self.denied_paths: tuple[str, ...] = _told(policy)
@@ -228,15 +230,24 @@ class Permissions:
             run.set_paths(self._paths)
 
     def _path_rules(self, policy: Policy, narrow: bool) -> PathRules:
+        grants = self._grants(policy) if narrow else self._widest
+        granted = {grant.path for grant in grants}
         return path_rules(
             denials(policy),
-            self._grants(policy) if narrow else self._widest,
-            self._shown,
+            grants,
+            [*(name for name, paths in self._shown.items() if not granted.isdisjoint(paths)), *self._places],
             narrow=narrow,
             hides=policy.hide_ungranted,
             known=self._known,
             spell=self._spell,
         )
+
+    def _show(self, named: Iterable[Grant], real: tuple[Grant, ...]) -> None:
+        """Notes by what names `named` is reached, which are there while it is granted."""
+        for grant in named:
+            names = shown_names((grant,), real, self._spell)
+            for name in names:
+                self._shown.setdefault(name, set()).add(fsdecode(names[-1]))
 
     def _grants(self, policy: Policy) -> tuple[Grant, ...]:
         own = (Grant(self._real_of(path), kind) for name, kind in PATHS.items() for path in getattr(policy, name))
@@ -251,7 +262,7 @@ class Permissions:
                 self._real[path] = real_paths((*roots, Grant(path, "read")))[-1].path
             else:
                 self._real[path] = self._root.granted_path(path, roots)
-            self._shown += shown_names((Grant(path, "read"),), (Grant(self._real[path], "read"),), self._spell)
+            self._show((Grant(path, "read"),), (Grant(self._real[path], "read"),))
         return self._real[path]
 
     def _check_paths(self, verb: str, wanted: Policy, limit: tuple[Grant, ...], name: str) -> None:

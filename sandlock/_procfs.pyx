@@ -146,6 +146,8 @@ cdef int is_of_tree(const Tree *tree, pid_t pid) noexcept nogil:
     """Whether a process, or a thread of it, belongs to the program's tree. The supervisor's own tasks are in its domain
     as well, but they have not its filter."""
     cdef Standing standing
+    if tree.ledger == NULL:      # nobody can tell
+        return 0
     # Where signals are held in, one that may not be sent tells a stranger at once; to read its status takes 20 us.
     if pid > 0 and tree.ledger.scoped and raw_syscall(SYS_kill, pid, 0, 0, 0, 0, 0) < 0:
         return 0

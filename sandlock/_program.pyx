@@ -269,6 +269,7 @@ cdef class Program:
         viewer.root = run.virtual_root = NULL if root is None else &root.c
         viewer.run = &run
         viewer.ledger = &ledger
+        viewer.hiding = NULL
         result = resolve_program(&viewer, AT_FDCWD, path, 0, &found)
         if result == -ENOENT and assume:
             memset(&found, 0, sizeof(found))

@@ -38,7 +38,8 @@ cdef struct Viewer:
     pid_t tid
     pid_t tgid
     const VirtualRoot *root  # what is / to it; NULL: the host's
-    const Run *run           # the following only with a root
+    const void *hiding       # see _paths.Origin
+    const Run *run           # the following only with one of these
     const Ledger *ledger
 
 # What an exec of a script or a program comes to.

@@ -173,7 +173,7 @@ cdef long open_as_named(const Viewer *viewer, int directory, const char *path, i
         return -EBADF if opened == -ENOENT else opened
     if viewer.root != NULL and is_own_exe(path):
         return open_in_root(viewer, AT_FDCWD, own, how) if seen_exe(viewer.tgid, own) > 0 else -ENOENT
-    if viewer.root != NULL:
+    if viewer.root != NULL or viewer.hiding != NULL:
         return open_in_root(viewer, directory, path, how)
     if path[0] == 47 and callers_own(viewer, path, own) == 0:    # '/'
         path = own

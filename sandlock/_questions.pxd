@@ -13,3 +13,4 @@ cdef bint settle_action(Table *table, uint64_t question, const Action *action, u
 cdef bint settle_question(Table *table, uint64_t question, int act, int error) except -1
 cdef void stop_listening(Table *table) noexcept
 cdef list take_denials(Table *table, bint audited)
+cdef int expected_calls(const Table *table) noexcept

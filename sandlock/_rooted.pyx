@@ -49,6 +49,7 @@ cdef long open_in_root(const Viewer *viewer, int directory, const char *path, in
     origin.tgid = viewer.tgid
     origin.directory = directory
     origin.tree = &tree
+    origin.hiding = viewer.hiding
     result = read_standing(0, &tree.own)
     if result == 0:
         result = follow_path(&origin, path, FOLLOW_NOT_LAST if how & O_NOFOLLOW else 0, 0, &place)

@@ -23,7 +23,7 @@ from sandlock._atomics cimport (
 from sandlock._destinations cimport Endpoint
 from sandlock._journal cimport Journal
 from sandlock._linux cimport Notification
-from sandlock._path_table cimport PathTable
+from sandlock._path_table cimport PathTable, hiding
 from sandlock._paths cimport OpenCall
 from sandlock._pins cimport Pins
 from sandlock._programs cimport MAX_LEVELS, FileIdentity, Viewer
@@ -223,6 +223,7 @@ cdef inline void viewer_of(const Table *table, const Slot *slot, Viewer *viewer)
     viewer.root = table.run.virtual_root
     viewer.run = table.run
     viewer.ledger = table.ledger
+    viewer.hiding = hiding(load_paths(&table.paths))
 
 cdef Slot *take_slot(Table *table) noexcept nogil
 cdef void free_done(Table *table) noexcept nogil

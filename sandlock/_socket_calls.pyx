@@ -19,7 +19,7 @@ from sandlock._linux cimport (
 )
 from sandlock._memory cimport Address, MessageHeader, read_msghdr, read_sockaddr
 from sandlock._messages cimport Outgoing, break_pipe, read_outgoing, send_some, write_count
-from sandlock._path_table cimport hides
+from sandlock._path_table cimport hides, hiding
 from sandlock._pins cimport aim_at_resolver, note_asker
 from sandlock._run cimport PROTOCOL_UNIX
 from sandlock._run cimport Run
@@ -353,6 +353,8 @@ cdef int64_t vet_call(Crew *crew, const Notification *notification, SocketCall *
         return descriptor
     result = look_at(descriptor, &call.facts)
     if result == 0:
+        call.hiding = hiding(load_paths(&crew.table.paths))
+        call.ledger = crew.ledger
         result = read_target(crew.table.run, notification, call, descriptor)
         if result < 0 and call.endpoint.path_length > 0 and hides(load_paths(&crew.table.paths)):
             result = -ENOENT         # not what else there is at the name that was given

@@ -8,6 +8,7 @@ from sandlock._linux cimport Notification
 from sandlock._memory cimport MAX_SOCKADDR
 from sandlock._programs cimport FileIdentity
 from sandlock._run cimport Run
+from sandlock._tasks cimport Ledger
 
 cdef enum:
     CHANGED = -4096          # a result that no call has: what was judged is not what is there now
@@ -33,6 +34,8 @@ cdef struct SocketCall:
     int address_length       # 0: no address
     uint8_t address[MAX_SOCKADDR]   # to act on
     FileIdentity file        # the unix socket that a path named
+    const void *hiding       # of a path: see _paths.Origin and _procfs.Tree
+    const Ledger *ledger
     uint64_t message         # sendmsg: where the msghdr is; 0 for sendto
     uint64_t buffer          # sendto
     uint64_t size            # bytes to send; of a sendmsg that somebody judges, as its vectors were then

@@ -51,7 +51,9 @@ cdef void read_name(const SocketCall *call, char *name) noexcept nogil:
     memcpy(name, call.address + FAMILY, call.address_length - FAMILY)
 
 
-cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, const char *made) noexcept nogil:
+cdef long open_as_seen(
+    const Run *run, pid_t tid, pid_t tgid, const SocketCall *call, const char *name, const char *made
+) noexcept nogil:
     """What a name means to the caller, in its virtual root if there is one; `made`: the name that shall be made in this
     directory, or NULL. Returns a pin or -errno."""
     cdef Viewer viewer
@@ -63,13 +65,18 @@ cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, 
         memset(&viewer, 0, sizeof(viewer))
         viewer.tid = tid
         viewer.tgid = tgid
+        viewer.hiding = call.hiding
+        viewer.run = run
+        viewer.ledger = call.ledger
         return open_named(&viewer, AT_FDCWD, name, 0)
     memset(&tree, 0, sizeof(tree))
     tree.run = run
+    tree.ledger = call.ledger
     origin.tid = tid
     origin.tgid = tgid
     origin.directory = AT_FDCWD
     origin.tree = &tree
+    origin.hiding = NULL
     result = read_standing(0, &tree.own)
     if result == 0:
         result = follow_path(&origin, name, 0, RESOLVE_NO_MAGICLINKS, &place)
@@ -85,7 +92,7 @@ cdef long open_as_seen(const Run *run, pid_t tid, pid_t tgid, const char *name, 
 
 
 cdef long open_place(
-    const Run *run, pid_t tid, pid_t tgid, const char *name, int binds, FileIdentity *file
+    const Run *run, pid_t tid, pid_t tgid, const SocketCall *call, const char *name, int binds, FileIdentity *file
 ) noexcept nogil:
     """The socket that a name means (to bind: its directory), pinned; or -errno."""
     cdef char directory[MAX_NAME + 2]
@@ -99,7 +106,7 @@ cdef long open_place(
         directory[0] = 46    # '.'
         memcpy(directory, name, last - name)
         name = directory
-    opened = open_as_seen(run, tid, tgid, name, last if binds else NULL)
+    opened = open_as_seen(run, tid, tgid, call, name, last if binds else NULL)
     if opened < 0:
         return opened
     mode = identify(opened, file)
@@ -123,7 +130,7 @@ cdef int find_socket(const Run *run, pid_t tid, pid_t tgid, SocketCall *call) no
     read_name(call, name)
     call.endpoint.path_length = <int>strlen(name)
     memcpy(call.endpoint.path, name, call.endpoint.path_length)
-    opened = open_place(run, tid, tgid, name, binds, &call.file)
+    opened = open_place(run, tid, tgid, call, name, binds, &call.file)
     if opened < 0:
         return <int>opened
     length = real_path(opened, real)
@@ -187,7 +194,7 @@ cdef long open_judged(const Run *run, pid_t tid, pid_t tgid, const SocketCall *c
     cdef FileIdentity now
     cdef long opened
     read_name(call, name)
-    opened = open_place(run, tid, tgid, name, binds, &now)
+    opened = open_place(run, tid, tgid, call, name, binds, &now)
     if opened >= 0 and (now.device != call.file.device or now.inode != call.file.inode):
         raw_syscall(SYS_close, opened, 0, 0, 0, 0, 0)
         return CHANGED

@@ -28,7 +28,7 @@ import sandlock
 
 ACCOUNT = "sandlock-test"
 SPARE_ID = 65500  # where no account can be made: a number that nobody has (65534, nobody, is the overflow id)
-DISTRIBUTIONS = ("trio", "cffi", "typer", "pytest", "hypothesis")
+DISTRIBUTIONS = ("trio", "cffi", "typer", "h11", "pytest", "hypothesis")
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 USERS: tuple[str, ...] = ("root", "ordinary") if os.geteuid() == 0 else ("ordinary",)

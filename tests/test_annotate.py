@@ -20,10 +20,11 @@ NATIVE = (
     "_approvals", "_attest", "_cached_paths", "_commands", "_core", "_destinations", "_domain", "_exec",
     "_exec_paths", "_exits", "_forks", "_handlers", "_handling", "_images", "_journal", "_launch", "_listing",
     "_loaders", "_looking_acts", "_machine", "_mediate", "_memory", "_messages", "_metadata_acts", "_new_image",
-    "_observe", "_openers", "_opening", "_opens", "_path_acts", "_path_calls", "_path_lane", "_path_table",
-    "_path_values", "_paths", "_pins", "_places", "_poller", "_procfs", "_programs", "_promises", "_redirect",
-    "_rooted", "_signals", "_slots", "_socket_calls", "_sockets", "_tasks", "_unix_sockets", "_users",
-    "_view_table", "_virtual_acts", "_virtual_listing", "_virtual_root", "_wakeups", "_workers", "_writers",
+    "_observe", "_openers", "_opening", "_opens", "_path_acts", "_path_calls", "_path_lane", "_path_records",
+    "_path_table", "_path_values", "_paths", "_pins", "_places", "_poller", "_procfs", "_programs", "_promises",
+    "_redirect", "_rooted", "_shown_ways", "_signals", "_slots", "_socket_calls", "_sockets", "_tasks",
+    "_unix_sockets", "_users", "_view_table", "_virtual_acts", "_virtual_listing",
+    "_virtual_root", "_wakeups", "_workers", "_writers",
 )  # fmt: skip
 """Modules whose work is done without an interpreter; `_native` and `_questions` are their Python face."""
 

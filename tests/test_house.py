@@ -110,6 +110,7 @@ NOBODY = (
     "_path_lane",
     "_cached_paths",
     "_places",
+    "_shown_ways",
     "_virtual_acts",
     "_virtual_listing",
 )  # by cimport only
@@ -128,6 +129,7 @@ LIBRARIES = {
         "sessions/",
     },
     "opentelemetry": {"_telemetry"},
+    "h11": {"cli/agent/page_server"},
     "outcome": {"_trio_thread"},
     "sniffio": {"_trio_thread", "agents/loops", "agents/sync"},
     "asyncio": {"_answers", "_loop_answers", "_trio_thread", "agents/loops", "agents/openai"},
@@ -146,7 +148,7 @@ HELPERS = (
     "_attest", "_cached_paths", "_exec_paths", "_handling", "_listing", "_loaders", "_looking_acts", "_mediate",
     "_metadata_acts", "_new_image", "_openers", "_opening", "_path_acts", "_path_calls", "_path_records",
     "_path_values", "_paths", "_places", "_poller", "_procfs", "_programs", "_promises", "_redirect", "_rooted",
-    "_socket_calls", "_tasks", "_users", "_virtual_acts", "_virtual_listing", "_virtual_root",
+    "_shown_ways", "_socket_calls", "_tasks", "_users", "_virtual_acts", "_virtual_listing", "_virtual_root",
 )  # fmt: skip
 CIMPORT = re.compile(r"^\s*(?:from\s+(\S+)\s+cimport\b|cimport\s+(\S+)|include\s+(\S+))")
 

@@ -23,6 +23,7 @@ from sandlock.sessions.workspace import settle
 
 from .. import direct
 from .asking import TerminalChannel
+from .live_view import decision_line
 from .prompt import new_mark
 from .relay import Relay
 
@@ -42,6 +43,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LAST_WORDS = 2.0
 """Seconds that output may still take to be shown, when the tree is gone."""
 LOGGED = 50
+SHOWN = ("time", "kind", "target", "decision", "reason", "host", "by")
 
 
 class Plan:
@@ -160,6 +162,8 @@ class AgentRun:
                 await self._serve(nursery, session)
                 if self._trailer is not None:
                     nursery.start_soon(self._tell_denials, box.decisions(), self._trailer)
+                if self._plan.watch:
+                    nursery.start_soon(self._tell_decisions, box.decisions())
                 async with self._started(box) as process:
                     session.follow(box, process)
                     return await self._attend(process)
@@ -242,6 +246,17 @@ class AgentRun:
     async def _tell_denials(self, decisions: AsyncIterator[Decision], tells: StderrTrailer) -> None:
         async for decision in decisions:
             await tells.decided(decision)
+
+    async def _tell_decisions(self, decisions: AsyncIterator[Decision]) -> None:
+        """A line for each, between what the agent writes; not into a screen that it draws."""
+        async for decision in decisions:
+            if decision.kind in ("open", "path") and decision.decision == "allow":
+                continue
+            line = decision_line({name: getattr(decision, name, "") for name in SHOWN} | {"argv": [*decision.argv]})
+            if self._relay is None:
+                await trio.to_thread.run_sync(direct.say, line, abandon_on_cancel=True)
+            elif not self._relay.screen.is_alternate:
+                await self._relay.say(f"sandlock: {line}")
 
     async def _heed(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:

@@ -11,7 +11,7 @@ import typer
 
 from .. import direct
 from ..options import WITHOUT_TERMINAL, with_options
-from . import attach
+from . import attach, ui, watch
 from .learn_options import OPTIONS_OF_LEARN
 from .request import OPTIONS_OF_MCP, OPTIONS_OF_REPLAY, OPTIONS_OF_RUN
 
@@ -31,6 +31,8 @@ def run(request: direct.Request) -> int:
 
 
 agent_app.command("attach")(attach.command)
+agent_app.command("ui")(ui.command)
+agent_app.command("watch")(watch.command)
 
 
 @agent_app.command("import")

@@ -201,7 +201,7 @@ def _made_raw(modes: list[Any]) -> list[Any]:
     iflag &= ~(t.IGNBRK | t.BRKINT | t.PARMRK | t.ISTRIP | t.INLCR | t.IGNCR | t.ICRNL | t.IXON)
     lflag &= ~(t.ECHO | t.ECHONL | t.ICANON | t.ISIG | t.IEXTEN)
     characters = list(characters)
-    characters[t.VMIN], characters[t.VTIME] = b"\x01", b"\x00"
+    characters[t.VMIN], characters[t.VTIME] = 1, 0  # as tcgetattr has it: the guard compares
     cflag = cflag & ~(t.CSIZE | t.PARENB) | t.CS8
     return [iflag, oflag & ~t.OPOST, cflag, lflag, ispeed, ospeed, characters]
 
