@@ -152,11 +152,11 @@ def forged() -> dict[str, Any]:
         decision("open", "deny", target=evil, argv=[], reason=evil, cause="rule", rule=evil),
     ]
     chain = [{"pid": 1, "exe": evil, "argv": [evil]}]
-    return dict(
-        argv=[HIDDEN, FORGED],
-        name=HIDDEN,
-        cwd=evil,
-        pending=[
+    return {
+        "argv": [HIDDEN, FORGED],
+        "name": HIDDEN,
+        "cwd": evil,
+        "pending": [
             question(argv=[evil, evil], cwd=evil, exe=evil, rule=f"{evil} # {evil}", chain=chain),
             question(
                 "q2",
@@ -170,10 +170,10 @@ def forged() -> dict[str, Any]:
                 choices=[choice("h", evil, "allow", scope="host")],
             ),
         ],
-        processes=[process(7, 1, HIDDEN, FORGED)],
-        decisions=lines,
-        denials=lines[1:],
-    )
+        "processes": [process(7, 1, HIDDEN, FORGED)],
+        "decisions": lines,
+        "denials": lines[1:],
+    }
 
 
 def test_forged_text_is_text(tmp_path: str) -> None:

@@ -270,13 +270,16 @@ def is_top(pid: int) -> bool:
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_left(visitor: ordinary.Person, rng: random.Random) -> None:
     """SIGKILL: no task of the tree, no guard, and a terminal that can be used."""
-    for _ in range(12):
+    for number in range(12):
         word = a_word()
         command = f"sh -c 'while :; do (setsid sleep 60 &) ; echo {word}; sleep 0.02; done'"
         with in_shell(visitor, command, f"-n {word}") as terminal:
             before = modes(terminal)
             until(lambda word=word: tops_of(word))
-            time.sleep(rng.uniform(0.0, 1.2))
+            if number % 2:
+                terminal.expect(rf"{word}\r\n")  # it runs, and the terminal is raw
+                assert modes(terminal) != before
+            time.sleep(rng.uniform(0.0, 0.4 if number % 2 else 1.2))
             os.kill(tops_of(word)[0], signal.SIGKILL)
             terminal.expect("code=137")
             until_gone(word, but=terminal.child.pid)

@@ -27,6 +27,10 @@ from sandlock.cli.agent.ui import Page
 HOSTILE = '</script><b>\u202e\u0000\ud800\n"\\'
 
 
+def origin_of(host: str, scheme: str = "http") -> str:
+    return f"{scheme}://{host}"
+
+
 class Visitor:
     """A client that says exactly what it is told to."""
 
@@ -56,7 +60,7 @@ class Visitor:
 
     async def post(self, name: str, content: object, **headers: str) -> tuple[int, dict[str, str], str]:
         body = json.dumps(content).encode()
-        base = {"origin": f"http://{self.host}", "content_type": "application/json", "content_length": str(len(body))}
+        base = {"origin": origin_of(self.host), "content_type": "application/json", "content_length": str(len(body))}
         return await self.raw(self.request("POST", name, **(base | headers)) + body)
 
     def request(self, method: str, name: str, **headers: str) -> bytes:
@@ -172,16 +176,16 @@ def test_who_may_not(tmp_path: str) -> None:
             f"127.0.0.1:{visitor.port}.evil.example",
         ):
             assert (await visitor.get(host=host))[0] == 421
-            assert (await visitor.post("kill", {}, host=host, origin=f"http://{host}"))[0] == 421
+            assert (await visitor.post("kill", {}, host=host, origin=origin_of(host)))[0] == 421
         assert (await visitor.raw(f"GET {visitor.path} HTTP/1.1\r\n\r\n".encode()))[0] == 400
-        other = f"http://127.0.0.1:{visitor.port + 1}"
+        other = origin_of(f"127.0.0.1:{visitor.port + 1}")
         for origin in (
             "",
             "null",
-            "http://evil.example",
+            origin_of("evil.example"),
             other,
-            f"https://{visitor.host}",
-            f"http://{visitor.host}.evil.example",
+            origin_of(visitor.host, "https"),
+            origin_of(f"{visitor.host}.evil.example"),
         ):
             assert (await visitor.post("kill", {}, origin=origin))[0] == 403, origin
         for site in ("cross-site", "same-site"):
@@ -197,7 +201,7 @@ def test_who_may_not(tmp_path: str) -> None:
             length = {
                 "content_length": str(len(content)),
                 "content_type": "application/json",
-                "origin": f"http://{visitor.host}",
+                "origin": origin_of(visitor.host),
             }
             assert (await visitor.raw(visitor.request("POST", "kill", **length) + content.encode()))[0] == 400
         assert session.requests("kill") == []
@@ -219,7 +223,7 @@ def test_sizes_and_slow_clients(tmp_path: str, monkeypatch: pytest.MonkeyPatch) 
             "kill",
             transfer_encoding="chunked",
             content_type="application/json",
-            origin=f"http://{visitor.host}",
+            origin=origin_of(visitor.host),
         )
         assert (await visitor.raw(endless + b"8000\r\n" + b"x" * 0x8000 + b"\r\n8001\r\n" + b"x" * 0x8001 + b"\r\n"))[
             0

@@ -258,6 +258,57 @@ def test_names_that_are_hard_to_find() -> None:
     assert directory.log_of("some.jsonl") == "some.jsonl"
 
 
+@pytest.mark.slow
+def test_what_a_killed_host_left_is_swept() -> None:
+    """The temporary directory of a run whose host is dead; not of one that lives, nor a home with something in it."""
+    code = """
+import os, sys, trio
+from sandlock.sessions.session import open_session
+async def main():
+    async with open_session(argv=["x"], desk=None) as session:
+        for place in ("tmp/closed", "home/.config"):
+            os.makedirs(os.path.join(session.directory, place))
+        open(session.directory + "/tmp/closed/file", "w").close()
+        os.chmod(session.directory + "/tmp/closed", 0)
+        if sys.argv[1] == "home":
+            open(session.directory + "/home/.config/made", "w").close()
+        print(session.directory, flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+
+    def start(what: str) -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen([sys.executable, "-c", code, what], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    (living, alive), (first, empty), (second, full) = start("empty"), start("empty"), start("home")
+    try:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+        assert os.path.isdir(f"{empty}/tmp")
+        assert [each.id for each in sessions()] == [os.path.basename(alive)]
+        assert sorted(os.listdir(empty)) == ["session.json"]
+        assert sorted(os.listdir(full)) == ["home", "session.json"]
+        assert sorted(os.listdir(alive)) == ["home", "session.json", "tmp"]
+
+        living.kill()
+        living.wait()
+
+        async def main() -> None:
+            async with open_session(argv=["x"], desk=None):
+                assert sorted(os.listdir(alive)) == ["session.json"]
+
+        trio.run(main)
+    finally:
+        for process in (living, first, second):
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
 # --- the process table --------------------
 
 

@@ -96,7 +96,7 @@ class Gate:
         if host not in self.names:
             raise _Refusal(421, f"this server is {self.names[0]}\n")
         if method == "POST":
-            if headers.get("origin") != f"http://{host}":
+            if headers.get("origin", "").partition("://") != ("http", "://", host):
                 raise _Refusal(403, "only the page itself may do that\n")
             if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
                 raise _Refusal(415, "send application/json\n")

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
 from time import monotonic, sleep, time
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from sandlock import SandlockError
 
 from .._record import record
 from .places import read_file, runtime_places, state_place
-from .private_home import remove_tree
+from .private_home import holds_files, remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +47,7 @@ __all__ = [
     "sessions",
     "start_time_of",
     "state_directory",
+    "sweep",
 ]
 
 SCHEMA = 1
@@ -188,6 +189,7 @@ def sessions(*, clean_up: bool = True) -> list[SessionRecord]:
                 if dead and clean_up:
                     with locked(fd):
                         remove_dead(fd, place)
+                    sweep()
         except FileNotFoundError:
             continue
     return sorted((each for each in found if not each.host.is_dead), key=lambda each: each.id)
@@ -357,6 +359,26 @@ def prune(keep: int = KEPT) -> None:
                     remove_tree(os.path.join(place.path, name))
                 except OSError:
                     continue  # the next run tries again
+
+
+def sweep() -> None:
+    """Removes what runs whose host was killed had for themselves: the temporary directory, and the home directory if
+    nothing of the agent's is in it. Only where the host, and what ends the sandbox's tree, are proven dead."""
+    place = state_place()
+    try:
+        with place.opened() as fd:
+            for name in filter(is_id, os.listdir(fd)):
+                top = os.path.join(place.path, name)
+                left = [each for each in ("tmp", "home") if os.path.isdir(os.path.join(top, each))]
+                entry = _read(fd, name, directory=top, runtime="") if left else None
+                if entry is None or not entry.host.is_dead or (entry.tree is not None and not entry.tree.is_dead):
+                    continue
+                for path in (os.path.join(top, each) for each in left):
+                    if os.path.basename(path) == "tmp" or not holds_files(path):
+                        with suppress(OSError):  # another process does the same; or the next run tries again
+                            remove_tree(path)
+    except (OSError, SandlockError):
+        return
 
 
 def _is_needed(fd: int, name: str, place: Place) -> bool:

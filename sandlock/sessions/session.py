@@ -40,6 +40,7 @@ from .directory import (
     remove_entry,
     sessions,
     start_time_of,
+    sweep,
 )
 from .log_tail import LogTail
 from .outbox import LONGEST
@@ -356,6 +357,7 @@ def _checked_name(name: str | None) -> str:
 def _make(argv: tuple[str, ...], name: str, cwd: str, profile: str) -> tuple[SessionRecord, Place, socket.socket]:
     """The directories of a new session, and its socket, which listens. Raises SandlockError, PolicyError."""
     runtime, state = runtime_places()[0], state_place()
+    sweep()
     try:
         with runtime.opened(make=True) as entries, state.opened(make=True) as kept, locked(entries):
             remove_dead(entries, runtime)

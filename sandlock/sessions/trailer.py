@@ -194,12 +194,7 @@ def _write(fd: int, text: bytes, seconds: float) -> bool:
     if flags & os.O_ACCMODE == os.O_RDONLY or flags & os.O_PATH:
         return False
     if stat.S_ISFIFO(mode):
-        # Opened anew, so as not to wait: O_NONBLOCK on the program's own description would change what it sees.
-        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return _write_soon(own, text, seconds)
-        finally:
-            os.close(own)
+        return _splice(fd, text, seconds)
     if stat.S_ISSOCK(mode):
         return _send(fd, text)
     if stat.S_ISREG(mode) and _file_system(fd) in FILE_SYSTEMS:
@@ -207,17 +202,25 @@ def _write(fd: int, text: bytes, seconds: float) -> bool:
     return False
 
 
-def _write_soon(fd: int, text: bytes, seconds: float) -> bool:
+def _splice(fd: int, text: bytes, seconds: float) -> bool:
+    """Into a pipe, all of it or nothing, and without waiting in it: O_NONBLOCK on the program's own description would
+    change what it sees, and to open the pipe anew takes a permission that its maker, as another user, need not give."""
     until = monotonic() + seconds
-    while True:
-        try:
-            return os.write(fd, text) == len(text)
-        except BlockingIOError:
-            left = until - monotonic()
-            poll = select.poll()
-            poll.register(fd, select.POLLOUT)
-            if left <= 0 or not poll.poll(left * 1000):
-                return False
+    source, own = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.write(own, text)  # at most PIPE_BUF: one page, which moves as a whole
+        while True:
+            try:
+                return os.splice(source, fd, len(text), flags=os.SPLICE_F_NONBLOCK) == len(text)
+            except BlockingIOError:
+                left = until - monotonic()
+                poll = select.poll()
+                poll.register(fd, select.POLLOUT)
+                if left <= 0 or not poll.poll(left * 1000):
+                    return False
+    finally:
+        os.close(source)
+        os.close(own)
 
 
 def _send(fd: int, text: bytes) -> bool:
