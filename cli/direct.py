@@ -49,6 +49,8 @@ EXTRAS = (
            help="Report how the run ended, as JSON, to stderr or FILE; json:fd:N writes to a descriptor."),
     Option("audit", None, kind="text", flags=("--audit",), key="", metavar="FILE",
            help="Append a line of JSON to FILE for each decision; what cannot be recorded is denied."),
+    Option("name", None, kind="text", flags=("--name",), key="", metavar="NAME",
+           help="Make it a session of this name, for ps, logs, pause, resume, kill."),
 )
 # fmt: on
 """What `run` takes besides the policy."""
@@ -210,6 +212,10 @@ def run_request(request: Request) -> int:
 
 
 def _execute(request: Request, policy: Policy, command: list[str]) -> Result:
+    if request.text_of("name") is not None:
+        from .agent.named import execute  # brings trio
+
+        return execute(request, _with_terminals(policy), command)
     with Sandbox(_with_terminals(policy), audit=request.text_of("audit")) as sandbox:
         if not request.given.get("interactive"):
             return sandbox.run(command, stdin=INHERIT, stdout=INHERIT, stderr=INHERIT)

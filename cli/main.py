@@ -17,6 +17,7 @@ from sandlock.presets import PRESETS
 from sandlock.result import printable
 
 from . import direct
+from .agent import sessions
 from .agent.commands import agent_app
 from .options import WITHOUT_TERMINAL, with_options
 from .profile_text import describe
@@ -33,6 +34,8 @@ app.add_typer(profile_app, name="profile")
 rules_app = typer.Typer(no_args_is_help=True, help="Rules about programs.")
 app.add_typer(rules_app, name="rules")
 app.add_typer(agent_app, name="agent")
+for command in (sessions.ps, sessions.kill, sessions.pause, sessions.resume, sessions.logs):
+    app.command()(command)
 
 PLAN = Option("plan", False, kind="switch", flags=("--plan",), key="", help="Print what the policy compiles to here.")
 EXIT_CODES = (
@@ -74,7 +77,12 @@ def run(request: direct.Request) -> int:
 @app.command(context_settings=WITHOUT_TERMINAL)
 @with_options(PLAN, direct.EXTRAS[0], *OPTIONS)
 def inspect(request: direct.Request) -> int:
-    """Print the policy that these options make and, with --plan, what it compiles to on this kernel."""
+    """Print the policy that these options make and, with --plan, what it compiles to on this kernel.
+
+    Without options: that of the session which COMMAND names.
+    """
+    if len(request.words) == 1 and not request.given:
+        return sessions.inspect_session(request.words[0])
     policy = direct.policy_of(request, direct.profile_of(request))
     typer.echo("\n".join(describe(policy)))
     if request.given.get("plan"):

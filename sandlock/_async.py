@@ -26,7 +26,7 @@ from ._confinement import Confinement, policy_of, question_limits
 from ._loop_answers import LoopAnswers
 from ._records import recording_of
 from ._resolver import Resolver
-from ._stdio import PIPE, Stdio
+from ._stdio import PIPE, Stdio, preserved_terminal
 from ._trio_thread import check_owner, in_trio
 from .errors import MORE_FILES, ConfinementError, InternalError, PolicyError, SandlockError
 from .policy import Policy
@@ -385,7 +385,7 @@ class AsyncSandbox:
 
         def launch(resolver: Resolver | None) -> Running:
             streams = (PIPE if data is not None else stdin, stdout, stderr)
-            options = {"timeout": timeout, "env": env, "cwd": cwd, "call_id": call_id}
+            options = {"timeout": timeout, "env": env, "cwd": cwd, "call_id": call_id, "new_session": True}
             return self._launch(argv, streams=streams, pty=None, ask=ask, resolver=resolver, options=options)
 
         result = await in_trio(self._owner, _run, self._resolver(ask), launch, data or b"")
@@ -403,14 +403,16 @@ class AsyncSandbox:
         env: Mapping[str, str] | None = None,
         cwd: Text | None = None,
         pty: bool | tuple[int, int] = False,
+        interactive: bool = False,
         call_id: str | None = None,
     ) -> AsyncIterator[AsyncProcess]:
         """`async with box.start(argv) as process:` starts a command, and ends it when the block is left.
 
         The block is entered when the program is executed. Arguments and errors as for `run`. `pty`: give it
         a new pseudo-terminal as its controlling terminal, of (rows, columns) or 24x80; `process.terminal` is
-        our side of it.
+        our side of it. `interactive`: it stays in our session, with our terminal.
         """
+        terminal = preserved_terminal(interactive)
         size = ((24, 80) if pty is True else pty) or None
         opened: list[AsyncProcess] = []
 
@@ -418,7 +420,7 @@ class AsyncSandbox:
 
         def launch(resolver: Resolver | None) -> Running:
             streams = (stdin, stdout, stderr)
-            options = {"timeout": timeout, "env": env, "cwd": cwd, "call_id": call_id}
+            options = {"timeout": timeout, "env": env, "cwd": cwd, "call_id": call_id, "new_session": not interactive}
             return self._launch(argv, streams=streams, pty=size, ask=ask, resolver=resolver, options=options)
 
         try:
@@ -426,6 +428,8 @@ class AsyncSandbox:
         finally:
             for process in opened:
                 await in_trio(self._owner, process._close)
+            if terminal is not None:
+                terminal.restore()
 
     async def aclose(self) -> None:
         """Ends everything that still runs, and waits until it is gone. The sandbox can be used again."""
@@ -481,7 +485,6 @@ class AsyncSandbox:
             argv,
             stdio,
             streams=None if pty is not None else streams,
-            new_session=True,
             questions=self._questions,
             resolver=resolver,
             recording=self._recording,

@@ -142,8 +142,6 @@ class Execution:
             resolver.attach(self.run)
         if self._views is not None:
             self._views.attach(self.run)
-        if self._mounts is not None:
-            self.run.set_virtual_root(self._mounts)
 
     def provide(self, command: Command) -> None:
         """Lets the launch go on: what to execute, on the descriptors of `stdio`."""

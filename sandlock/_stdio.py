@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         def fileno(self) -> int:
             """The descriptor."""
 
+    from ._terminal import PreservedTerminal
+
     Stream = int | HasFileno | None
 
 PIPE = -1
@@ -114,3 +116,12 @@ class Stdio:
         for fd in self.host.values():
             os.close(fd)
         self.host.clear()
+
+
+def preserved_terminal(interactive: bool) -> PreservedTerminal | None:
+    """The host's terminal as it is now, for a program that gets it."""
+    if not interactive:
+        return None
+    from ._terminal import PreservedTerminal
+
+    return PreservedTerminal()

@@ -14,7 +14,7 @@ from time import monotonic, sleep
 from ._confinement import Confinement, policy_of, question_limits
 from ._execution import Execution, milliseconds
 from ._records import recording_of
-from ._stdio import PIPE, Stdio
+from ._stdio import PIPE, Stdio, preserved_terminal
 from .errors import PolicyError, SandlockError, SandlockTimeout
 from .policy import Policy
 
@@ -302,7 +302,7 @@ class Sandbox:
         data = input.encode() if isinstance(input, str) else input
         if data is not None and stdin is not None:
             raise PolicyError("input: give either input or stdin", field="input")
-        terminal = _terminal(interactive)
+        terminal = preserved_terminal(interactive)
         try:
             execution = self._launch(
                 argv,
@@ -342,7 +342,7 @@ class Sandbox:
         stdio = Stdio()
         if pty:
             stdio.open_terminal(*((24, 80) if isinstance(pty, bool) else pty))
-        terminal = _terminal(interactive)
+        terminal = preserved_terminal(interactive)
         try:
             execution = self._launch(
                 argv,
@@ -503,15 +503,6 @@ def _wait_readable(execution: Execution, timeout: float | None) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     poll.poll(milliseconds(timeout))
-
-
-def _terminal(interactive: bool) -> PreservedTerminal | None:
-    """The host's terminal as it is now, for a program that gets it."""
-    if not interactive:
-        return None
-    from ._terminal import PreservedTerminal
-
-    return PreservedTerminal()
 
 
 def _file(fd: int | None, mode: str) -> BinaryIO | None:

@@ -59,7 +59,8 @@ class Client:
         if value is None:
             raise SandlockError(f"{op}: the session has ended{self._failure and ': ' + self._failure}")
         if value.get("ok") is not True:
-            raise SandlockError(f"{op}: {value.get('error')}")
+            why = str(value.get("error"))
+            raise SandlockError(why if why.startswith(f"{op}") else f"{op}: {why}")
         return value
 
     async def subscribe(self, *, answers: bool = False, name: str = "") -> AsyncIterator[dict[str, Any]]:

@@ -36,6 +36,7 @@ __all__ = [
     "is_id",
     "locked",
     "log_of",
+    "name_of",
     "own_identity",
     "prune",
     "read_entry",
@@ -259,6 +260,11 @@ def start_time_of(pid: int) -> int:
         return -1 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, IndexError, ValueError):
         return -1
+
+
+def name_of(pid: int) -> str:
+    """The name that a process has given itself; "" if it is gone."""
+    return _line(f"/proc/{pid}/comm")
 
 
 def own_identity() -> Identity:

@@ -11,6 +11,7 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from errno import ELOOP, ENOENT, ENOTDIR, errorcode
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from sandlock import SandlockError
@@ -136,7 +137,7 @@ def read_file(name: str, directory: int) -> bytes:
 
 def write_file(name: str, text: str, directory: int) -> None:
     """Writes a file in an open directory, whole or not at all. Raises OSError."""
-    fresh = f".{name}.{os.getpid()}"
+    fresh = f".{name}.{token_hex(4)}"
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         file.write(text)

@@ -7,10 +7,15 @@ too many, those that ended first go first.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._record import record
 from .directory import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandlock import ExecRecord
 
 __all__ = ["Facts", "ProcessTable", "facts_of"]
 
@@ -50,6 +55,7 @@ class ProcessTable:
         self._all: list[_Process] = []
         self._living: dict[int, _Process] = {}
         self._has_changed = False
+        self._mark = (0, 0)
 
     @property
     def living(self) -> tuple[int, ...]:
@@ -63,6 +69,35 @@ class ProcessTable:
             return
         process = self._living.get(pid) or self._add(pid, float(when))
         process.exe, process.argv = str(exe), _cut(argv)
+        self._has_changed = True
+
+    def recorded(self, execs: Sequence[ExecRecord], since: float, top: int) -> None:
+        """All programs that were recorded so far, by a policy with `record_execs`; they replace what was known before.
+        `since`: when the run began; `top`: its init."""
+        mark = (len(execs), sum(each.ended is not None for each in execs))
+        if mark == self._mark:
+            return
+        self._mark = mark
+        rows: list[_Process] = []
+        latest: dict[int, tuple[_Process, ExecRecord]] = {}
+        for each in execs:
+            before = latest.get(each.pid)
+            # A program that another one has replaced in its process has an end, and nobody saw how it ended.
+            if before is not None and before[1].ended is not None and before[1].exit_code is None:
+                process = before[0]
+            else:
+                process = _Process(each.pid, since + each.started)
+                process.ppid = each.parent_pid or top
+                rows.append(process)
+            process.exe, process.argv = clean(each.exe), _cut(list(map(clean, each.argv)))
+            process.ended = None if each.ended is None else since + each.ended
+            latest[each.pid] = (process, each)
+        if len(rows) > MOST:
+            old = sorted((each for each in rows if each.ended is not None), key=_ended)[: len(rows) - MOST]
+            dropped = set(map(id, old))
+            rows = [each for each in rows if id(each) not in dropped][-MOST:]
+        self._all = rows
+        self._living = {each.pid: each for each in rows if each.ended is None}
         self._has_changed = True
 
     def learn(self, facts: dict[int, Facts], asked: tuple[int, ...], now: float) -> None:

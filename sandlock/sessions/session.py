@@ -33,6 +33,7 @@ from .directory import (
     SessionRecord,
     clean,
     locked,
+    name_of,
     own_identity,
     prune,
     remove_dead,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
     from .desk import Desk
     from .places import Place
+    from .questions import Question
 
 __all__ = ["Session", "open_session"]
 
@@ -62,6 +64,7 @@ DECISIONS, DENIALS = 500, 200
 """That the state has."""
 LONGEST_ARGV = 2000
 """Characters of one decision's words in the state."""
+LONGEST_QUESTION = 50_000
 LAST_WORDS = 0.5
 """Seconds that clients get at the end to take what was pushed."""
 SHORTEST, LONGEST_PAUSE = 0.01, 0.2
@@ -86,6 +89,8 @@ class Session:
         self._denials: deque[dict[str, Any]] = deque(maxlen=DENIALS)
         self._counts: Counter[str] = Counter()
         self._dropped = 0
+        self._began = record.started
+        self._records_execs = False
         self._processes = ProcessTable()
         self._tail = LogTail(record.log)
 
@@ -137,12 +142,16 @@ class Session:
         if not self._policy_text:
             self._policy_text = "\n".join(f"{name} = {value!r}" for name, value in self._policy.items())
         self._process = process
+        self._records_execs = box.policy.record_execs
         self._followed.set()
 
     async def finish(self, result: Result) -> None:
         """The run is over: writes that down, and tells everybody."""
         while lines := await self._tail.read():
             self._take(lines)
+        if result.execs is not None:
+            top = 0 if self._process is None else self._process.init_pid
+            self._processes.recorded(result.execs, self._began, top)
         self._processes.end_all(time())
         self._push_processes()
         data = result.to_dict()
@@ -168,7 +177,7 @@ class Session:
             "paused": self._process is not None and self._process.paused,
             "ended": self._record.ended,
             "policy": self._policy,
-            "pending": [] if desk is None else [question.to_dict() for question in desk.pending],
+            "pending": [] if desk is None else [_asked(question) for question in desk.pending],
             "listeners": [] if desk is None else list(desk.listeners),
             "processes": self._processes.to_list(),
             "decisions": list(self._decisions),
@@ -197,9 +206,11 @@ class Session:
         self._tell_state()
 
     def is_inside(self, pid: int) -> bool:
-        """Whether a process is of the sandboxed tree."""
+        """Whether a process is of the sandboxed tree, or acts for it: the supervisor's tasks connect on its behalf."""
         process = self._process
-        return process is not None and (pid == process.init_pid or descends(pid, process.init_pid))
+        if process is not None and (pid == process.init_pid or descends(pid, process.init_pid)):
+            return True
+        return pid != os.getpid() and name_of(pid).startswith("sandlock-") and descends(pid)
 
     def _running(self) -> AsyncProcess:
         if self._process is None:
@@ -225,7 +236,7 @@ class Session:
         with desk.watching() as updates:
             async for update in updates:
                 if update.kind == "question":
-                    self._server.push({"push": "question", "question": update.question.to_dict()})
+                    self._server.push({"push": "question", "question": _asked(update.question)})
                 else:
                     answer = None if update.answer is None else update.answer.to_dict()
                     self._server.push(
@@ -244,6 +255,8 @@ class Session:
         for line in lines:
             if line.get("record") == "decision":
                 self._take_decision(line)
+            elif line.get("record") == "run_start" and isinstance(line.get("time"), float):
+                self._began = line["time"]
             elif line.get("record") == "dropped" and type(line.get("count")) is int:
                 self._dropped += line["count"]
 
@@ -255,7 +268,7 @@ class Session:
         self._counts[f"{line.get('kind')}:{decision}"] += 1
         if decision in ("deny", "kill"):
             self._denials.append(short)
-        elif line.get("kind") == "exec":
+        elif line.get("kind") == "exec" and not self._records_execs:
             self._processes.executed(line)
 
     async def _watch_processes(self) -> None:
@@ -265,11 +278,18 @@ class Session:
         self._record = replace(self._record, tree=_identity_of(tree))
         await trio.to_thread.run_sync(_write_record, self._record)
         while True:
-            asked = self._processes.living
-            facts = await trio.to_thread.run_sync(facts_of, asked, tree)
-            self._processes.learn(facts, asked, time())
+            await self._look_at_processes(tree)
             self._push_processes()
             await trio.sleep(EACH)
+
+    async def _look_at_processes(self, tree: int) -> None:
+        execs = None if self._process is None else self._process.execs
+        if execs is not None:
+            self._processes.recorded(execs, self._began, tree)
+            return
+        asked = self._processes.living
+        facts = await trio.to_thread.run_sync(facts_of, asked, tree)
+        self._processes.learn(facts, asked, time())
 
     def _push_processes(self) -> None:
         if self._processes.take_changed():
@@ -446,6 +466,22 @@ def _short(words: object, room: int) -> list[str]:
             break
         found.append(word[:room])
         room -= len(word) + 1
+    return found
+
+
+def _asked(question: Question) -> dict[str, object]:
+    """A question as it is sent. That words were left out stands where they were: who answers has to know."""
+    found = question.to_dict()
+    words = [clean(word) for word in question.argv]
+    kept = _short(words, LONGEST_QUESTION)
+    if kept != words:
+        found["argv"] = [*kept, f"... (cut: {len(words)} words, {sum(map(len, words))} characters in all)"]
+    chain = [
+        {"pid": pid, "exe": clean(exe), "words": [clean(word) for word in argv]} for pid, exe, argv in question.chain
+    ]
+    found["chain"] = [
+        {"pid": each["pid"], "exe": each["exe"], "argv": _short(each["words"], LONGEST_ARGV)} for each in chain
+    ]
     return found
 
 
