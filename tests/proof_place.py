@@ -212,7 +212,7 @@ class World:
         for name, text in PLAIN.items():
             self.write(name, text)
         self.write("runtime/mark", "")
-        for name in ("fake_agent.py", "fake_work.py"):
+        for name in ("fake_agent.py", "fake_calls.py", "fake_work.py"):
             with open(os.path.join(os.path.dirname(__file__), name), encoding="utf-8") as file:
                 self.write(f"work/{name}", file.read())
         with open(self.others, "w", encoding="utf-8") as file:
