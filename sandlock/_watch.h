@@ -221,6 +221,15 @@ static int kill_tree(struct watch *run)
     return 0;
 }
 
+/* Whether a thread lives. The supervisor's ends with the last task of the tree, and its helpers have ended before. */
+static int is_there(long pid, long thread)
+{
+    long fd = open_about(pid, thread, "stat");
+    if (fd >= 0)
+        watch_call(__NR_close, fd);
+    return fd >= 0;
+}
+
 /* Stops all tasks of the tree. Returns 0 or an errno.
  *
  * In one call they get the signal all at once, and what is being forked gets it as well; it is repeated for those that
@@ -236,7 +245,7 @@ static int pause_tree(const struct watch *run)
             continue;
         }
         helpers.fd = run->lane ? open_about(run->host, run->lane, "children") : -1;
-        if (run->lane && helpers.fd < 0)
+        if (run->lane && helpers.fd < 0 && is_there(run->host, run->lane))
             return (int)-helpers.fd; /* before anything is stopped */
         watch_call(__NR_kill, -1, WATCH_SIGSTOP);
         helpers.length = helpers.at = 0;

@@ -112,7 +112,7 @@ def test_nothing_moves_until_it_is_resumed(
             assert process.paused
             assert is_still(tmp_path)
             assert witness()
-            assert state_of(process._execution.run.init_pid) == "S"
+            assert state_of(process._execution.run.init_pid) in ("S", "R", "D")
             process.pause()  # twice is as good as once
             assert is_still(tmp_path)
             process.resume()
@@ -279,7 +279,10 @@ def test_often_while_programs_are_vetted(tmp_path: Path) -> None:
                         while True:
                             try:
                                 await process.pause()
-                                assert not running_below(process.init_pid)
+                                # who is let out of a call, or by its tracer, is on the way to its stop for a moment
+                                with trio.fail_after(0.3):
+                                    while running_below(process.init_pid):
+                                        await trio.sleep(0.001)
                                 await process.resume()
                             except SandlockError as error:
                                 assert "it has ended" in str(error)
