@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import sniffio
@@ -10,10 +10,11 @@ import sniffio
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
-__all__ = ["Deadline", "deadline", "in_thread", "receive"]
+__all__ = ["Deadline", "answer_of", "deadline", "in_thread", "receive"]
 
 
 class Deadline:
@@ -70,3 +71,22 @@ async def in_thread(function: Callable[..., T], *arguments: object) -> T:
     import asyncio
 
     return await asyncio.to_thread(function, *arguments)
+
+
+async def answer_of(future: Future[T]) -> T:
+    """What another thread answers. Raises what it has failed with."""
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        event, token = trio.Event(), trio.lowlevel.current_trio_token()
+
+        def tell(_: object) -> None:
+            with suppress(trio.RunFinishedError):  # nobody waits any more
+                token.run_sync_soon(event.set)
+
+        future.add_done_callback(tell)
+        await event.wait()
+        return future.result()
+    import asyncio
+
+    return await asyncio.wrap_future(future)

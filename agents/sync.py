@@ -99,6 +99,38 @@ class SyncAgentSandbox:
             return trio.from_thread.run(function, *arguments, trio_token=self._token)
         raise sandlock.SandlockError(f"this thread runs a {library} loop, which would stand still; use AgentSandbox")
 
+    async def call_async(self, function: Callable[[], Awaitable[T]]) -> T:
+        """The same from an asyncio loop, which goes on meanwhile. Cancelled, it cancels the function and waits for its
+        end. Raises what it raises."""
+        import asyncio
+        from concurrent.futures import Future
+        from contextvars import copy_context
+
+        token, scope, context = self._token, trio.CancelScope(), copy_context()
+        if token is None:
+            raise sandlock.SandlockError("the sandbox is not open; use it within its `with`")
+        done: Future[T] = Future()
+
+        async def carry_out() -> None:
+            try:
+                with scope:
+                    done.set_result(await function())
+            except Exception as error:
+                done.set_exception(error)
+            finally:  # by its scope, or the loop ends
+                if not done.done():
+                    done.set_exception(sandlock.SandlockError("the sandbox was closed while this ran"))
+
+        token.run_sync_soon(lambda: trio.lowlevel.spawn_system_task(carry_out, context=context))
+        waiting = asyncio.wrap_future(done)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            token.run_sync_soon(scope.cancel)
+            await asyncio.wait([waiting])
+            waiting.exception()  # it has been looked at
+            raise
+
     @property
     def workspace(self) -> str:
         """The directory."""
