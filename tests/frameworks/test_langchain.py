@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -306,6 +307,7 @@ def test_parallel_calls_ask_each_for_itself(way: str, tmp_path: Path) -> None:
     async def main(backend: SandlockBackend) -> None:
         agent = interrupted(approvals, backend, commands("touch a", "touch b", "echo free > c"))
         state = await run(agent, {"messages": [("user", "go")]})
+        assert {each.value["tool_call_id"] for each in state["__interrupt__"]} == {"call-0-0", "call-0-1"}
         waiting = {each.value["question"]["argv"][1]: each.id for each in state["__interrupt__"]}
         assert set(waiting) == {"a", "b"}
         denied = {"verdict": "deny", "reason": "no a"}
@@ -434,6 +436,15 @@ def test_ten_at_once(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert [n for n in range(10) if (tmp_path / str(n) / str(n)).exists()] == [1, 3, 5, 7, 9]
+
+
+@pytest.mark.needs(program="git")
+def test_the_document_tells_what_happens() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "agents-langchain.md").read_text()
+    code, text = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "text"))  # type: ignore[index]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    expected = ".*".join(re.escape(part) for part in text.strip().split("\n...\n"))
+    assert re.fullmatch(expected, done.stdout.strip(), re.DOTALL), done.stdout + done.stderr
 
 
 # ---- ShellToolMiddleware
