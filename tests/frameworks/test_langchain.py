@@ -321,6 +321,36 @@ def test_parallel_calls_ask_each_for_itself(way: str, tmp_path: Path) -> None:
         asyncio.run(main(backend))
 
 
+def test_questions_of_one_call_come_one_by_one(tmp_path: Path) -> None:
+    approvals = SandlockApprovals()
+    with SandlockBackend(tmp_path, approve=approvals.approve, **ASKED) as backend:
+        agent = interrupted(approvals, backend, commands("touch a & touch b & wait"))
+        asked, state = [], once(agent, None, "sync")
+        while "__interrupt__" in state:
+            asked += state["__interrupt__"][0].value["question"]["argv"][1:]
+            allowed = {"verdict": "allow" if asked[-1] == "a" else "deny"}
+            state = once(agent, Command(resume=allowed), "sync")
+    assert sorted(asked) == ["a", "b"]
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_subagent_interrupts_the_graph_above_it(tmp_path: Path) -> None:
+    approvals = SandlockApprovals()
+    with SandlockBackend(tmp_path, approve=approvals.approve, **ASKED) as backend:
+        turns = [("task", {"description": "work", "subagent_type": "worker"})]
+        worker: Any = {"name": "worker", "description": "works", "system_prompt": "work", "tools": []}
+        worker |= {"model": model(commands("touch a"), commands("touch b")), "middleware": [approvals]}
+        agent = create_deep_agent(model=model(turns), backend=backend, subagents=[worker], checkpointer=InMemorySaver())
+        state = once(agent, None, "sync")
+        assert state["__interrupt__"][0].value["question"]["argv"] == ["touch", "a"]
+        assert os.listdir(tmp_path) == []
+        state = once(agent, Command(resume=APPROVE), "sync")
+        assert state["__interrupt__"][0].value["question"]["argv"] == ["touch", "b"], "the answer was for one"
+        assert os.listdir(tmp_path) == ["a"]
+        assert answers(once(agent, Command(resume={"verdict": "deny"}), "sync")) == ["done"]
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_a_connection_is_asked_about(tmp_path: Path) -> None:
     approvals = SandlockApprovals()
     reached: list[bytes] = []
