@@ -135,7 +135,7 @@ class SandlockApprovals(AgentMiddleware[Any, Any]):
         for place, asked in enumerate(put):
             call.put.append(asked)
             try:
-                given = interrupt(_value(asked))
+                given = interrupt(_value(call, asked))
             except GraphInterrupt:
                 call.put += put[place + 1 :]
                 raise
@@ -145,7 +145,7 @@ class SandlockApprovals(AgentMiddleware[Any, Any]):
 def _put(call: Call, asked: Asked) -> None:
     """Interrupts the graph. Should an answer be there before its question, it is another's and answers nothing."""
     call.put.append(asked)
-    interrupt(_value(asked))
+    interrupt(_value(call, asked))
     call.put[-1] = asked.spent()
 
 
@@ -170,7 +170,7 @@ def _lost(request: ToolCallRequest) -> ToolMessage:
     return ToolMessage(content=LOST, tool_call_id=call["id"], name=call["name"], status="error")
 
 
-def _value(asked: Asked) -> dict[str, Any]:
+def _value(call: Call, asked: Asked) -> dict[str, Any]:
     """A question as JSON data. What people read is escaped, for the program has written it."""
     question = asked.question
     lines = [asked.summary]
@@ -178,7 +178,8 @@ def _value(asked: Asked) -> dict[str, Any]:
     lines += [f"rule: {printable(question.rule, 500)}"] if question.rule else []
     action = {"name": question.kind, "args": {"call": asked.summary}, "description": "\n".join(lines)}
     review = {"action_name": question.kind, "allowed_decisions": ["approve", "reject"]}
-    return {"action_requests": [action], "review_configs": [review], "question": question.to_dict()}
+    more = {"question": question.to_dict(), "tool_call_id": call.tool_call_id}
+    return {"action_requests": [action], "review_configs": [review], **more}
 
 
 def _answer(given: object, question: Question) -> Answer:

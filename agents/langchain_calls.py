@@ -68,6 +68,7 @@ class Call:
 
     def __init__(self, key: str, thread: str) -> None:
         self.key, self.thread = key, thread
+        self.tool_call_id = key.rpartition("\n")[2]
         self.id = os.urandom(12).hex()
         self.put: list[Asked] = []
         """The questions that have interrupted the graph, in their order."""

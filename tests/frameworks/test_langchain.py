@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gc
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -306,6 +307,7 @@ def test_parallel_calls_ask_each_for_itself(way: str, tmp_path: Path) -> None:
     async def main(backend: SandlockBackend) -> None:
         agent = interrupted(approvals, backend, commands("touch a", "touch b", "echo free > c"))
         state = await run(agent, {"messages": [("user", "go")]})
+        assert {each.value["tool_call_id"] for each in state["__interrupt__"]} == {"call-0-0", "call-0-1"}
         waiting = {each.value["question"]["argv"][1]: each.id for each in state["__interrupt__"]}
         assert set(waiting) == {"a", "b"}
         denied = {"verdict": "deny", "reason": "no a"}
@@ -317,6 +319,36 @@ def test_parallel_calls_ask_each_for_itself(way: str, tmp_path: Path) -> None:
 
     with SandlockBackend(tmp_path, approve=approvals.approve, **ASKED) as backend:
         asyncio.run(main(backend))
+
+
+def test_questions_of_one_call_come_one_by_one(tmp_path: Path) -> None:
+    approvals = SandlockApprovals()
+    with SandlockBackend(tmp_path, approve=approvals.approve, **ASKED) as backend:
+        agent = interrupted(approvals, backend, commands("touch a & touch b & wait"))
+        asked, state = [], once(agent, None, "sync")
+        while "__interrupt__" in state:
+            asked += state["__interrupt__"][0].value["question"]["argv"][1:]
+            allowed = {"verdict": "allow" if asked[-1] == "a" else "deny"}
+            state = once(agent, Command(resume=allowed), "sync")
+    assert sorted(asked) == ["a", "b"]
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_subagent_interrupts_the_graph_above_it(tmp_path: Path) -> None:
+    approvals = SandlockApprovals()
+    with SandlockBackend(tmp_path, approve=approvals.approve, **ASKED) as backend:
+        turns = [("task", {"description": "work", "subagent_type": "worker"})]
+        worker: Any = {"name": "worker", "description": "works", "system_prompt": "work", "tools": []}
+        worker |= {"model": model(commands("touch a"), commands("touch b")), "middleware": [approvals]}
+        agent = create_deep_agent(model=model(turns), backend=backend, subagents=[worker], checkpointer=InMemorySaver())
+        state = once(agent, None, "sync")
+        assert state["__interrupt__"][0].value["question"]["argv"] == ["touch", "a"]
+        assert os.listdir(tmp_path) == []
+        state = once(agent, Command(resume=APPROVE), "sync")
+        assert state["__interrupt__"][0].value["question"]["argv"] == ["touch", "b"], "the answer was for one"
+        assert os.listdir(tmp_path) == ["a"]
+        assert answers(once(agent, Command(resume={"verdict": "deny"}), "sync")) == ["done"]
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_a_connection_is_asked_about(tmp_path: Path) -> None:
@@ -434,6 +466,15 @@ def test_ten_at_once(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert [n for n in range(10) if (tmp_path / str(n) / str(n)).exists()] == [1, 3, 5, 7, 9]
+
+
+@pytest.mark.needs(program="git")
+def test_the_document_tells_what_happens() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "agents-langchain.md").read_text()
+    code, text = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "text"))  # type: ignore[index]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    expected = ".*".join(re.escape(part) for part in text.strip().split("\n...\n"))
+    assert re.fullmatch(expected, done.stdout.strip(), re.DOTALL), done.stdout + done.stderr
 
 
 # ---- ShellToolMiddleware
