@@ -40,7 +40,7 @@ class Terminal:
         self.child = pexpect.spawn(
             command[0],
             command[1:],
-            timeout=20,
+            timeout=60,
             dimensions=size,
             cwd=cwd or workspace(who),
             env={"TERM": "xterm", **who.environment(env)},
