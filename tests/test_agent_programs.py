@@ -259,7 +259,7 @@ def test_compilers(place: Place, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cargo(place: Place) -> None:
-    """With the user's own toolchain; where there is none, that the add-on grants nothing of it is all there is to see."""
+    """With the user's own toolchain; where there is none, the add-on brings none."""
     if shutil.which("cargo") is None or not os.path.isdir(f"{HOME}/.rustup/toolchains"):
         setup = place.prepare(addons=["build"])
         assert run(setup, "PATH=$HOME/.cargo/bin:$PATH cargo --version").exit_code == 127
