@@ -96,7 +96,10 @@ class SyncAgentSandbox:
         try:
             library = sniffio.current_async_library()
         except sniffio.AsyncLibraryNotFoundError:
-            return trio.from_thread.run(function, *arguments, trio_token=self._token)
+            try:
+                return trio.from_thread.run(function, *arguments, trio_token=self._token)
+            except (trio.Cancelled, trio.RunFinishedError) as error:
+                raise sandlock.SandlockError("the sandbox was closed while this ran") from error
         raise sandlock.SandlockError(f"this thread runs a {library} loop, which would stand still; use AgentSandbox")
 
     async def call_async(self, function: Callable[[], Awaitable[T]]) -> T:
