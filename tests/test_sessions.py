@@ -157,7 +157,8 @@ def test_processes_and_decisions(record_execs: bool) -> None:
         async with running(argv, **policy) as (session, process):
             async with connect(session.socket) as client, connect(session.socket) as other:
                 async for push in client.subscribe():
-                    rows = [each for each in push.get("processes", ()) if each["ended"] is None and each["ppid"]]
+                    seen = push.get("state", push).get("processes", ())  # the first ones may be in the state already
+                    rows = [each for each in seen if each["ended"] is None and each["ppid"]]
                     living = {each["argv"][0]: each for each in rows}
                     if {"sh", "sleep", "cat"} <= living.keys():
                         break
