@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import sandlock
 
+from .long_lived import LongLived
 from .loops import deadline
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-    from types import TracebackType
-    from typing import Self
-
     from sandlock import AsyncProcess, AsyncSandbox
 
 __all__ = ["CodeAnswer", "Interpreter"]
@@ -88,7 +85,7 @@ class CodeAnswer:
         return not self.error and not self.timed_out
 
 
-class Interpreter:
+class Interpreter(LongLived):
     """A long-lived Python in a sandbox. `async with Interpreter(box) as python: await python.run("x = 1")`."""
 
     def __init__(
@@ -99,28 +96,14 @@ class Interpreter:
         cwd: str | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
-        self._box = box
-        self._argv = [program, "-u", "-c", DRIVER]
-        self._options = {"cwd": cwd, "env": env}
-        self._process: AsyncProcess | None = None
-        self._context: AbstractAsyncContextManager[AsyncProcess] | None = None
+        super().__init__(box, [program, "-u", "-c", DRIVER], stderr=sandlock.NULL, cwd=cwd, env=env)
         self._rest = bytearray()
         self._count = 0
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
     async def close(self) -> None:
-        """Ends the interpreter and what it has started."""
-        context, self._context, self._process = self._context, None, None
+        """As LongLived.close: what was defined is gone."""
         self._rest.clear()
-        if context is not None:
-            await context.__aexit__(None, None, None)
+        await super().close()
 
     async def run(
         self,
@@ -151,19 +134,6 @@ class Interpreter:
         await self.close()
         what = "it ran out of time" if limit.passed else "the interpreter ended"
         return CodeAnswer(output="", error=what, timed_out=limit.passed, restarted=True)
-
-    async def _started(self, call_id: str | None) -> AsyncProcess:
-        if self._process is None:
-            self._context = self._box.start(
-                self._argv,
-                stdin=sandlock.PIPE,
-                stdout=sandlock.PIPE,
-                stderr=sandlock.NULL,
-                call_id=call_id,
-                **self._options,  # type: ignore[arg-type]
-            )
-            self._process = await self._context.__aenter__()
-        return self._process
 
     async def _answer(self, process: AsyncProcess) -> CodeAnswer | None:
         """The next answer; None if there will be none, or what comes is none."""

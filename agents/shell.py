@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING
 
 import sandlock
 
+from .long_lived import LongLived
 from .loops import deadline
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
-    from types import TracebackType
-    from typing import Self
-
     from sandlock import AsyncProcess, AsyncSandbox
 
 __all__ = ["Shell", "ShellAnswer"]
@@ -42,28 +39,11 @@ class ShellAnswer:
     """The shell is gone, with its directory and variables: it ran out of time, or ended."""
 
 
-class Shell:
+class Shell(LongLived):
     """A long-lived bash in a sandbox. `async with Shell(box) as shell: await shell.run("cd src")`."""
 
     def __init__(self, box: AsyncSandbox, *, cwd: str | None = None, env: dict[str, str] | None = None) -> None:
-        self._box = box
-        self._options = {"cwd": cwd, "env": env}
-        self._process: AsyncProcess | None = None
-        self._context: AbstractAsyncContextManager[AsyncProcess] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Ends the shell and what it has started."""
-        context, self._context, self._process = self._context, None, None
-        if context is not None:
-            await context.__aexit__(None, None, None)
+        super().__init__(box, ["bash", "--noprofile", "--norc"], stderr=sandlock.STDOUT, cwd=cwd, env=env)
 
     async def run(self, command: str, *, timeout: float | None = None, call_id: str | None = None) -> ShellAnswer:
         """Runs one command line, or several lines, to its end. `timeout` in seconds.
@@ -91,19 +71,6 @@ class Shell:
         if answer.restarted:
             await self.close()
         return answer
-
-    async def _started(self, call_id: str | None) -> AsyncProcess:
-        if self._process is None:
-            self._context = self._box.start(
-                ["bash", "--noprofile", "--norc"],
-                stdin=sandlock.PIPE,
-                stdout=sandlock.PIPE,
-                stderr=sandlock.STDOUT,
-                call_id=call_id,
-                **self._options,  # type: ignore[arg-type]
-            )
-            self._process = await self._context.__aenter__()
-        return self._process
 
     async def _read(self, process: AsyncProcess, word: bytes) -> ShellAnswer:
         """Up to the word, or to the shell's end."""

@@ -1,0 +1,59 @@
+"""A program that lives on between requests: started by the first one, ended with its sandbox or when it fails one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sandlock
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+    from typing import Self
+
+    from sandlock import AsyncProcess, AsyncSandbox
+
+__all__ = ["LongLived"]
+
+
+class LongLived:
+    """Its program has pipes as stdin and stdout. `stderr`: sandlock.STDOUT or NULL."""
+
+    def __init__(
+        self, box: AsyncSandbox, argv: Sequence[str], *, stderr: int, cwd: str | None, env: dict[str, str] | None
+    ) -> None:
+        self._box = box
+        self._argv = list(argv)
+        self._stderr, self._cwd, self._env = stderr, cwd, env
+        self._process: AsyncProcess | None = None
+        self._context: AbstractAsyncContextManager[AsyncProcess] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the program and what it has started; the next request gets a new one."""
+        context, self._context, self._process = self._context, None, None
+        if context is not None:
+            await context.__aexit__(None, None, None)
+
+    async def _started(self, call_id: str | None) -> AsyncProcess:
+        """The program, started if there is none."""
+        if self._process is None:
+            self._context = self._box.start(
+                self._argv,
+                stdin=sandlock.PIPE,
+                stdout=sandlock.PIPE,
+                stderr=self._stderr,
+                cwd=self._cwd,
+                env=self._env,
+                call_id=call_id,
+            )
+            self._process = await self._context.__aenter__()
+        return self._process
