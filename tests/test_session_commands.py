@@ -7,31 +7,27 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from session_place import LIMIT, session_place
 
 from sandlock.sessions.directory import find, start_time_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LIMIT = 20.0
 ESCAPE = "\x1b]0;owned\x07"
 
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A runtime and a state directory of the test's own, and one to work in."""
-    with tempfile.TemporaryDirectory() as made:
-        for name, variable in (("runtime", "XDG_RUNTIME_DIR"), ("state", "XDG_STATE_HOME")):
-            Path(made, name).mkdir(mode=0o700)
-            monkeypatch.setenv(variable, os.path.join(made, name))
-        Path(made, "work").mkdir()
-        yield Path(made)
+    for made in session_place(monkeypatch):
+        (made / "work").mkdir()
+        yield made
 
 
 def sandlock(*words: str, code: int = 0) -> str:

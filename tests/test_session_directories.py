@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from session_place import LIMIT, ours, run, session_place
 
 from sandlock import SandlockError
 from sandlock._record import replace
@@ -23,34 +23,11 @@ from sandlock.sessions.ending import end_tree
 from sandlock.sessions.session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
-LIMIT = 20.0
-IDLE = ["sh", "-c", "echo; cat"]
-
-
-@pytest.fixture(autouse=True)
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A runtime and a state directory of the test's own; with short names, for sockets that are opened by path."""
-    with tempfile.TemporaryDirectory() as made:
-        for name, variable in (("runtime", "XDG_RUNTIME_DIR"), ("state", "XDG_STATE_HOME")):
-            Path(made, name).mkdir(mode=0o700)
-            monkeypatch.setenv(variable, os.path.join(made, name))
-        yield Path(made)
-
-
-def run(main: Callable[[], Any]) -> Any:
-    async def within() -> Any:
-        with trio.fail_after(LIMIT):
-            return await main()
-
-    return trio.run(within)
-
-
-def ours(place: Path) -> list[str]:
-    """The entries in the runtime directory."""
-    return sorted(name for name in os.listdir(place / "runtime" / "sandlock") if name != ".lock")
+place = pytest.fixture(autouse=True)(session_place)
+USUAL = places.FOR_ROOT
 
 
 # --- directories --------------------
@@ -78,6 +55,10 @@ def test_a_bad_runtime_directory_is_refused(how: str, place: Path) -> None:
         sessions()
 
 
+def test_where_sessions_of_root_are() -> None:
+    assert USUAL == "/run"
+
+
 @pytest.mark.parametrize("how", ["link", "others", "missing", "relative"])
 def test_a_runtime_base_that_is_not_ours_alone_is_not_used(
     how: str, place: Path, monkeypatch: pytest.MonkeyPatch
@@ -93,7 +74,7 @@ def test_a_runtime_base_that_is_not_ours_alone_is_not_used(
     else:
         monkeypatch.setenv("XDG_RUNTIME_DIR", "runtime")
     used = places.runtime_places()[0]
-    assert used.path == ("/run/sandlock" if os.geteuid() == 0 else str(place / "state/sandlock/run"))
+    assert used.path == (f"{places.FOR_ROOT}/sandlock" if os.geteuid() == 0 else str(place / "state/sandlock/run"))
 
 
 @pytest.mark.needs(root=True)
@@ -104,7 +85,7 @@ def test_a_directory_of_somebody_else_is_refused(place: Path) -> None:
     with pytest.raises(SandlockError, match="belongs to user 12345"):
         directory.runtime_directory()
     os.chown(place / "runtime", 12345, 12345)
-    assert places.runtime_places()[0].path == "/run/sandlock"
+    assert places.runtime_places()[0].path == f"{places.FOR_ROOT}/sandlock"
 
 
 def test_a_state_directory_that_others_may_write_is_refused(place: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import sys
-import tempfile
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from session_place import IDLE, ours, run, session_place
 
 from sandlock import PIPE, AsyncSandbox, PolicyError, SandlockError, SandlockTimeout
 from sandlock.sessions.client import connect
@@ -23,36 +23,12 @@ from sandlock.sessions.directory import find, runs, sessions
 from sandlock.sessions.session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator
 
     from sandlock import AsyncProcess
     from sandlock.sessions.session import Session
 
-LIMIT = 20.0
-IDLE = ["sh", "-c", "echo; cat"]
-
-
-@pytest.fixture(autouse=True)
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A runtime and a state directory of the test's own; with short names, for sockets that are opened by path."""
-    with tempfile.TemporaryDirectory() as made:
-        for name, variable in (("runtime", "XDG_RUNTIME_DIR"), ("state", "XDG_STATE_HOME")):
-            Path(made, name).mkdir(mode=0o700)
-            monkeypatch.setenv(variable, os.path.join(made, name))
-        yield Path(made)
-
-
-def run(main: Callable[[], Any]) -> Any:
-    async def within() -> Any:
-        with trio.fail_after(LIMIT):
-            return await main()
-
-    return trio.run(within)
-
-
-def ours(place: Path) -> list[str]:
-    """The entries in the runtime directory."""
-    return sorted(name for name in os.listdir(place / "runtime" / "sandlock") if name != ".lock")
+place = pytest.fixture(autouse=True)(session_place)
 
 
 @asynccontextmanager

@@ -101,6 +101,10 @@ class Place:
         return SandlockError(f"open the directory {path} of sessions: {why}; {self.fix}")
 
 
+FOR_ROOT = "/run"
+"""Where root's sessions are, unless its environment names another place."""
+
+
 def runtime_places() -> list[Place]:
     """Where living sessions have their sockets; the first is used. The others are looked into as well: who looks for
     sessions may have another environment than who started them."""
@@ -110,7 +114,7 @@ def runtime_places() -> list[Place]:
         if os.path.isabs(base) and _is_private(base) and base not in [each.base for each in found]:
             found.append(Place(base=base, names=("sandlock",), fix=fix))
     if os.geteuid() == 0:
-        usual = Place(base="/run", names=("sandlock",), fix=fix)
+        usual = Place(base=FOR_ROOT, names=("sandlock",), fix=fix)
     else:
         state = state_place()
         usual = Place(base=state.base, names=(*state.names[:-1], "run"), fix=state.fix)
