@@ -21,7 +21,7 @@ from programs.tools import guest
 from test_fs_denied import outside, program, tried, with_loader
 from test_hidden import hiding
 
-from sandlock import PIPE, ConfinementError, Sandbox
+from sandlock import PIPE, Sandbox
 
 pytestmark = [pytest.mark.needs(landlock=6, kernel=(5, 19)), pytest.mark.usefixtures("lasting_thread")]
 
@@ -33,8 +33,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """On a file system that remembers what is not there, and on one that does not (tmpfs)."""
     place = tmp_path
     if request.param == "memory":
-        if not os.access("/dev/shm", os.W_OK):
-            pytest.skip("no /dev/shm")
+        assert os.access("/dev/shm", os.W_OK)
         place = Path(tempfile.mkdtemp(dir="/dev/shm"))
     (place / "work").mkdir()
     (place / "work" / "file").write_text("file")
@@ -229,10 +228,6 @@ USERS = (
 @pytest.mark.parametrize("option", ["hide_ungranted", "private_proc"])
 def test_users_and_groups_are_those_that_the_kernel_would_tell(tmp_path: Path, option: str) -> None:
     """In a user namespace: who asks the supervisor hears what the kernel says where nobody is asked."""
-    try:
-        Sandbox(presets=["system"], uid=1234, gid=4321).run(["true"])
-    except ConfinementError as error:
-        pytest.skip(str(error))
     (tmp_path / "others").touch()
     if os.geteuid() == 0:
         os.chown(tmp_path / "others", 4000, 4001)
