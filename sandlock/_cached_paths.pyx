@@ -7,7 +7,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport strcmp
 
 from sandlock._places cimport (
-    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, close_pin, leave, pin, split_path, take_pin,
+    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, RESOLVE_CACHED, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,
+    close_pin, leave, pin, split_path, take_pin,
 )
 from sandlock._programs cimport MAX_PATH
 from sandlock._virtual_root cimport has_dots
@@ -23,15 +24,8 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from * nogil:
     """
-    #include <linux/openat2.h>
     #include <sys/stat.h>
-    #ifndef RESOLVE_CACHED
-    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
-    #endif
     """
-    const uint64_t RESOLVE_CACHED
-    const uint64_t RESOLVE_NO_MAGICLINKS
-    const uint64_t RESOLVE_NO_SYMLINKS
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
 

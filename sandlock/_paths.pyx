@@ -13,7 +13,10 @@ from libc.string cimport memcpy, memmove, memset, strcmp, strlen
 
 from sandlock._cached_paths cimport follow_cached
 from sandlock._linux cimport raw_syscall
-from sandlock._places cimport close_pin, pin, split_path, take_pin
+from sandlock._places cimport (
+    RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV,
+    close_pin, pin, split_path, take_pin,
+)
 from sandlock._procfs cimport is_strangers, may_follow_magic, process_of
 from sandlock._programs cimport MAX_PATH, open_descriptor_of, real_path_in
 from sandlock._rooted cimport seen_exe
@@ -42,19 +45,9 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from * nogil:
     """
-    #include <linux/openat2.h>
     #include <sys/stat.h>
     #include <sys/syscall.h>
-    #ifndef RESOLVE_CACHED
-    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
-    #endif
     """
-    const uint64_t RESOLVE_BENEATH
-    const uint64_t RESOLVE_CACHED
-    const uint64_t RESOLVE_IN_ROOT
-    const uint64_t RESOLVE_NO_MAGICLINKS
-    const uint64_t RESOLVE_NO_SYMLINKS
-    const uint64_t RESOLVE_NO_XDEV
     const long SYS_readlinkat
     const unsigned int S_IFDIR
     const unsigned int S_IFLNK

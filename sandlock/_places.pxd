@@ -12,6 +12,21 @@ cdef enum Following:
     FOLLOW_TO_PARENT = 4     # `parent` is wanted in any case
     FOLLOW_CACHED = 8        # -EAGAIN for what is not in the kernel's caches, or takes more than a look
 
+# openat2(2): what a path may not lead through.
+cdef extern from * nogil:
+    """
+    #include <linux/openat2.h>
+    #ifndef RESOLVE_CACHED
+    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
+    #endif
+    """
+    const uint64_t RESOLVE_BENEATH
+    const uint64_t RESOLVE_CACHED
+    const uint64_t RESOLVE_IN_ROOT
+    const uint64_t RESOLVE_NO_MAGICLINKS
+    const uint64_t RESOLVE_NO_SYMLINKS
+    const uint64_t RESOLVE_NO_XDEV
+
 # Mounts whose file systems are known to wait for nobody: a mount's number (STATX_MNT_ID_UNIQUE, Linux 6.8) is never
 # given again, and what is mounted by it stays the same.
 cdef struct LocalMounts:

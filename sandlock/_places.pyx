@@ -21,7 +21,6 @@ cdef extern from "<fcntl.h>" nogil:
 cdef extern from * nogil:
     """
     #include <linux/magic.h>
-    #include <linux/openat2.h>
     #include <linux/stat.h>
     #include <sys/statfs.h>
     #include <sys/syscall.h>
@@ -30,9 +29,6 @@ cdef extern from * nogil:
     #define SANDLOCK_ST_NOSYMFOLLOW 0x2000     /* Linux 5.10 */
     #ifndef STATX_MNT_ID_UNIQUE
     #define STATX_MNT_ID_UNIQUE 0x4000U        /* Linux 6.8 */
-    #endif
-    #ifndef RESOLVE_CACHED
-    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
     #endif
     """
     const int O_PATH "SANDLOCK_O_PATH"
@@ -49,7 +45,6 @@ cdef extern from * nogil:
     const long EROFS_SUPER_MAGIC_V1
     const long SQUASHFS_MAGIC
     const long ZFS_MAGIC "0x2FC12FC1"
-    const uint64_t RESOLVE_CACHED
     const unsigned int STATX_BASIC_STATS
     const unsigned int STATX_BTIME
     const unsigned int STATX_MNT_ID_UNIQUE

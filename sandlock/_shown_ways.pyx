@@ -11,7 +11,10 @@ from sandlock._path_table cimport is_closed_way, is_open_way
 from sandlock._paths cimport (
     FOLLOW_CACHED, FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, follow_slowly, follow_within, leave, look_at_place,
 )
-from sandlock._places cimport pin, take_pin
+from sandlock._places cimport (
+    RESOLVE_BENEATH, RESOLVE_CACHED, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, pin,
+    take_pin,
+)
 from sandlock._programs cimport MAX_PATH, real_path_in
 from sandlock._virtual_root cimport has_dots
 
@@ -21,20 +24,6 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     const int O_NOFOLLOW
-
-cdef extern from * nogil:
-    """
-    #include <linux/openat2.h>
-    #ifndef RESOLVE_CACHED
-    #define RESOLVE_CACHED 0x20                /* Linux 5.12 */
-    #endif
-    """
-    const uint64_t RESOLVE_BENEATH
-    const uint64_t RESOLVE_CACHED
-    const uint64_t RESOLVE_IN_ROOT
-    const uint64_t RESOLVE_NO_MAGICLINKS
-    const uint64_t RESOLVE_NO_SYMLINKS
-    const uint64_t RESOLVE_NO_XDEV
 
 
 cdef int leaves_hidden(const Origin *origin, long directory) noexcept nogil:

@@ -14,7 +14,8 @@ from libc.string cimport memcpy, memset, strcmp, strcspn, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_fcntl, raw_syscall
 from sandlock._places cimport (
-    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, close_pin, leave, pin, split_path, take_pin,
+    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS, close_pin, leave, pin, split_path, take_pin,
 )
 from sandlock._programs cimport MAX_PATH, real_path_in
 from sandlock._run cimport MAX_MOUNTS, VirtualMount
@@ -32,13 +33,8 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef extern from * nogil:
     """
-    #include <linux/openat2.h>
     #include <sys/stat.h>
     """
-    const uint64_t RESOLVE_BENEATH
-    const uint64_t RESOLVE_IN_ROOT
-    const uint64_t RESOLVE_NO_MAGICLINKS
-    const uint64_t RESOLVE_NO_SYMLINKS
     const unsigned int S_IFLNK
     const unsigned int S_IFMT
 
