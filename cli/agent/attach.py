@@ -210,9 +210,10 @@ class _Attachment:
 
         try:
             if key == b"p":
-                await client.request("resume" if self._paused else "pause", timeout=5)
-                self._paused = not self._paused
-                await self._say("paused: p resumes" if self._paused else "resumed")
+                wanted = not self._paused  # a new state may come before the answer, and say so already
+                await client.request("pause" if wanted else "resume", timeout=5)
+                self._paused = wanted
+                await self._say("paused: p resumes" if wanted else "resumed")
             elif key == b"K" or (key == b"y" and self._killing):
                 if key == b"y":
                     await client.request("kill", timeout=5)
