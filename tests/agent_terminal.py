@@ -70,7 +70,7 @@ class Terminal:
         self.expect("see all of it")
         drawn = str(self.child.before)
         assert re.search(pattern, drawn), drawn
-        time.sleep(QUIET)
+        self.expect("answer: ")
         return drawn
 
     def press(self, keys: str) -> None:

@@ -150,7 +150,7 @@ def asking(who: ordinary.Person, script: str, *more: str) -> Terminal:
 def test_each_answer_does_what_it_says(visitor: ordinary.Person) -> None:
     """The second of two equal commands shows how far an answer reached."""
     write(visitor, "deploy", "#!/bin/sh\necho deployed $2\n", 0o755)
-    script = 'PATH=.:$PATH; for i in a a b; do deploy now $i; echo "rc $?."; done'
+    script = 'PATH=.:$PATH; for i in a a b; do deploy now $i; echo "rc $?."; read go; done'
     for keys, rounds in (("o", "ooo"), ("r", "r-o"), ("p", "p--"), ("d", "ddd")):
         with asking(visitor, script, "--exec-ask", "deploy * # needs approval") as terminal:
             mark = terminal.expect("marked: ([a-z]+ [a-z]+)")[1]
@@ -161,22 +161,34 @@ def test_each_answer_does_what_it_says(visitor: ordinary.Person) -> None:
                 terminal.expect("rc (\\d+)\\." if keys != "d" else "rc 126\\.")
                 shown = str(terminal.child.before)
                 assert ("deployed" in shown) == (keys != "d"), shown
+                terminal.press("go\r")
             assert terminal.end() == 0
 
 
 @pytest.mark.slow
 def test_kill_and_a_reason_that_the_agent_reads(visitor: ordinary.Person) -> None:
-    script = "git push a 2>err; cat err; git push b; echo rc $?"
+    script = "git push a 2>err; cat err; read go; git push b; echo rc $?"
     with asking(visitor, script) as terminal:
         terminal.question()
         terminal.press("w")
         terminal.expect("why: ")
         terminal.press("use the mirror\r")
         terminal.expect("deny exec git push a \\(rule git push \\*: use the mirror\\)")
+        terminal.press("go\r")
         terminal.question()
         terminal.press("k")
         terminal.expect("rc 137")
         assert terminal.end() == 0
+
+
+@pytest.mark.slow
+def test_what_was_printed_before_stands_before_the_question(visitor: ordinary.Person) -> None:
+    with asking(visitor, "for i in 1 2 3 4 5; do echo step $i; git push; done") as terminal:
+        for number in range(1, 6):
+            terminal.expect(f"step {number}")
+            terminal.question()
+            terminal.press("d")
+        assert terminal.end() == 126
 
 
 @pytest.mark.slow
@@ -227,8 +239,7 @@ print(subprocess.run(["git", "push", "x"]) if len(sys.argv) > 1 else "")
         terminal.expect("swallow")
         drawn = terminal.question()
         assert f"· {mark} " in drawn
-        before = str(terminal.child.before)
-        assert before.startswith(f" · {mark}")
+        assert drawn.startswith(f" · {mark}")
         terminal.press("d")
         terminal.expect("PermissionError")
         assert terminal.end() == 1

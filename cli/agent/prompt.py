@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Face", "new_mark", "put", "question_lines"]
 
+READY = b"  answer: "
+"""From here on keys count."""
 QUIET = 0.3
 """Seconds without a key before one counts."""
 LONGEST_REASON = 400
@@ -77,6 +79,7 @@ async def put(face: Face, question: Mapping[str, Any], mark: str) -> dict[str, o
     await face.send(CALM + b"\r\n" + _encoded(lines))
     face.forget_typed()
     await _wait_for_quiet(face)
+    await face.send(READY)
     choices = {choice["key"]: choice for choice in question["choices"]}
     pages = _pages(question, rows, columns)
     while True:

@@ -27,6 +27,10 @@ HELD = 256 * 1024
 TYPED = 64 * 1024
 """Bytes that wait for an agent that does not read; what is typed beyond is lost."""
 BLOCK = 16384
+MOMENT = 0.02
+"""Seconds without output after which the agent has shown what it wrote before it asked."""
+LONGEST_CATCH_UP = 0.3
+"""Seconds that a question waits for that at most."""
 BELL = b"\x07"
 
 
@@ -41,6 +45,7 @@ class Relay:
         self._takes_keys = takes_keys
         self._master = -1
         self._lock = trio.Lock()
+        self._shown = 0
         self._held: bytearray | None = None
         self._released = trio.Event()
         self._keys: trio.MemorySendChannel[bytes] | None = None
@@ -116,6 +121,7 @@ class Relay:
     @asynccontextmanager
     async def held(self) -> AsyncIterator[QuestionFace]:
         """Within it the agent's output is held back, and what is typed comes here."""
+        await self._catch_up()
         send, receive = trio.open_memory_channel[bytes](64)
         self._held = self._held if self._held is not None else bytearray()
         try:
@@ -157,6 +163,14 @@ class Relay:
             self.console.send_last(undo)
         self.console.put_back()
 
+    async def _catch_up(self) -> None:
+        """What the agent wrote before it asked is seen before the question; if it goes on writing, not all of it."""
+        with trio.move_on_after(LONGEST_CATCH_UP):
+            seen = -1
+            while seen != self._shown:
+                seen = self._shown
+                await trio.sleep(MOMENT)
+
     async def _show(self, block: bytes) -> None:
         while self._held is not None:
             if len(self._held) + len(block) <= HELD:
@@ -170,6 +184,7 @@ class Relay:
         await self._show(block)
 
     async def _write(self, block: bytes) -> None:
+        self._shown += 1
         self.screen.feed(block)
         undo = self.screen.undo
         if undo != self._told and self._guard is not None:
