@@ -5,6 +5,7 @@ for it judges what is executed, whoever wrote it down, and however.
 """
 
 import os
+import sys
 import tempfile
 
 import sandlock
@@ -31,7 +32,7 @@ with tempfile.TemporaryDirectory() as work:
         presets=["python", "git"],
         fs_writable=[work],
         exec_deny=["git push * # pushing is for people"],
-        env={"HOME": work, "PATH": os.environ["PATH"]},
+        env={"HOME": work, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"},
     )
     with sandlock.Sandbox(policy) as box:
         for line in LINES:

@@ -284,7 +284,9 @@ def test_a_command_line_that_fools_a_text_rule_meets_the_rule_here(tmp_path: Pat
         "git commit -q --allow-empty -m x && git config branch.$(git branch --show-current).remote origin"
     )
     subprocess.run(["sh", "-c", make], check=True, capture_output=True)
-    base = sandlock.Policy(presets=["python", "git"], fs_writable=[str(tmp_path)], env={"HOME": str(tmp_path)})
+    path = f"{os.path.dirname(sys.executable)}:/usr/bin:/bin"  # a python3 that the preset covers
+    env = {"HOME": str(tmp_path), "PATH": path}
+    base = sandlock.Policy(presets=["python", "git"], fs_writable=[str(tmp_path)], env=env)
     policy = imported.policy(base)
     if "./tool" in line:  # a copy has another name: what is denied by name is allowed by name, too
         policy = policy.but(exec_allow=["bash *", "cp *", "git *"])

@@ -245,6 +245,7 @@ static void start_turning(struct flip *flip)
     if (flip->threads) {
         pthread_create(&thread, NULL, turns, flip);
     } else if (!fork()) {
+        alarm(LIFETIME);
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         turns(flip);
     }
@@ -306,7 +307,7 @@ static int race(int count, char **words)
     left = chosen_count;
     start_turning(flip);
     until = now() + atoi(words[1]) / 1e3;
-    while ((now() < until || tries < FEWEST) && (left || !is_free)) {
+    while (is_free ? now() < until && left : now() < until || tries < FEWEST) {
         for (int i = 0; i < chosen_count; i++) {
             long before = secrets;
             if (is_free && won[i])
