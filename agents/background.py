@@ -49,6 +49,7 @@ class Background:
         env: Mapping[str, str] | None,
         cwd: str | None,
         call_id: str,
+        stderr: int,
     ) -> Result:
         """Runs a command to its end and returns its Result. Cancelled, or out of time, it ends its whole tree."""
         stack = AsyncExitStack()
@@ -61,7 +62,7 @@ class Background:
                 ["sh", "-c", SHELL, "sh", *words],
                 stdin=theirs,
                 stdout=out,
-                stderr=err,
+                stderr=sandlock.STDOUT if stderr == sandlock.STDOUT else err,
                 env=env,
                 cwd=cwd,
                 call_id=call_id,
@@ -76,7 +77,7 @@ class Background:
             await stack.aclose()
             raise
         kept = self._box.policy.max_output
-        stdout, stderr = _content(out, kept), _content(err, kept)
+        texts = {"stdout": _content(out, kept), "stderr": _content(err, kept)}
         cut = frozenset(
             name for name, file in (("stdout", out), ("stderr", err)) if os.fstat(file.fileno()).st_size > kept
         )
@@ -84,7 +85,7 @@ class Background:
             self._left.append(stack)
         else:
             await stack.aclose()
-        return sandlock.Result(**result | {"stdout": stdout, "stderr": stderr, "truncated": cut, "call_id": call_id})
+        return sandlock.Result(**result | texts | {"truncated": cut, "call_id": call_id})
 
     async def _result(
         self, process: AsyncProcess, said: int | None, timed_out: bool, words: Sequence[str]

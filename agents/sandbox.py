@@ -260,15 +260,18 @@ class AgentSandbox:
         env: Mapping[str, str] | None = None,
         input: bytes | str | None = None,
         call_id: str | None = None,
+        merged: bool = False,
     ) -> Result:
         """Runs a command: a text by `bash -c` (`sh` where there is none), words as they are. As AsyncSandbox.run.
 
-        `cwd` is relative to the workspace. A program that is not there is exit code 127, one that cannot be executed
-        126. Raises PolicyError; ConfinementError for other faults of the launch.
+        `cwd` is relative to the workspace. `merged`: what it writes to stderr is in `stdout`, in its order. A program
+        that is not there is exit code 127, one that cannot be executed 126. Raises PolicyError; ConfinementError for
+        other faults of the launch.
         """
         call_id = call_id or os.urandom(8).hex()
         options: dict[str, Any] = {"timeout": self._timeout if timeout is None else timeout, "call_id": call_id}
         options |= {"env": self._env | dict(env or {}) or None, "cwd": await self._directory(cwd)}
+        options["stderr"] = sandlock.STDOUT if merged else sandlock.PIPE
         self._origins[call_id] = run_origin.get()
         try:
             if self._background is not None and input is None:

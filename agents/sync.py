@@ -7,6 +7,7 @@ is refused, for it would hold that loop up: there is AgentSandbox for those.
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import sniffio
@@ -90,14 +91,29 @@ class SyncAgentSandbox:
             self._ready.set()
 
     def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Runs an async function in the loop and waits for it. Raises what it raises."""
-        if self._token is None:
+        """Runs an async function in the loop and waits for it; Ctrl-C cancels it. Raises what it raises."""
+        token, scope, ended = self._token, trio.CancelScope(), threading.Event()
+        if token is None:
             raise sandlock.SandlockError("the sandbox is not open; use it within its `with`")
+
+        async def carry_out() -> T:
+            try:
+                with scope:
+                    return await function(*arguments)
+            finally:
+                ended.set()
+            raise sandlock.SandlockError("this call was cancelled")
+
         try:
             library = sniffio.current_async_library()
         except sniffio.AsyncLibraryNotFoundError:
             try:
-                return trio.from_thread.run(function, *arguments, trio_token=self._token)
+                return trio.from_thread.run(carry_out, trio_token=token)
+            except KeyboardInterrupt:  # what it has begun must not go on unseen
+                with suppress(trio.RunFinishedError):
+                    token.run_sync_soon(scope.cancel)
+                    ended.wait()
+                raise
             except (trio.Cancelled, trio.RunFinishedError) as error:
                 raise sandlock.SandlockError("the sandbox was closed while this ran") from error
         raise sandlock.SandlockError(f"this thread runs a {library} loop, which would stand still; use AgentSandbox")
@@ -153,11 +169,13 @@ class SyncAgentSandbox:
         env: Mapping[str, str] | None = None,
         input: bytes | str | None = None,
         call_id: str | None = None,
+        merged: bool = False,
     ) -> Result:
         """As AgentSandbox.run."""
+        more: dict[str, Any] = {"env": env, "input": input, "call_id": call_id, "merged": merged}
 
         async def run() -> Result:
-            return await self.sandbox.run(command, timeout=timeout, cwd=cwd, env=env, input=input, call_id=call_id)
+            return await self.sandbox.run(command, timeout=timeout, cwd=cwd, **more)
 
         return self.call(run)
 
