@@ -168,7 +168,8 @@ PAGES = {
     ),
     "Results": ("Result", "ExecRecord", "Denial", "Audited", "Decision"),
     "Verdicts": ("Allow", "Audit", "Deny", "Kill"),
-    "Events": ("Exec", "Fork", "Connect", "Send", "Bind", "Listen", "Resolve", "Ancestor"),
+    "Events": ("Exec", "Fork", "Open", "Connect", "Send", "Bind", "Listen", "Resolve", "Ancestor"),
+    "What rules say": ("ExecDecision", "NetDecision"),
     "Streams": ("PIPE", "NULL", "INHERIT", "STDOUT"),
     "Errors": (
         "SandlockError",
@@ -209,10 +210,22 @@ def signature(name: str, function: Callable[..., object]) -> str:
 
 
 def members(cls: type) -> Iterator[tuple[str, object]]:
-    """What is public in the class itself, in the order of its source."""
-    for name, value in vars(cls).items():
-        if not name.startswith("_"):
-            yield name, value
+    """What is public in the class itself and in bases that have no entry, in the order of their source."""
+    for each in (*hidden_bases(cls), cls):
+        for name, value in vars(each).items():
+            if not name.startswith("_"):
+                yield name, value
+
+
+def hidden_bases(cls: type) -> list[type]:
+    """Bases that are not public, and whose members are. Those of a record are among its own."""
+    if hasattr(cls, "__record_fields__"):
+        return []
+    return [
+        base
+        for base in cls.__bases__
+        if base.__module__.startswith("sandlock") and base.__name__ not in sandlock.__all__
+    ]
 
 
 def fields_of(cls: type) -> list[str]:
@@ -229,7 +242,7 @@ def fields_of(cls: type) -> list[str]:
 def class_entry(name: str, cls: type) -> Iterator[str]:
     """A class, its fields, its methods and properties."""
     yield f"### {name}\n"
-    bases = [base.__name__ for base in cls.__bases__ if base is not object]
+    bases = [base.__name__ for base in cls.__bases__ if base is not object and base not in hidden_bases(cls)]
     if bases:
         yield f"Kind of {' and '.join(f'`{base}`' for base in bases)}.\n"
     yield prose(cls) + "\n"

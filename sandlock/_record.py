@@ -56,7 +56,7 @@ def _make(cls: Any, kw_only: bool) -> Any:
     if base is not object:
         if "__record_fields__" not in base.__dict__:
             raise TypeError(f"{cls.__name__}: a record does not inherit from what is no record")
-        known = base.__record_fields__ | known
+        known |= {name: each for name, each in base.__record_fields__.items() if name not in known}  # own ones first
         body = {name: value for name, value in base.__dict__.items() if name[:2] != "__" and name not in known} | body
         body["__annotations__"] = base.__annotations__ | cls.__annotations__
     body.pop("__dict__", None)

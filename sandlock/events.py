@@ -45,7 +45,45 @@ __all__ = [
 
 
 @record
-class Exec:
+class Ancestor:
+    """A program of the tree that an event has above it."""
+
+    pid: int
+    exe: str
+    """The file that it runs; "" if that cannot be seen."""
+    argv: tuple[str, ...]
+    attested: bool = False
+    """These are the facts of its approved exec; otherwise what /proc shows, of which the words are the program's own
+    to change."""
+
+
+@record
+class _Asked:
+    """What all calls that are asked about have in common."""
+
+    pid: int = 0
+    """The process."""
+    tid: int = 0
+    """The thread that asks."""
+    syscall: str = ""
+    rule: str = ""
+    """The rule of `exec_ask` that sent an exec here; "" if none decides: otherwise, where a rule has anything to say,
+    it decides."""
+    run: str = ""
+    """The run's id, as in its Result."""
+    call_id: str = ""
+    """What the caller of `run` or `start` gave as `call_id`."""
+    call: Call | None = field(repr=False, default=None)
+    """For `chain`."""
+
+    @property
+    def chain(self) -> tuple[Ancestor, ...]:
+        """The programs above: the one that asks, then its parents up to the first of the tree. Looked up now."""
+        return () if self.call is None else self.call.chain(self.pid)
+
+
+@record
+class Exec(_Asked):
     """A process of the tree wants to execute a program: execve(2), execveat(2)."""
 
     argv: tuple[str, ...]
@@ -57,12 +95,6 @@ class Exec:
     interpreter: tuple[str, ...] = ()
     """Of a script: what the kernel puts in place of argv[0], by its `#!` line (program, argument, script)."""
     cwd: str = ""
-    pid: int = 0
-    """The process."""
-    tid: int = 0
-    """The thread that asks."""
-    rule: str = ""
-    """The rule of `exec_ask` that sent it here; "" if none decides."""
     syscall: str = "execve"
     category: Literal["process"] = "process"
     binding: Literal["attested"] = "attested"
@@ -73,17 +105,6 @@ class Exec:
     judges by what is in a file compares it with os.fstat of what was read: the program may have swapped it since."""
     loaded: tuple[int, int, int, int] = (0, 0, 0, 0)
     """The same of the file that the kernel loads: of a script its interpreter."""
-    run: str = ""
-    """The run's id, as in its Result."""
-    call_id: str = ""
-    """What the caller of `run` or `start` gave as `call_id`."""
-    call: Call | None = field(repr=False, default=None)
-    """For `chain` and `environment`."""
-
-    @property
-    def chain(self) -> tuple[Ancestor, ...]:
-        """The programs above: the one that asks, then its parents up to the first of the tree. Looked up now."""
-        return () if self.call is None else self.call.chain(self.pid)
 
     def environment(self) -> dict[str, str]:
         """The variables that the new program will get; the exec is attested with them from now on.
@@ -96,35 +117,17 @@ class Exec:
 
 
 @record
-class Fork:
+class Fork(_Asked):
     """A process of the tree wants to start another one: fork(2), vfork(2), clone(2) without CLONE_THREAD. Only with
     `ask_forks`."""
 
-    pid: int = 0
-    """The process."""
-    tid: int = 0
-    """The thread that asks."""
-    syscall: str = ""
     category: Literal["process"] = "process"
     binding: Literal["registers"] = "registers"
     """Nothing in memory was judged."""
-    rule: str = ""
-    """Empty: where a rule has anything to say of such a call, it decides."""
-    run: str = ""
-    """The run's id, as in its Result."""
-    call_id: str = ""
-    """What the caller of `run` or `start` gave as `call_id`."""
-    call: Call | None = field(repr=False, default=None)
-    """For `chain`."""
-
-    @property
-    def chain(self) -> tuple[Ancestor, ...]:
-        """The programs above, as of Exec."""
-        return () if self.call is None else self.call.chain(self.pid)
 
 
 @record
-class Open:
+class Open(_Asked):
     """A program wants to open a file: open(2), openat(2), openat2(2), creat(2). Only with `ask_opens`. What the kernel
     refuses anyway is not asked about, and O_PATH neither, which opens nothing."""
 
@@ -148,27 +151,10 @@ class Open:
     identity: tuple[int, int, int] = (0, 0, 0)
     """The object: st_dev and st_ino as os.stat has them, and when it was made in ns (0: unknown); of what is to be
     made, its directory. Who judges by what is in a file compares it with os.fstat of what was read."""
-    pid: int = 0
-    """The process."""
-    tid: int = 0
-    """The thread that asks."""
     syscall: str = "openat"
     category: Literal["file"] = "file"
     binding: Literal["fd"] = "fd"
     """The supervisor opens the object that was judged, and hands the descriptor over."""
-    rule: str = ""
-    """Empty: where a rule has anything to say of such a call, it decides."""
-    run: str = ""
-    """The run's id, as in its Result."""
-    call_id: str = ""
-    """What the caller of `run` or `start` gave as `call_id`."""
-    call: Call | None = field(repr=False, default=None)
-    """For `chain`."""
-
-    @property
-    def chain(self) -> tuple[Ancestor, ...]:
-        """The programs above, as of Exec: first the one that opens."""
-        return () if self.call is None else self.call.chain(self.pid)
 
     @property
     def target(self) -> str:
@@ -177,20 +163,7 @@ class Open:
 
 
 @record
-class Ancestor:
-    """A program of the tree that an event has above it."""
-
-    pid: int
-    exe: str
-    """The file that it runs; "" if that cannot be seen."""
-    argv: tuple[str, ...]
-    attested: bool = False
-    """These are the facts of its approved exec; otherwise what /proc shows, of which the words are the program's own
-    to change."""
-
-
-@record
-class _Network:
+class _Network(_Asked):
     """What all calls of the network have in common."""
 
     protocol: Literal["tcp", "udp", "icmp", "unix"]
@@ -202,27 +175,9 @@ class _Network:
     path: str = ""
     """Of "unix": the socket's file without links, or its abstract name."""
     abstract: bool = False
-    pid: int = 0
-    """The process."""
-    tid: int = 0
-    """The thread that asks."""
-    syscall: str = ""
     category: Literal["network"] = "network"
     binding: Literal["on-behalf"] = "on-behalf"
     """The supervisor makes the call itself, from its own copy of the address, on the program's socket."""
-    rule: str = ""
-    """Empty: where a rule has anything to say of such a call, it decides."""
-    run: str = ""
-    """The run's id, as in its Result."""
-    call_id: str = ""
-    """What the caller of `run` or `start` gave as `call_id`."""
-    call: Call | None = field(repr=False, default=None)
-    """For `chain`."""
-
-    @property
-    def chain(self) -> tuple[Ancestor, ...]:
-        """The programs above, as of Exec: first the one that makes the call."""
-        return () if self.call is None else self.call.chain(self.pid)
 
     @property
     def target(self) -> str:

@@ -11,6 +11,7 @@ import select
 from _thread import allocate_lock
 from time import monotonic, sleep
 
+from ._box import Box
 from ._confinement import Confinement, policy_of, question_limits
 from ._execution import Execution, milliseconds
 from ._records import recording_of
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from ._answers import SyncAnswers
     from ._command import Text
     from ._denials import Denial
-    from ._plan import Plan
     from ._records import AuditPath
     from ._resolver import SyncResolver
     from ._stdio import Stream
     from ._terminal import PreservedTerminal
-    from .events import ExecDecision, NetDecision
     from .handlers import Handler, NativeHandler
     from .policy import Fields
     from .result import ExecRecord, Result
@@ -180,7 +179,7 @@ class Process:
         self.close()
 
 
-class Sandbox:
+class Sandbox(Box):
     """Runs commands under one policy.
 
     Sandbox(policy) or Sandbox(presets=["system"], fs_writable=[...], ...): the fields of Policy. Leaving the `with`
@@ -226,51 +225,6 @@ class Sandbox:
         self._lock = allocate_lock()
         self._live: set[Execution] = set()
         self._served: dict[Execution, list[SyncAnswers | SyncResolver]] = {}
-
-    @property
-    def policy(self) -> Policy:
-        """What is allowed."""
-        return self._confinement.policy
-
-    @property
-    def plan(self) -> Plan:
-        """What the policy compiles to on this kernel."""
-        return self._confinement.plan
-
-    def grant(self, **fields: Any) -> None:
-        """Allows all runs, also those under way, more: net_allow, net_allow_bind and paths are added, max_processes
-        raised.
-
-        Only within the `ceiling` that the sandbox was made with, or its policy (what `restrict` took away). From any
-        thread, also from within a callback. Raises PolicyError, and then nothing changes.
-        """
-        self._confinement.permissions.grant(**fields)
-
-    def restrict(self, **fields: Any) -> None:
-        """Allows all runs, also those under way, less: of net_allow, net_allow_bind and the policy's own paths only
-        these remain ([]: nothing), net_deny, net_deny_bind and fs_denied are added, max_processes is lowered. What
-        callbacks approved for longer than once is forgotten. Connections that exist, and files that are open, stay.
-        Raises PolicyError, and then nothing changes.
-        """
-        self._confinement.permissions.restrict(**fields)
-
-    def check_exec(self, argv: Sequence[Text], *, exe: Text | None = None) -> ExecDecision:
-        """What the policy's exec rules say of this command, without running it. `exe`: the file to execute, without
-        links, whatever the first word says; where it is gone, it was a program that needs no other.
-
-        Raises PolicyError; SandlockError if there is no such program.
-        """
-        return self._confinement.check_exec(argv, exe)
-
-    def check_connect(
-        self, target: str, *, host: str = "", kind: Literal["connect", "send", "bind", "listen"] = "connect"
-    ) -> NetDecision:
-        """What the policy's rules say of a destination, such as "tcp://10.0.0.8:443" or "example.org:443", without
-        going there. `host`: the name that has led to the address. Of a name alone, rules about addresses know nothing.
-
-        Raises PolicyError for what is no destination.
-        """
-        return self._confinement.check_connect(target, host=host, kind=kind)
 
     def run(
         self,
