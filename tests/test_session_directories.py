@@ -88,12 +88,15 @@ def test_a_directory_of_somebody_else_is_refused(place: Path) -> None:
     assert places.runtime_places()[0].path == f"{places.FOR_ROOT}/sandlock"
 
 
-def test_a_state_directory_that_others_may_write_is_refused(place: Path) -> None:
-    (place / "state").chmod(0o777)
-    with pytest.raises(SandlockError, match="others may use it"):
-        directory.state_directory()
-    (place / "state").chmod(0o700)
-    assert directory.state_directory() == str(place / "state/sandlock/runs")
+def test_a_state_directory_that_others_may_use_is_refused_with_the_way_out(place: Path) -> None:
+    runs = place / "state/sandlock/runs"
+    assert directory.state_directory() == str(runs)
+    for at, mode, others in ((place / "state", 0o777, "write to it"), (runs, 0o755, "look into it")):
+        at.chmod(mode)
+        with pytest.raises(SandlockError, match=f"others may {others} .mode {mode:04o}.; chmod 700 {at}$") as refused:
+            directory.state_directory()
+        subprocess.run(str(refused.value).partition("; ")[2].split(), check=True)
+    assert directory.state_directory() == str(runs)
 
 
 # --- the dead --------------------

@@ -95,10 +95,12 @@ class Place:
         if found.st_uid not in owners:
             raise self._refused(path, f"it belongs to user {found.st_uid}")
         if mode & forbidden:
-            raise self._refused(path, f"others may use it (mode {mode:04o})")
+            others = "write to it" if mode & 0o022 else "look into it"
+            fix = f"chmod 700 {path}" if found.st_uid == os.geteuid() else self.fix
+            raise self._refused(path, f"others may {others} (mode {mode:04o})", fix)
 
-    def _refused(self, path: str, why: str) -> SandlockError:
-        return SandlockError(f"open the directory {path} of sessions: {why}; {self.fix}")
+    def _refused(self, path: str, why: str, fix: str = "") -> SandlockError:
+        return SandlockError(f"open the directory {path} of sessions: {why}; {fix or self.fix}")
 
 
 FOR_ROOT = "/run"
