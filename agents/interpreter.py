@@ -7,7 +7,7 @@ print is not. An answer is untrusted text.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import sandlock
@@ -78,6 +78,8 @@ class CodeAnswer:
     timed_out: bool = False
     restarted: bool = False
     """The interpreter is gone, with all that was defined: it ran out of time, or ended."""
+    denials: tuple[sandlock.Denial, ...] = ()
+    """What was denied to it, or to what it has started, meanwhile."""
 
     @property
     def ok(self) -> bool:
@@ -120,6 +122,7 @@ class Interpreter(LongLived):
         answer: CodeAnswer | None = None
         process = await self._started(call_id)
         assert process.stdin is not None
+        before = process.denials
         try:
             async with deadline(timeout) as limit:
                 await process.stdin.send_all(line)
@@ -129,11 +132,12 @@ class Interpreter(LongLived):
         except BaseException:  # cancelled in the middle: its answer would be taken for the next one's
             await self.close()
             raise
+        denials = tuple(each for each in process.denials if each not in before)
         if answer is not None:
-            return answer
+            return replace(answer, denials=denials)
         await self.close()
         what = "it ran out of time" if limit.passed else "the interpreter ended"
-        return CodeAnswer(output="", error=what, timed_out=limit.passed, restarted=True)
+        return CodeAnswer(output="", error=what, timed_out=limit.passed, restarted=True, denials=denials)
 
     async def _answer(self, process: AsyncProcess) -> CodeAnswer | None:
         """The next answer; None if there will be none, or what comes is none."""

@@ -33,7 +33,7 @@ from sandlock import PolicyError, SandlockError
 from sandlock.result import printable
 from sandlock.sessions.questions import Answer, read_answer
 
-from .langchain_calls import Calls, current_call_id
+from .waiting_calls import Calls, current_call_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from sandlock import Allow, Deny, Kill
     from sandlock.sessions.questions import Question
 
-    from .langchain_calls import Asked, Call
     from .sandbox import Request
+    from .waiting_calls import Asked, Call
 
     Answered: TypeAlias = ToolMessage | Command[Any]
 
@@ -76,7 +76,7 @@ class SandlockApprovals(AgentMiddleware[Any, Any]):
     def __init__(self, tools: Sequence[str] = ("execute",)) -> None:
         super().__init__()
         self._tools = frozenset((tools,) if isinstance(tools, str) else tools)  # `tools` of its own would be new ones
-        self._calls = Calls()
+        self._calls = Calls("LangGraph")
 
     async def approve(self, request: Request) -> Allow | Deny | Kill:
         """For `SandlockBackend(approve=...)`, AgentSandbox and SyncAgentSandbox."""

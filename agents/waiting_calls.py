@@ -1,6 +1,6 @@
-"""Tool calls that go on while their graph is interrupted, and the questions that they ask meanwhile.
+"""Tool calls that go on while their agent is interrupted, and the questions that they ask meanwhile.
 
-Rules: a call runs in a thread or task of its own, so that its node may end by an interrupt and come back to it. What is
+Rules: a call runs in a thread or task of its own, so that its step may end by an interrupt and come back to it. What is
 asked waits in the sandbox, not carried out, until the answer is here; if the call is unknown or given up, it is denied.
 """
 
@@ -30,13 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Call", "Calls", "current_call_id"]
 
-BY = "LangGraph"
 MAX_CALLS = 256
 KEPT = 3600.0
-"""Seconds that a call which has ended keeps its result for a graph that has not been resumed."""
-NOBODY = "no tool call is there whose graph could be interrupted to ask"
+"""Seconds that a call which has ended keeps its result for an agent that has not been resumed."""
+NOBODY = "no tool call is there that could be interrupted to ask"
 
-_call_id: ContextVar[str | None] = ContextVar("sandlock_langchain_call", default=None)
+_call_id: ContextVar[str | None] = ContextVar("sandlock_waiting_call", default=None)
 
 
 def current_call_id() -> str | None:
@@ -71,11 +70,13 @@ class Call:
         self.tool_call_id = key.rpartition("\n")[2]
         self.id = os.urandom(12).hex()
         self.put: list[Asked] = []
-        """The questions that have interrupted the graph, in their order."""
+        """The questions that have interrupted the agent, in their order."""
         self.task: asyncio.Task[None] | None = None
         self.result: Any = None
         self.error: BaseException | None = None
-        self.done = self.given_up = False
+        self.done = False
+        self.given_up = ""
+        """Why nothing is asked any more."""
         self.ended = 0.0
         self._asked: list[Asked] = []
         self._waiting: list[Future[Asked | None]] = []
@@ -115,12 +116,12 @@ class Call:
             self.result, self.error, self.done, self.ended = result, error, True, time.monotonic()
         self._tell()
 
-    def give_up(self) -> None:
-        """Nobody waits for it any more: its questions are denied."""
+    def give_up(self, reason: str = "the tool call was cancelled") -> None:
+        """Nobody can be asked any more: its questions are denied."""
         with self._lock:
-            self.given_up, asked = True, list(self._asked)
+            self.given_up, asked = reason, list(self._asked)
         for each in asked:
-            each.settle(Answer(verdict="deny", reason="the tool call was cancelled"))
+            each.settle(Answer(verdict="deny", reason=reason))
 
     def _tell(self) -> None:
         with self._lock:
@@ -134,9 +135,10 @@ class Call:
 
 
 class Calls:
-    """The tool calls of one middleware."""
+    """The tool calls of one middleware, or toolset. `by`: who is said to have decided."""
 
-    def __init__(self) -> None:
+    def __init__(self, by: str) -> None:
+        self._by = by
         self._by_key: dict[str, Call] = {}
         self._by_id: dict[str, Call] = {}
         self._hosts: set[tuple[str, str]] = set()
@@ -144,28 +146,28 @@ class Calls:
         self._lock = threading.Lock()
 
     async def approve(self, request: Request) -> Allow | Deny | Kill:
-        """`approve` of the sandbox: has the graph ask, whose tool call it is."""
+        """`approve` of the sandbox: has the agent ask, whose tool call it is."""
         call = self._by_id.get(request.call_id)
         if call is None:
             return Deny(NOBODY, cause="nobody-listens")
         host = getattr(request.event, "host", "") or getattr(request.event, "name", "")
         if host and (call.thread, host) in self._hosts:
-            return Allow(by=BY)
+            return Allow(by=self._by)
         self._count += 1
         question = question_of(request.event, f"q{self._count}", time=time.time(), deadline=None)
         asked = Asked(question, request.summary)
         if not call.ask(asked):
-            return Deny(NOBODY, cause="nobody-listens")
+            return Deny(call.given_up or NOBODY, cause="nobody-listens")
         try:
             answer = await answer_of(asked.answer)
         finally:
             call.withdraw(asked)
         if answer.verdict == "allow" and answer.scope == "host":
             self._hosts.add((call.thread, question.host))
-        return verdict_of(answer, BY)
+        return verdict_of(answer, self._by)
 
     def find(self, key: str) -> Call | None:
-        """The call that a resumed node comes back to."""
+        """The call that a resumed step comes back to."""
         return self._by_key.get(key)
 
     def start(self, key: str, thread: str, work: Callable[[], object]) -> Call:
