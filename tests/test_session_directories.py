@@ -49,7 +49,9 @@ def test_a_bad_runtime_directory_is_refused(how: str, place: Path) -> None:
         async with open_session(argv=["x"], desk=None):
             pass
 
-    with pytest.raises(SandlockError, match=r"open the directory .*/runtime/sandlock of sessions: .*(remove it|chmod 700)"):
+    with pytest.raises(
+        SandlockError, match=r"open the directory .*/runtime/sandlock of sessions: .*(remove it|chmod 700)"
+    ):
         run(main)
     with pytest.raises(SandlockError, match="of sessions"):
         sessions()
