@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -253,6 +254,30 @@ def test_an_agent_whose_questions_go_to_the_client(mode: str, tmp_path: Path) ->
     trio.run(main)
     assert os.listdir(tmp_path / "inside") == ["made"]
     assert len(person.seen) == 2
+
+
+@pytest.mark.needs(program="git")
+def test_the_document_tells_what_happens(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/how-to/ask-channels.md").read_text().partition("## An MCP client")[2]
+    code, text = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "text"))  # type: ignore[index]
+    program = tmp_path / "sandlock"
+    path = os.environ.get("PYTHONPATH", "")
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} -m sandlock.cli "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    environment = os.environ | {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=tmp_path / "work",
+        env=environment,
+    )
+    shown = re.sub(r"git version \S+", "git version 2.39.5", done.stdout)
+    expected = text.partition("...")[0]
+    assert shown.startswith(expected), done.stdout + done.stderr
+    assert "only --version here" in shown.removeprefix(expected)
 
 
 # ---- other people's servers
