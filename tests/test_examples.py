@@ -34,6 +34,13 @@ PRINTS = {
         *["text rule: passed   sandlock: stopped  .*"] * 7,
         ".*pushing is for people",
     ),
+    "agent_run.py": (
+        r"in the directory: plan\.txt",
+        "the key was read: False",
+        "cat: .*No such file or directory",
+        r"<sandbox_violations>deny exec git push origin main \(rule git push \*: people publish\).*",
+        "fatal: not a git repository.*",
+    ),
     "first_command.py": (
         "Linux 0",
         "False 2 ls: .*No such file or directory",

@@ -188,6 +188,25 @@ def test_pause_resume_kill() -> None:
     run(main)
 
 
+def test_who_looks_on_sees_that_another_has_paused_it() -> None:
+    async def main() -> None:
+        async with (
+            running(IDLE, exec_allow=["*"]) as (session, _),
+            connect(session.socket) as one,
+            connect(session.socket) as other,
+        ):
+            pushes = other.subscribe(name="looks on")
+            assert (await anext(pushes))["state"]["paused"] is False
+            for op, paused in (("pause", True), ("resume", False)):
+                await one.request(op)
+                while (push := await anext(pushes))["push"] != "state":
+                    pass
+                assert push["state"]["paused"] is paused
+            await pushes.aclose()  # type: ignore[attr-defined]
+
+    run(main)
+
+
 def test_what_the_block_raises_is_not_wrapped(place: Path) -> None:
     async def main() -> None:
         async with open_session(argv=["x"], desk=None):
