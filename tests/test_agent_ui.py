@@ -243,6 +243,38 @@ def test_sizes_and_slow_clients(tmp_path: str, monkeypatch: pytest.MonkeyPatch) 
     visited(tmp_path, act)
 
 
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "GET //[ HTTP/1.1",
+        "GET http://[ HTTP/1.1",
+        "HEAD PATH?TOKEN HTTP/1.1",
+        "HEAD / HTTP/1.1",
+        "CONNECT a:1 HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "POST PATHanswer HTTP/1.1",
+        "PRI * HTTP/2.0",
+        "\x16\x03\x01",
+    ],
+)
+def test_whatever_is_sent_ends_its_own_connection_only(tmp_path: str, request_line: str) -> None:
+    """By anybody on this machine: a program in a sandbox too, if it may connect to the loopback."""
+
+    async def act(visitor: Visitor, session: FakeSession) -> None:
+        for host in (visitor.host, "elsewhere"):
+            line = request_line.replace("PATH", visitor.path).replace("TOKEN", visitor.token)
+            stream = await trio.open_tcp_stream("127.0.0.1", visitor.port)
+            async with stream:
+                await stream.send_all(f"{line}\r\nHost: {host}\r\n\r\n".encode())
+                with trio.fail_after(20):
+                    while await stream.receive_some(65536):
+                        pass
+        await exact_case(visitor)
+        assert (await visitor.get("page.js"))[0] == 200
+
+    visited(tmp_path, act, enter=False)
+
+
 def test_connections_are_bounded(tmp_path: str) -> None:
     async def act(visitor: Visitor, session: FakeSession) -> None:
         held = [await trio.open_tcp_stream("127.0.0.1", visitor.port) for _ in range(page_server.MOST_CONNECTIONS)]

@@ -11,7 +11,6 @@ import json
 import secrets
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import h11
 import trio
@@ -95,6 +94,8 @@ class Gate:
         host = headers.get("host", "")
         if host not in self.names:
             raise _Refusal(421, f"this server is {self.names[0]}\n")
+        if method not in ("GET", "POST"):
+            raise _Refusal(405, "")
         if method == "POST":
             if headers.get("origin", "").partition("://") != ("http", "://", host):
                 raise _Refusal(403, "only the page itself may do that\n")
@@ -130,7 +131,7 @@ class PageServer:
             async with stream:
                 if self._connections <= MOST_CONNECTIONS:
                     await _Exchange(self, stream).run()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError):
             return
         finally:
             self._connections -= 1
@@ -139,11 +140,11 @@ class PageServer:
         """One request. Raises _Refusal."""
         gate, method, headers = self._gate, exchange.method, exchange.headers
         gate.check(method, headers)
-        url = urlsplit(exchange.target)
-        if not url.path.startswith(gate.path):
+        path, _, query = exchange.target.partition("?")
+        if not path.startswith(gate.path):
             raise _Refusal(404, "there is nothing here\n")
-        name = url.path[len(gate.path) :]
-        if method == "GET" and name == "" and gate.exchange(parse_qs(url.query).get("token", [""])[0]):
+        name = path[len(gate.path) :]
+        if method == "GET" and name == "" and gate.exchange(query.removeprefix("token=")):
             return await self._file(exchange, "index.html", gate.cookie)
         if not gate.is_known(headers):
             raise _Refusal(403, USED)
@@ -215,7 +216,7 @@ class _Exchange:
         except h11.RemoteProtocolError as error:
             await self._refuse(error.error_status_hint, "that is no request\n")
         except _Refusal as refusal:
-            await self._refuse(refusal.status, refusal.text)
+            await self._refuse(refusal.status, "" if self.method == "HEAD" else refusal.text)
         await self._close()
 
     async def _read(self) -> None:
