@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import shutil
-import sys
 import tempfile
 from contextlib import AsyncExitStack, suppress
 from inspect import isawaitable
@@ -22,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from sandlock import SandlockError
+from .claude_hook import TOOLS, hook_output, wrapped_command
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -35,44 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClaudeSandbox", "hook_output", "wrapped_command"]
 
-TOOLS = ("Bash",)
 MAX_LINE = 2**20
-
-
-def wrapped_command(command: str, options: Sequence[str], *, program: str | None = None) -> str:
-    """The command line that runs this one confined. `options`: those of `sandlock agent run`."""
-    words = [program or _program(), "agent", "run", *options, "--", "bash", "-c", command]
-    return shlex.join(words)
-
-
-def hook_output(given: Mapping[str, Any], options: Sequence[str], *, program: str | None = None) -> dict[str, Any]:
-    """What a PreToolUse hook answers to this input: Bash is rewritten, unless it runs outside the sandbox's reach.
-
-    A background command is confined alike. A command that cannot be read is denied.
-    """
-    if given.get("tool_name") not in TOOLS:
-        return {}
-    tool_input = given.get("tool_input")
-    command = tool_input.get("command") if isinstance(tool_input, dict) else None
-    if not isinstance(tool_input, dict) or not isinstance(command, str) or "\0" in command:
-        return _decided("deny", "the sandbox cannot read this command")
-    updated = {**tool_input, "command": wrapped_command(command, options, program=program)}
-    updated.pop("dangerouslyDisableSandbox", None)  # nothing the model says takes it out of the box
-    return _decided("allow", "runs in the sandbox", updatedInput=updated)
-
-
-def _decided(decision: str, reason: str, **more: Any) -> dict[str, Any]:
-    facts = {"hookEventName": "PreToolUse", "permissionDecision": decision, "permissionDecisionReason": reason, **more}
-    return {"hookSpecificOutput": facts}
-
-
-def _program() -> str:
-    """The `sandlock` beside this Python, else the one on PATH; by its path, for the model could set PATH."""
-    beside = os.path.join(os.path.dirname(sys.executable), "sandlock")
-    found = beside if os.access(beside, os.X_OK) else shutil.which("sandlock")
-    if found is None:
-        raise SandlockError("there is no program sandlock; install it where this Python or PATH finds it")
-    return os.path.abspath(found)
 
 
 class ClaudeSandbox:

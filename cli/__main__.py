@@ -9,9 +9,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+BLOCK = 2
+"""The exit code by which a hook of Claude Code blocks the call. With any other failure it would pass."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line (default: this process's) and returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:2] != ["agent", "hook"]:
+        return _run(arguments)
+    code = BLOCK
+    try:
+        code = BLOCK if _run(arguments) else 0
+    except Exception as error:
+        print(f"sandlock: agent hook: {type(error).__name__}: {error}", file=sys.stderr)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["run"]:
             from sandlock.cli.direct import run

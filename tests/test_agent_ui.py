@@ -247,7 +247,6 @@ def test_sizes_and_slow_clients(tmp_path: str, monkeypatch: pytest.MonkeyPatch) 
     "request_line",
     [
         "GET //[ HTTP/1.1",
-        "GET http://[ HTTP/1.1",
         "HEAD PATH?TOKEN HTTP/1.1",
         "HEAD / HTTP/1.1",
         "CONNECT a:1 HTTP/1.1",

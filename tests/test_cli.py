@@ -476,3 +476,37 @@ def test_run_does_not_bring_typer_or_trio(as_user: ordinary.Person) -> None:
         "print(code, *{'typer', 'trio', 'json', 'tomllib', 'asyncio'} & set(sys.modules))"
     )
     assert as_user.script(code).split() == ["0"]
+
+
+# --- the hook of Claude Code --------------------
+
+BASH = json.dumps({"tool_name": "Bash", "tool_input": {"command": "id"}})
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "code"),
+    [
+        ([], BASH, 0),
+        (["--", "--add", "git"], BASH, 0),
+        ([], "{", 2),
+        ([], "", 2),
+        (["--no-such-flag"], BASH, 2),
+        (["--", "--add", "git"], "[" * 100_000, 2),
+    ],
+)
+def test_a_hook_that_fails_blocks(visitor: ordinary.Person, words: list[str], given: str, code: int) -> None:
+    """By exit code 2: with any other failure Claude Code lets the command run, outside the sandbox."""
+    program = os.path.join(visitor.home, "sandlock")
+    pathlib.Path(program).write_text("#!/bin/sh\n")
+    os.chmod(program, 0o755)
+    done = cli(visitor, "agent", "hook", *words, input=given, env={"PATH": f"{visitor.home}:/usr/bin:/bin"})
+    assert done.returncode == code, done
+    assert ("updatedInput" in done.stdout) == (code == 0)
+
+
+def test_a_hook_that_nobody_reads_or_that_crashes_blocks(as_user: ordinary.Person) -> None:
+    full = as_user.run(["sh", "-c", f"{as_user.python} -m sandlock.cli agent hook > /dev/full"], input=BASH)
+    assert full.returncode == 2, full
+    code = "import sys; sys.modules['typer'] = None; from sandlock.cli.__main__ import main; sys.exit(main())"
+    broken = as_user.run([as_user.python, "-c", code, "agent", "hook"], input=BASH)
+    assert broken.returncode == 2, broken

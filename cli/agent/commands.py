@@ -170,7 +170,7 @@ def hook(
     """Be a PreToolUse hook of Claude Code: reads its JSON, and has Bash commands run in the sandbox.
 
     In settings.json: {"hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [{"type": "command", "command": "sandlock
-    agent hook -- --add git"}]}]}}
+    agent hook -- --add git || exit 2"}]}]}}
     """
     from .hook import answer
 

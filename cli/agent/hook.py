@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
-from sandlock.agents.claude import hook_output
+from sandlock.agents.claude_hook import hook_output
 
 from .. import direct
 
@@ -24,7 +25,11 @@ def answer(options: Sequence[str]) -> int:
     """Reads the hook's input from stdin and prints its answer. Whatever goes wrong blocks the call."""
     try:
         given = json.loads(sys.stdin.buffer.read(MAX_INPUT))
-        print(json.dumps(hook_output(given, options)))
+        data = json.dumps(hook_output(given, options)).encode() + b"\n"
+        while (
+            data
+        ):  # not by sys.stdout: what it could not write, it tries again at the end, and fails with exit code 120
+            data = data[os.write(1, data) :]
     except Exception as error:
         direct.say(f"agent hook: {error}")
         return BLOCK
