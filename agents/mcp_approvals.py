@@ -22,7 +22,7 @@ from mcp_types import (
 
 from sandlock import Allow, Deny, Kill, PolicyError
 from sandlock.result import printable
-from sandlock.sessions.questions import Answer, question_of, read_answer, verdict_of
+from sandlock.sessions.questions import Answer, command_text, question_of, read_answer, verdict_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -228,8 +228,10 @@ def _can_elicit(capability: ElicitationCapability | None) -> bool:
 def _form(question: Question) -> ElicitRequestFormParams:
     """The question in words, and a choice. All of the program's own words are escaped."""
     chain = " < ".join(printable(" ".join(argv) or exe, 120) for _, exe, argv in question.chain[:4])
-    what = " ".join(question.argv) if question.kind == "exec" else question.target
-    lines = [f"{question.kind}: {printable(what, 1000)}"]
+    is_exec = question.kind == "exec"
+    what = command_text(question.argv, question.exe, 1000) if is_exec else printable(question.target, 1000)
+    lines = [f"{question.kind}: {what}"]
+    lines += [f"file: {printable(question.exe, 1000)}"] if is_exec else []
     lines += [f"host: {printable(question.host)}"] if question.host and question.host != question.target else []
     lines += [f"in: {printable(question.cwd)}"] if question.cwd else []
     lines += [f"asked by: {chain}"] if chain else []

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import sandlock
 from sandlock.files import Files
+from sandlock.sessions.questions import command_text
 from sandlock.sessions.workspace import prepare, settle
 from sandlock.snapshots import restore, snapshot
 
@@ -61,14 +62,14 @@ class Request:
 
     @property
     def summary(self) -> str:
-        """One line for a person: the words of an exec, or where a connection leads. Escaped."""
-        from shlex import join
-
+        """One line for a person: the words of an exec, and the file where they lie about it; or where a connection
+        leads. Escaped."""
         event = self.event
-        words = join(event.argv) if isinstance(event, sandlock.Exec) else event.target
+        if isinstance(event, sandlock.Exec):
+            return f"exec {command_text(event.argv, event.exe)}"
         host = getattr(event, "host", "")
-        kind = type(event).__name__.lower()
-        return sandlock.result.printable(f"{kind} {words}" + (f" ({host})" if host and host != words else ""), 500)
+        where = event.target + (f" ({host})" if host and host != event.target else "")
+        return sandlock.result.printable(f"{type(event).__name__.lower()} {where}", 500)
 
 
 class AsyncFiles:

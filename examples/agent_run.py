@@ -19,7 +19,7 @@ git push backup main
 GUARD = """
 import json, sys
 question = json.load(sys.stdin)
-allowed = question["argv"][:3] == ["git", "push", "backup"]
+allowed = question["exe"] == "/usr/bin/git" and question["argv"][1:3] == ["push", "backup"]
 print(json.dumps({"verdict": "allow"} if allowed else {"verdict": "deny", "reason": "people publish"}))
 """
 

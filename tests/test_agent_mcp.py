@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -113,8 +114,25 @@ def test_questions_are_put_to_the_user(loop: Loop, mode: str, tmp_path: Path) ->
     served(loop, mode, body, person, workspace=tmp_path, add=["git"], **keywords)
     assert sorted(os.listdir(tmp_path)) == ["1", "x", "y"]
     assert len(person.seen) == 6
-    assert person.seen[0].startswith("exec: mkdir -v 1\nin: ")
+    assert person.seen[0].startswith(f"exec: mkdir -v 1\nfile: {os.path.realpath(shutil.which('mkdir') or '')}\nin: ")
     assert "rule: mkdir *" in person.seen[0]
+
+
+def test_who_calls_itself_something_else_is_seen_through(loop: Loop, tmp_path: Path) -> None:
+    """A program of the model's own with a harmless first word; the end of a long command; words with spaces."""
+    person = Person("d", "d", "d")
+    lie = "cp /bin/sh ./evil; (exec -a mkdir ./evil -v 1)"
+    long = f"mkdir {'x' * 2000} hidden"
+
+    async def body(call: Any) -> None:
+        for command in (lie, long, "mkdir '1 2'"):
+            await call("run", command=command)
+
+    served(loop, "auto", body, person, workspace=tmp_path, exec_allow=["*"], exec_ask=["mkdir *"])
+    first, second, third = (each.splitlines() for each in person.seen)
+    assert first[:2] == [f"exec: mkdir -v 1 (the file {tmp_path}/evil)", f"file: {tmp_path}/evil"]
+    assert second[0].endswith("x... (1013 more characters)")
+    assert third[0] == "exec: mkdir '1 2'"
 
 
 @pytest.mark.parametrize("mode", MODES)

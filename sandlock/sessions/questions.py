@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Literal
 from sandlock import Allow, Bind, Connect, Deny, Exec, Fork, Kill, Listen, Open, PolicyError, Resolve, Send
 
 from .._record import record
+from ..result import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ..events import Event
 
-__all__ = ["Answer", "Choice", "Question", "question_of", "read_answer", "verdict_of"]
+__all__ = ["Answer", "Choice", "Question", "command_text", "question_of", "read_answer", "verdict_of"]
 
 LONGEST_REASON = 2000
 SCOPES = ("once", "run", "host")
@@ -176,6 +177,20 @@ def choices_of(event: Event) -> tuple[Choice, ...]:
         Choice(key="k", label="kill the program that asks", answer=Answer(verdict="kill")),
     ]
     return tuple(found)
+
+
+def command_text(argv: tuple[str, ...], exe: str, limit: int = 400) -> str:
+    """A command in one line, escaped. The first word is the caller's own to choose: where it does not lead to the file
+    that will run, as it would for the user, the file is named too."""
+    from os.path import realpath
+    from shlex import join
+    from shutil import which
+
+    text = join(argv)
+    shown = printable(text, limit) + (f" ({len(text) - limit} more characters)" if len(text) > limit else "")
+    first = argv[0] if argv else ""
+    named = first if "/" in first else which(first)
+    return shown if named and realpath(named) == exe else f"{shown} (the file {printable(exe)})"
 
 
 def prefix_of(argv: tuple[str, ...]) -> int | None:
