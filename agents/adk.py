@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from google.adk.tools.environment import EnvironmentToolset
@@ -127,19 +126,12 @@ class _Execute(ExecuteTool):
         try:
             asked = await asyncio.wrap_future(call.next())
         except asyncio.CancelledError:
-            calls.cancel(call)
-            await asyncio.to_thread(self._cancel, call)
+            await asyncio.to_thread(calls.cancel_thread, call, self._box.sandbox.cancel)
             raise
         return self._response(calls.end(call)) if asked is None else _put(call, asked, context)
 
     def _work(self, command: str) -> Result:
         return self._box.run_here(command, timeout=self._timeout, call_id=current_call_id() or "")
-
-    def _cancel(self, call: Call) -> None:
-        while not call.done:
-            self._box.cancel(call.id)
-            with suppress(TimeoutError):
-                call.next().result(0.05)
 
     def _response(self, result: Result) -> dict[str, Any]:
         """In ADK's words."""

@@ -6,20 +6,16 @@ import asyncio
 import os
 import threading
 import weakref
-from inspect import isawaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import trio
 from google.adk.environment import BaseEnvironment, ExecutionResult
 
-from sandlock import Deny, SandlockError
 from sandlock.files import FileError
 from sandlock.sessions.trailer import trailer, violations
 
 from .file_errors import builtin_error
-from .loops import answer_of
-from .sync import SyncAgentSandbox
+from .sync import InCallersLoop, SyncAgentSandbox
 from .text import without_forged_trailers
 from .waiting_calls import Calls
 
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
 
     from sandlock import Result
 
-    from .sandbox import Approve, Request, Verdict
+    from .sandbox import Approve
 
 __all__ = ["SandlockEnvironment", "error_text"]
 
@@ -50,13 +46,14 @@ class SandlockEnvironment(BaseEnvironment):
         **keywords: Any,
     ) -> None:
         place = None if working_dir is None else os.path.abspath(os.path.expanduser(os.fspath(working_dir)))
-        own_loop = approve is None or isinstance(getattr(approve, "__self__", None), Calls)  # waits in any loop
-        self._approve, self._on_result = approve, on_result
-        keywords = {"keep_background": True, "approve": approve if own_loop else self._asked} | keywords
+        self._asks: InCallersLoop | None = None
+        if approve is not None and not isinstance(getattr(approve, "__self__", None), Calls):  # those wait in any loop
+            self._asks = InCallersLoop(approve)
+            approve = self._asks.ask
+        self._on_result = on_result
+        keywords = {"keep_background": True, "approve": approve} | keywords
         self.sandbox = SyncAgentSandbox(place, env=env_vars, **keywords)
         """What carries it out: files, shell, snapshot."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._scopes: dict[str, trio.CancelScope] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, self.sandbox.close)
 
@@ -95,7 +92,8 @@ class SandlockEnvironment(BaseEnvironment):
 
     async def run(self, command: str, *, timeout: float | None = None, call_id: str | None = None) -> Result:
         """The same, as our Result. Cancelled, it ends the command and all that this has started."""
-        self._loop = asyncio.get_running_loop()
+        if self._asks is not None:
+            self._asks.loop = asyncio.get_running_loop()
 
         async def run() -> Result:
             return await self.sandbox.sandbox.run(command, timeout=timeout, call_id=call_id)
@@ -103,27 +101,12 @@ class SandlockEnvironment(BaseEnvironment):
         return self._told(await self.sandbox.call_async(run))
 
     def run_here(self, command: str, *, timeout: float | None, call_id: str) -> Result:
-        """The same for a plain thread, until its end or `cancel(call_id)`."""
-        scope = self._scopes[call_id] = trio.CancelScope()
+        """The same for a plain thread, until its end or `sandbox.cancel(call_id)`."""
 
         async def run() -> Result:
-            with scope:
-                return await self.sandbox.sandbox.run(command, timeout=timeout, call_id=call_id)
-            raise SandlockError("the tool call was cancelled")
+            return await self.sandbox.sandbox.run(command, timeout=timeout, call_id=call_id)
 
-        try:
-            return self._told(self.sandbox.call(run))
-        finally:
-            self._scopes.pop(call_id, None)
-
-    def cancel(self, call_id: str) -> None:
-        """Ends what runs by this id, if anything does."""
-
-        async def cancel() -> None:
-            if call_id in self._scopes:
-                self._scopes[call_id].cancel()
-
-        self.sandbox.call(cancel)
+        return self._told(self.sandbox.call(run, call_id=call_id))
 
     def _told(self, result: Result) -> Result:
         if self._on_result is not None:
@@ -144,23 +127,6 @@ class SandlockEnvironment(BaseEnvironment):
             await asyncio.to_thread(self.sandbox.files.write, os.fspath(path), data)
         except FileError as error:
             raise builtin_error(error) from error
-
-    async def _asked(self, request: Request) -> Verdict:
-        """Has `approve` answer in its own loop; the sandbox runs in another thread."""
-        loop = self._loop
-        if loop is None or loop.is_closed():
-            return Deny("the loop that could answer is closed", cause="nobody-listens")
-
-        async def answered() -> Verdict:
-            assert self._approve is not None
-            found = self._approve(request)
-            return await found if isawaitable(found) else found
-
-        future = asyncio.run_coroutine_threadsafe(answered(), loop)
-        try:
-            return await answer_of(future)
-        finally:
-            future.cancel()
 
 
 def error_text(result: Result) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from inspect import isawaitable
 from typing import TYPE_CHECKING, TypeVar
 
 import sniffio
@@ -15,9 +16,11 @@ import trio
 
 import sandlock
 
+from .loops import answer_of
 from .sandbox import AgentSandbox
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Self
@@ -26,11 +29,40 @@ if TYPE_CHECKING:
     from sandlock.files import Files
 
     from .interpreter import CodeAnswer
+    from .sandbox import Approve, Request, Verdict
     from .shell import ShellAnswer
 
 T = TypeVar("T")
 
-__all__ = ["SyncAgentSandbox"]
+__all__ = ["InCallersLoop", "SyncAgentSandbox"]
+
+
+class InCallersLoop:
+    """Has `approve`, async or plain, answer in an asyncio loop, while the sandbox runs in a thread of its own.
+
+    `loop` is that of whoever last ran a command.
+    """
+
+    def __init__(self, approve: Approve) -> None:
+        self._approve = approve
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    async def ask(self, request: Request) -> Verdict:
+        """The `approve` of a SyncAgentSandbox."""
+        import asyncio
+
+        if self.loop is None or self.loop.is_closed():
+            return sandlock.Deny("the loop that could answer is closed", cause="nobody-listens")
+
+        async def answered() -> Verdict:
+            found = self._approve(request)
+            return await found if isawaitable(found) else found
+
+        future = asyncio.run_coroutine_threadsafe(answered(), self.loop)
+        try:
+            return await answer_of(future)
+        finally:
+            future.cancel()
 
 
 class SyncAgentSandbox:
@@ -44,6 +76,7 @@ class SyncAgentSandbox:
         self._failure: BaseException | None = None
         self._ready = threading.Event()
         self._over: trio.Event | None = None
+        self._scopes: dict[str, trio.CancelScope] = {}
 
     def __enter__(self) -> Self:
         self.open()
@@ -90,8 +123,8 @@ class SyncAgentSandbox:
         finally:
             self._ready.set()
 
-    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Runs an async function in the loop and waits for it; Ctrl-C cancels it. Raises what it raises."""
+    def call(self, function: Callable[..., Awaitable[T]], *arguments: Any, call_id: str = "") -> T:
+        """Runs an async function in the loop and waits for it; Ctrl-C and `cancel` cancel it. Raises what it raises."""
         token, scope, ended = self._token, trio.CancelScope(), threading.Event()
         if token is None:
             raise sandlock.SandlockError("the sandbox is not open; use it within its `with`")
@@ -107,6 +140,8 @@ class SyncAgentSandbox:
         try:
             library = sniffio.current_async_library()
         except sniffio.AsyncLibraryNotFoundError:
+            if call_id:
+                self._scopes[call_id] = scope
             try:
                 return trio.from_thread.run(carry_out, trio_token=token)
             except KeyboardInterrupt:  # what it has begun must not go on unseen
@@ -116,7 +151,16 @@ class SyncAgentSandbox:
                 raise
             except (trio.Cancelled, trio.RunFinishedError) as error:
                 raise sandlock.SandlockError("the sandbox was closed while this ran") from error
+            finally:
+                self._scopes.pop(call_id, None)
         raise sandlock.SandlockError(f"this thread runs a {library} loop, which would stand still; use AgentSandbox")
+
+    def cancel(self, call_id: str) -> None:
+        """Cancels what `call` does by this id, if anything; from any thread."""
+        token, scope = self._token, self._scopes.get(call_id)
+        if token is not None and scope is not None:
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(scope.cancel)
 
     async def call_async(self, function: Callable[[], Awaitable[T]]) -> T:
         """The same from an asyncio loop, which goes on meanwhile. Cancelled, it cancels the function and waits for its

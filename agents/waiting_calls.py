@@ -87,6 +87,12 @@ class Call:
         """Whether it was ended from outside: its loop is gone."""
         return isinstance(self.error, asyncio.CancelledError)
 
+    @property
+    def asking(self) -> bool:
+        """Whether one of its questions has no answer yet."""
+        with self._lock:
+            return bool(self._asked)
+
     def next(self) -> Future[Asked | None]:
         """What comes next: a question that has not been put, or None, its end."""
         found: Future[Asked | None] = Future()
@@ -166,6 +172,11 @@ class Calls:
             self._hosts.add((call.thread, question.host))
         return verdict_of(answer, self._by)
 
+    def asking(self, call_id: str) -> Callable[[], bool]:
+        """Tells whether a question of this call has no answer yet."""
+        call = self._by_id[call_id]
+        return lambda: call.asking
+
     def find(self, key: str) -> Call | None:
         """The call that a resumed step comes back to."""
         return self._by_key.get(key)
@@ -207,6 +218,14 @@ class Calls:
         """Whatever it asks is denied from now on."""
         self._by_key.pop(call.key, None)
         call.give_up()
+
+    def cancel_thread(self, call: Call, stop: Callable[[str], None]) -> None:
+        """Ends it, and waits for that. `stop` gets the call's id, until it has ended."""
+        self.cancel(call)
+        while not call.done:
+            stop(call.id)
+            with suppress(TimeoutError):
+                call.next().result(0.05)
 
     async def cancel_task(self, call: Call) -> None:
         """Ends it, and waits for that."""

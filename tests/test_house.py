@@ -143,6 +143,8 @@ LIBRARIES = {
         "agents/langchain",
         "agents/loops",
         "agents/openai",
+        "agents/strands",
+        "agents/strands_tool",
         "agents/sync",
         "agents/waiting_calls",
     },
