@@ -131,7 +131,8 @@ class Call:
 
     def _tell(self) -> None:
         with self._lock:
-            new = next((each for each in self._asked if each not in self.put), None)
+            open_ones = (each for each in self._asked if each not in self.put and not each.answer.done())
+            new = next(open_ones, None)
             if not self.done and new is None:
                 return
             waiting, self._waiting = self._waiting, []

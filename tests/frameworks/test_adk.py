@@ -28,6 +28,8 @@ import sandlock
 from sandlock.agents.adk import LOST, ONE_QUESTION, SandlockCodeExecutor, SandlockEnvironment, SandlockToolset
 from sandlock.agents.interpreter import CodeAnswer
 from sandlock.agents.sandbox import Request
+from sandlock.agents.waiting_calls import Asked, Call
+from sandlock.sessions.questions import Answer, Question
 
 pytestmark = pytest.mark.usefixtures("lasting_thread")
 
@@ -294,6 +296,24 @@ def test_a_late_answer_and_one_in_another_process_answer_nothing(toolset: Made, 
     (answer,) = talk.answer(True)[:1]
     assert answer == {"status": "error", "error": LOST}
     assert os.listdir(work) == []
+
+
+def test_a_question_that_was_denied_unseen_is_not_put() -> None:
+    """It is asked while the answer to the one before is being given."""
+    call = Call("key", "thread")
+    first, second = (Asked(Question(id=name, kind="exec", target=name), name) for name in ("q1", "q2"))
+    assert call.ask(first)
+    assert call.next().result(0) is first
+    call.put.append(first)
+    first.settle(Answer(verdict="allow"))
+    assert call.ask(second)
+    call.give_up("one is enough")
+    waiting = call.next()
+    assert not waiting.done()
+    assert (first.answer.result(0).verdict, second.answer.result(0).verdict) == ("allow", "deny")
+    assert not call.ask(Asked(second.question, "q3"))
+    call.finish("result", None)
+    assert waiting.result(0) is None
 
 
 # ---- the environment by itself
