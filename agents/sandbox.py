@@ -203,6 +203,8 @@ class AgentSandbox:
             audit=self._audit,
         )
         self._box = await self._stack.enter_async_context(box)
+        files = await in_thread(lambda: Files(self.workspace, rooted=self._rooted, **box.reach.to_dict()))
+        self._files = AsyncFiles(self._stack.enter_context(files))
         if self._keep_background:
             self._background = Background(self._box)
             self._stack.push_async_callback(self._background.aclose)
@@ -225,8 +227,6 @@ class AgentSandbox:
             policy = setup.policy
         if policy.cwd is None:
             policy = policy.but(cwd=self.workspace)
-        files = Files(self.workspace, rooted=self._rooted, denied=policy.fs_denied)
-        self._files = AsyncFiles(self._stack.enter_context(files))
         return policy
 
     async def _ask(self, event: Any, box: sandlock.AsyncSandbox) -> Verdict:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from ._command import Text
-    from ._confinement import Confinement
+    from ._confinement import Confinement, Reach
     from ._plan import Plan
     from .events import ExecDecision, NetDecision
     from .policy import Policy
@@ -30,6 +30,12 @@ class Box:
     def plan(self) -> Plan:
         """What the policy compiles to on this kernel."""
         return self._confinement.plan
+
+    @property
+    def reach(self) -> Reach:
+        """The real paths that the policy is about, as it is now: for who uses files of the sandbox natively, beside its
+        programs, and is not to do what these may not: `Files(workspace, **box.reach.to_dict())`."""
+        return self._confinement.reach()
 
     def grant(self, **fields: Any) -> None:
         """Allows all runs, also those under way, more: net_allow, net_allow_bind and paths are added, max_processes

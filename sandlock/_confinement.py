@@ -12,6 +12,7 @@ from ._execution import Execution
 from ._host import probe
 from ._permissions import Permissions, changes_paths, read_ceiling
 from ._plan import plan as make_plan
+from ._record import record
 from ._records import read_call_id
 from ._settle import real_paths, refuse_memory, settle
 from ._verdicts import read_on_timeout
@@ -35,6 +36,25 @@ if TYPE_CHECKING:
     from .events import NetDecision
     from .policy import Fields
     from .presets import Expansion
+
+
+@record
+class Reach:
+    """Real paths: what programs may read, what they may change, and of that what they may not use, or not change."""
+
+    readable: tuple[str, ...]
+    writable: tuple[str, ...]
+    denied: tuple[str, ...]
+    protected: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, tuple[str, ...]]:
+        """As keywords of sandlock.files.Files."""
+        return {
+            "readable": self.readable,
+            "writable": self.writable,
+            "denied": self.denied,
+            "protected": self.protected,
+        }
 
 
 class Confinement:
@@ -126,6 +146,19 @@ class Confinement:
 
         return check_destination(
             self.permissions.policy, target, host=host, kind=kind, asks=self.plan.asks, looks_up=self.plan.looks_up
+        )
+
+    def reach(self) -> Reach:
+        """What of the host's files the policy is about, as it is now, by real paths."""
+        policy, root = self.permissions.policy, self.virtual_root
+        named = policy.expand().grants
+        real = os.path.realpath if root is None else root.real
+        grants = settle(named) if root is None else root.settle(named)
+        return Reach(
+            readable=tuple(grant.path for grant in grants if grant.kind in ("read", "data", "write")),
+            writable=tuple(grant.path for grant in grants if grant.kind == "write"),
+            denied=tuple(map(real, policy.fs_denied)),
+            protected=tuple(map(real, policy.fs_protected)),
         )
 
     def launch(

@@ -29,6 +29,7 @@ BLOCK = 2**20
 MAX_LINKS = 40
 """As the kernel follows (path_resolution(7))."""
 PATH_ONLY = os.O_PATH | os.O_CLOEXEC
+Use = Literal["look", "read", "change"]
 _TRIES = 100
 """openat2(2) gives EAGAIN where somebody renames at the same time."""
 
@@ -56,16 +57,27 @@ class Entry:
 class Files:
     """The files below one directory. Paths are relative to it; absolute ones have to lie below it.
 
-    `rooted`: "/a" means `a` of the workspace, as for models that know no other root. `denied`: paths that cannot be
-    used by any name, as `fs_denied` of a policy. Raises FileError: the directory cannot be opened.
+    `rooted`: "/a" means `a` of the workspace, as for models that know no other root. `denied` and `protected`: paths
+    that cannot be used, or changed, by any name, as `fs_denied` and `fs_protected` of a policy. `readable` and
+    `writable`: what may be read and changed, the workspace if nothing is said; `Box.reach` has all four of a sandbox.
+    Raises FileError: the directory cannot be opened.
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], *, rooted: bool = False, denied: Iterable[str | os.PathLike[str]] = ()
+        self,
+        root: str | os.PathLike[str],
+        *,
+        rooted: bool = False,
+        denied: Iterable[str | os.PathLike[str]] = (),
+        protected: Iterable[str | os.PathLike[str]] = (),
+        readable: Iterable[str | os.PathLike[str]] | None = None,
+        writable: Iterable[str | os.PathLike[str]] | None = None,
     ) -> None:
         self.root = os.path.realpath(os.fspath(root))
         self._rooted = rooted
-        self._denied = tuple(os.path.realpath(os.fspath(each)) for each in denied)
+        self._denied, self._protected = _real(denied), _real(protected)
+        self._readable = (self.root,) if readable is None else _real(readable)
+        self._writable = (self.root,) if writable is None else _real(writable)
         try:
             self._fd = os.open(self.root, PATH_ONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -125,7 +137,7 @@ class Files:
     def list(self, path: str = ".") -> list[Entry]:
         """What a directory holds, by name, links as links. Raises FileError."""
         name = self._name(path)
-        fd = self._beneath("list", name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = self._beneath("list", name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, "read")
         try:
             return sorted(_entries(fd, name), key=lambda entry: entry.path)
         except OSError as error:
@@ -239,7 +251,7 @@ class Files:
 
     def set_mode(self, path: str, mode: int) -> None:
         """The permission bits of a file or directory (0o777 at most). Raises FileError."""
-        fd = self._beneath("change the mode of", self._name(path), PATH_ONLY)
+        fd = self._beneath("change the mode of", self._name(path), PATH_ONLY, "change")
         try:
             os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)  # fchmod(2) takes no O_PATH
         except OSError as error:
@@ -273,24 +285,42 @@ class Files:
             text = text.lstrip("/")
         return os.path.normpath(text) if ".." not in text.split("/") else text or "."
 
-    def _beneath(self, step: str, name: str, flags: int, mode: int = 0) -> int:
-        fd = self._openat2(name, flags, mode, links=True)
+    def _beneath(self, step: str, name: str, flags: int, use: Use = "look") -> int:
+        fd = self._openat2(name, flags, links=True)
         if fd == -errno.EXDEV:  # perhaps by an absolute link, which may still lead to a place inside
             inside = self._without_links(name)
-            fd = fd if inside is None else self._openat2(inside, flags, mode, links=False)
+            fd = fd if inside is None else self._openat2(inside, flags, links=False)
         if fd < 0:
             why = "it leads out of the workspace" if fd == -errno.EXDEV else ""
             raise _failed(step, name, -fd, why)
-        if self._denied and self._is_denied(fd):
+        try:
+            self._judge(step, name, fd, use)
+        except BaseException:
             os.close(fd)
-            raise _failed(step, name, errno.EACCES, "it is denied")
+            raise
         return fd
 
-    def _openat2(self, name: str, flags: int, mode: int, *, links: bool) -> int:
+    def _judge(self, step: str, name: str, fd: int, use: Use) -> None:
+        """By the path without links, and, for hard links, by what it is. No program can rename what is denied or
+        protected, nor what holds it. Raises FileError."""
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        found = os.fstat(fd)
+        if _is_among(path, self._denied) or any(_same(each, found) for each in self._denied):
+            raise _failed(step, name, errno.EACCES, "it is denied")
+        if use == "read" and not _is_among(path, self._readable):
+            raise _failed(step, name, errno.EACCES, "nothing allows to read it")
+        if use == "change" and (
+            _is_among(path, self._protected) or any(_same(each, found) for each in self._protected)
+        ):
+            raise _failed(step, name, errno.EACCES, "it is protected")
+        if use == "change" and not _is_among(path, self._writable):
+            raise _failed(step, name, errno.EACCES, "nothing allows to change it")
+
+    def _openat2(self, name: str, flags: int, *, links: bool) -> int:
         path = ffi.from_buffer(os.fsencode(name) + b"\0")
         fd = -errno.EAGAIN
         for _ in range(_TRIES):
-            fd = lib.open_beneath(self._fd, path, flags, mode, links)
+            fd = lib.open_beneath(self._fd, path, flags, 0, links)
             if fd != -errno.EAGAIN:
                 break
         return fd
@@ -323,22 +353,17 @@ class Files:
             waiting += target.split("/")[::-1]
         return "/".join(done) or "."
 
-    def _is_denied(self, fd: int, last: str = "") -> bool:
-        """By its path without links, and, for hard links, by what it is. No program can rename a denied path."""
-        real = os.readlink(f"/proc/self/fd/{fd}")
-        path = f"{real}/{last}" if last else real
-        if any(path == each or path.startswith(f"{each}/") for each in self._denied):
-            return True
-        found = os.fstat(fd)
-        return not last and any(_same(each, found) for each in self._denied)
-
     def _open_file(self, path: str, flags: int, mode: int = 0) -> BinaryIO:
         """A regular file; NONBLOCK lets nobody wait for the other end of a FIFO, which then is refused."""
         name = self._name(path)
-        flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-        if self._denied and flags & os.O_CREAT:  # what is not there yet must not be made, either
-            os.close(self._parent("make", name)[0])
-        fd = self._beneath("open", name, flags & ~os.O_TRUNC, mode)
+        use: Use = "read" if flags & os.O_ACCMODE == os.O_RDONLY else "change"
+        kept = (flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY) & ~(os.O_CREAT | os.O_TRUNC)
+        try:
+            fd = self._beneath("open", name, kept, use)
+        except FileError as error:
+            if error.errno != errno.ENOENT or not flags & os.O_CREAT:
+                raise
+            fd = self._make_file(path, kept, mode)
         try:
             found = os.fstat(fd).st_mode
             if modes.S_ISDIR(found):
@@ -347,24 +372,36 @@ class Files:
                 raise _failed("open", path, errno.EINVAL, "it is no regular file")
             if flags & os.O_TRUNC:
                 os.ftruncate(fd, 0)
-            return os.fdopen(fd, "rb" if flags & os.O_ACCMODE == os.O_RDONLY else "wb")
+            return os.fdopen(fd, "rb" if use == "read" else "wb")
         except BaseException:
             os.close(fd)
             raise
 
+    def _make_file(self, path: str, flags: int, mode: int) -> int:
+        """Where a link leads, the directory there is judged before anything is made in it."""
+        inside = self._without_links(self._name(path))
+        if inside is None:
+            raise _failed("make", path, errno.EXDEV, "it leads out of the workspace")
+        parent, last = self._parent("make", inside)
+        try:
+            return os.open(last, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=parent)
+        except OSError as error:  # EEXIST: a program was faster
+            raise _failed("make", path, error.errno or errno.EIO) from error
+        finally:
+            os.close(parent)
+
     def _parent(self, step: str, name: str) -> tuple[int, str]:
+        """The directory in which something is to be made, removed or renamed, and the name there."""
         above, _, last = name.rpartition("/")
         if last in ("", ".", ".."):
             raise _failed(step, name, errno.EINVAL, "its last part is no name")
-        fd = self._beneath(step, above or ".", PATH_ONLY | os.O_DIRECTORY)
-        if self._denied and (self._is_denied(fd, last) or self._holds_denied(fd, last)):
-            os.close(fd)
-            raise _failed(step, name, errno.EACCES, "it is denied, or holds what is")
+        fd = self._beneath(step, above or ".", PATH_ONLY | os.O_DIRECTORY, "change")
+        path = os.readlink(f"/proc/self/fd/{fd}") + f"/{last}"
+        for kept, word in ((self._denied, "denied"), (self._protected, "protected")):
+            if _is_among(path, kept) or any(each.startswith(f"{path}/") for each in kept):
+                os.close(fd)
+                raise _failed(step, name, errno.EACCES, f"it is {word}, or holds what is")
         return fd, last
-
-    def _holds_denied(self, fd: int, last: str) -> bool:
-        path = os.readlink(f"/proc/self/fd/{fd}") + f"/{last}/"
-        return any(each.startswith(path) for each in self._denied)
 
     def _make_parents(self, path: str) -> None:
         above = os.path.dirname(self._name(path))
@@ -397,6 +434,15 @@ def _entry(path: str, status: os.stat_result, target: str = "") -> Entry:
         kind = "link"
     permissions = modes.S_IMODE(mode)
     return Entry(path=path, kind=kind, size=status.st_size, mode=permissions, modified=status.st_mtime, target=target)
+
+
+def _real(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    return tuple(os.path.realpath(os.fspath(each)) for each in paths)
+
+
+def _is_among(path: str, places: tuple[str, ...]) -> bool:
+    """Whether it is one of them, or below one."""
+    return any(path == each or path.startswith(each.rstrip("/") + "/") for each in places)
 
 
 def _same(path: str, status: os.stat_result) -> bool:

@@ -7,6 +7,7 @@ import contextvars
 import io
 import os
 import socket
+import subprocess
 import threading
 from functools import partial
 from pathlib import Path
@@ -150,6 +151,42 @@ def test_the_python_keeps_what_it_has(loop: Loop, tmp_path: Path) -> None:
             assert (await python.run("1")).value == "1"
 
     loop.run(body)
+
+
+def test_files_are_used_as_far_as_commands_may(loop: Loop, tmp_path: Path) -> None:
+    """The model's file tools do natively what a command of its own could not: what user and editor execute later."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".env").write_text("secret")
+    (tmp_path / ".claude").mkdir()
+    protected = (".git/hooks/pre-commit", ".git/config", ".claude/settings.json", ".vscode/tasks.json", ".mcp.json")
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path, add=["git"]) as box:
+            for name in protected:
+                result = await box.run(f"mkdir -p $(dirname {name}); echo evil >> {name}")
+                assert not result.ok, name
+                with pytest.raises(FileError):
+                    await box.files.write(name, "evil")
+            with pytest.raises(FileError):
+                await box.files.read(".env")
+            await box.files.write("src/main.py", "good")
+        policy = sandlock.Policy(presets=["system"], fs_readable=[str(tmp_path)], fs_writable=[str(tmp_path / "src")])
+        async with AgentSandbox(tmp_path, policy=policy) as box:
+            assert await box.files.read(".env") == b"secret"
+            await box.files.write("src/more.py", "good")
+            with pytest.raises(FileError):
+                await box.files.write("made", "x")
+        policy = sandlock.Policy(
+            chroot="/", presets=["system"], fs_mount=[f"/mnt:{tmp_path}"], fs_protected=["/mnt/.mcp.json"], cwd="/mnt"
+        )
+        async with AgentSandbox(tmp_path, policy=policy) as box:
+            await box.files.write("made", "x")
+            with pytest.raises(FileError):
+                await box.files.write(".mcp.json", "evil")
+
+    loop.run(body)
+    texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in texts if "evil" in text]
 
 
 def test_approvals_know_whose_call_it_is(loop: Loop, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -207,6 +207,77 @@ def test_what_is_denied_is_denied_by_every_name(place: Path) -> None:
     assert (work / "keys" / "id").read_text() == "secret"
     assert not (work / "later").exists()
     assert "keys/id" not in {each.path for each in files.walk()}
+
+
+def test_what_is_protected_is_not_changed_by_any_name(place: Path) -> None:
+    work = place / "inside"
+    (work / ".git" / "hooks").mkdir(parents=True)
+    (work / ".git" / "config").write_text("mine")
+    os.link(work / ".git" / "config", work / "other")
+    (work / "link").symlink_to(".git/hooks")
+    (work / "dangling").symlink_to(".git/hooks/pre-push")
+    files = Files(work, protected=[work / ".git/hooks", work / ".git/config", work / ".vscode"])
+    assert files.read("other") == b"mine"
+
+    def acts(on: Files) -> list[Callable[[], object]]:
+        return [
+            lambda: on.write(".git/hooks/pre-commit", "x"),
+            lambda: on.write("link/pre-commit", "x"),
+            lambda: on.write("dangling", "x"),
+            lambda: on.write(".git/config", "x"),
+            lambda: on.write("other", "x"),
+            lambda: on.write(".vscode/tasks.json", "x"),
+            lambda: on.upload(__file__, ".vscode/tasks.json"),
+            lambda: on.make_dir(".vscode"),
+            lambda: on.link(".vscode", "/tmp"),
+            lambda: on.set_mode(".git/config", 0o777),
+            lambda: on.move(".git", "moved"),
+            lambda: on.move("other", ".vscode"),
+            lambda: on.remove(".git/config"),
+            lambda: on.remove(".git", recursive=True),
+        ]
+
+    for act in acts(files):
+        with pytest.raises(FileError) as failed:
+            act()
+        assert failed.value.errno == errno.EACCES
+    assert (work / ".git" / "config").read_text() == "mine"
+    assert (work / ".git" / "config").stat().st_mode & 0o777 != 0o777
+    assert os.listdir(work / ".git" / "hooks") == []
+    assert not (work / ".vscode").exists()
+    files.write(".git/index", "x")
+    free = Files(work)
+    for act in acts(free)[:6]:  # the control
+        act()
+    assert {"pre-commit", "pre-push"} == set(os.listdir(work / ".git" / "hooks"))
+
+
+def test_only_what_is_granted_is_used(place: Path) -> None:
+    work = place / "inside"
+    for name in ("read", "write", "none"):
+        (work / name).mkdir()
+        (work / name / "file").write_text(name)
+    files = Files(work, readable=[work / "read", work / "write"], writable=[work / "write"])
+    files.write("write/new/file", "x")
+    files.remove("write/new", recursive=True)
+    assert files.read("read/file") == b"read"
+    acts: tuple[Callable[[], object], ...] = (
+        lambda: files.read("none/file"),
+        lambda: files.list("none"),
+        lambda: files.list("."),
+        lambda: files.write("read/file", "x"),
+        lambda: files.write("new", "x"),
+        lambda: files.remove("read/file"),
+        lambda: files.move("write/file", "read/moved"),
+        lambda: files.move("read", "write/moved"),
+        lambda: files.set_mode("read/file", 0o777),
+    )
+    for act in acts:
+        with pytest.raises(FileError) as failed:
+            act()
+        assert failed.value.errno == errno.EACCES
+    assert (work / "read" / "file").read_text() == "read"
+    assert not (work / "new").exists()
 
 
 def test_a_directory_above_what_is_denied_stays(place: Path) -> None:
