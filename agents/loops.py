@@ -62,12 +62,15 @@ async def receive(connection: socket.socket, size: int) -> bytes:
     return await asyncio.get_running_loop().sock_recv(connection, size)
 
 
-async def in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """A plain function's answer, from a worker thread; what waits for a disk must not hold the loop."""
+async def in_thread(function: Callable[..., T], *arguments: object, left_behind: bool = False) -> T:
+    """A plain function's answer, from a worker thread; what waits for a disk must not hold the loop.
+
+    `left_behind`: who is cancelled under trio does not wait for its end, either.
+    """
     if sniffio.current_async_library() == "trio":
         import trio
 
-        return await trio.to_thread.run_sync(function, *arguments)
+        return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=left_behind)
     import asyncio
 
     return await asyncio.to_thread(function, *arguments)

@@ -230,10 +230,14 @@ class AgentSandbox:
         return policy
 
     async def _ask(self, event: Any, box: sandlock.AsyncSandbox) -> Verdict:
-        from inspect import isawaitable
+        from inspect import isawaitable, iscoroutinefunction
 
-        assert self._approve is not None
-        answer = self._approve(Request(event, box, self._origins.get(event.call_id, "command")))
+        approve = self._approve
+        assert approve is not None
+        request = Request(event, box, self._origins.get(event.call_id, "command"))
+        if iscoroutinefunction(approve):
+            return await approve(request)  # type: ignore[no-any-return]
+        answer = await in_thread(approve, request, left_behind=True)  # it may wait for a person
         return await answer if isawaitable(answer) else answer
 
     @property

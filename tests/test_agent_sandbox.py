@@ -222,6 +222,42 @@ def test_approvals_know_whose_call_it_is(loop: Loop, tmp_path: Path) -> None:
     assert not (tmp_path / "file").exists()
 
 
+def test_a_plain_function_that_waits_holds_nobody_else_up(loop: Loop, tmp_path: Path) -> None:
+    both = threading.Barrier(2)
+
+    def approve(request: Request) -> sandlock.Allow:
+        both.wait(60)  # until the other question is asked as well
+        return sandlock.Allow()
+
+    async def main() -> None:
+        async with AgentSandbox(tmp_path, approve=approve, exec_allow=["*"], exec_ask=["touch *"]) as box:
+            await box.run("touch a & touch b & wait")
+
+    loop.run(main)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_plain_function_that_waits_too_long_denies(loop: Loop, tmp_path: Path) -> None:
+    over, ended = threading.Event(), threading.Event()
+
+    def approve(request: Request) -> sandlock.Allow:
+        over.wait(60)
+        ended.set()
+        return sandlock.Allow()
+
+    async def main() -> None:
+        rules = {"exec_allow": ["*"], "exec_ask": ["touch *"]}
+        async with AgentSandbox(tmp_path, approve=approve, approve_timeout=0.2, **rules) as box:
+            result = await box.run("touch a")
+            assert [each.cause for each in result.denials] == ["timeout"]
+            assert not ended.is_set()
+            over.set()
+
+    loop.run(main)
+    assert ended.wait(60)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_connection_is_asked_about(loop: Loop, tmp_path: Path) -> None:
     asked = []
 
