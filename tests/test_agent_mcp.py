@@ -20,6 +20,7 @@ import trio
 from loops import Loop, wait_alive
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
+from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
 from sandlock import PolicyError
 from sandlock.agents.mcp import SandboxServer
@@ -387,3 +388,30 @@ def test_in_place_keeps_the_old_one(tmp_path: Path) -> None:
     assert json.loads(file.read_text())["mcpServers"]["files"]["command"] == "sandlock"
     assert json.loads((tmp_path / ".mcp.json.before-sandlock").read_text()) == CONFIGURATION
     assert "1 of 3 servers run confined: files" in done.stderr
+
+
+# ---- what every adapter does
+
+
+async def ask(job: Job) -> str:
+    """By the tool `run`; questions are forms that the client fills in."""
+
+    async def form(context: object, params: Any) -> types.ElicitResult:
+        job.asked.append(params.message)
+        choice = {"choice": "o"} if job.answer is True else {"choice": "w", "reason": str(job.answer)}
+        return types.ElicitResult(action="accept", content=choice)  # type: ignore[arg-type]
+
+    server = SandboxServer(workspace=job.work, **job.fields)
+    async with Client(server.mcp, elicitation_callback=form) as client:
+        arguments = {"command": job.command} | ({} if job.timeout is None else {"timeout": job.timeout})
+        result = await client.call_tool("run", arguments)
+        return str(result.content[0].text)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_at_once(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)

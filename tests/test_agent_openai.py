@@ -17,6 +17,7 @@ from agents.sandbox import Manifest, SandboxAgent, SandboxRunConfig
 from agents.sandbox.errors import ExecTimeoutError
 from agents.testing import ScriptedModel, assistant_message, function_call
 from loops import wait_alive
+from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
 import sandlock
 from sandlock.agents.openai import SandlockSandboxClient, shell_executor
@@ -225,3 +226,29 @@ def test_shell_tool(tmp_path: Path) -> None:
     asyncio.run(main())
     assert seen == [("exec touch x", "call-1")]
     assert os.listdir(tmp_path) == []
+
+
+# ---- what every adapter does
+
+
+async def ask(job: Job) -> str:
+    """By the tool that the SDK makes of a session."""
+    arguments: dict[str, Any] = {"cmd": job.command, "yield_time_ms": 60_000}
+    model = ScriptedModel([[function_call("exec_command", arguments, call_id="c")], [assistant_message("done")]])
+    agent = SandboxAgent(name="agent", model=model, instructions="work")
+    client = SandlockSandboxClient(timeout=job.timeout, **job.keywords)
+    session = await client.create(manifest=Manifest(root=str(job.work)))
+    async with session:
+        sandbox = SandboxRunConfig(client=client, session=session)
+        result = await Runner.run(agent, "go", run_config=RunConfig(sandbox=sandbox, tracing_disabled=True))
+    (output,) = [str(item.output) for item in result.new_items if item.type == "tool_call_output_item"]
+    return output
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_at_once(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)

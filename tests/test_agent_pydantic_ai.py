@@ -12,8 +12,9 @@ import pytest
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
-from pydantic_ai.workspaces import WorkspaceBackend, WorkspaceRef
+from pydantic_ai.workspaces import WorkspaceBackend, WorkspaceRef, WorkspaceTimeoutError
 from pydantic_ai.workspaces.conformance import WorkspaceBackendSuite
+from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
 import sandlock
 from sandlock.agents.pydantic_ai import SandlockBackend, SandlockSandbox
@@ -105,3 +106,40 @@ def test_an_agent_works_in_the_sandbox(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "inside") == ["made"]
     assert "not that one" in seen[1]
     assert not any("secret\n" in each or each.endswith("secret") for each in seen)
+
+
+async def ask(job: Job) -> str:
+    """By a tool that uses the agent's workspace."""
+    seen: list[str] = []
+
+    def model(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        seen.extend(str(part.content) for part in messages[-1].parts if isinstance(part, ToolReturnPart))
+        if not seen:
+            return ModelResponse(parts=[ToolCallPart("shell", {"line": job.command})])
+        return ModelResponse(parts=[TextPart("done")])
+
+    sandbox = SandlockSandbox(job.work, options=job.keywords)
+    agent = Agent(FunctionModel(model), capabilities=[sandbox])
+
+    @agent.tool
+    async def shell(ctx: RunContext[None], line: str) -> str:
+        try:
+            result = await ctx.workspace.run(line, shell=True, timeout=job.timeout)
+        except WorkspaceTimeoutError as error:
+            return str(error)
+        return f"{result.exit_code} {result.stdout}{result.stderr}"
+
+    try:
+        await agent.run("go")
+    finally:
+        await sandbox.aclose()
+    return seen[0]
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_at_once(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)
