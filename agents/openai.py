@@ -168,7 +168,7 @@ class SandlockSandboxSession(UnixLocalSandboxSession):
             entry = _Terminal(_Process(context, await context.__aenter__()), tty)
         except sandlock.SandlockError as error:
             raise ExecTransportError(command=command, cause=error) from error
-        entry.pump_tasks = [asyncio.create_task(_pump(entry))]
+        entry.pump_tasks = [asyncio.create_task(_pump(entry, box.box.policy.max_output))]
         entry.wait_task = asyncio.create_task(self._watch_process_exit(entry))
         async with self._pty_lock:
             number = allocate_pty_process_id(self._reserved_pty_process_ids)
@@ -232,13 +232,18 @@ class SandlockSandboxSession(UnixLocalSandboxSession):
         entry.output_notify.set()
 
 
-async def _pump(entry: _Terminal) -> None:
+async def _pump(entry: _Terminal, room: int) -> None:
+    """What the program prints, up to so many bytes; it goes on printing, and nobody holds the rest."""
     stream = entry.process.ours.terminal or entry.process.ours.stdout
     assert stream is not None
+    limit = room
     with suppress(OSError, sandlock.SandlockError):
         while chunk := await stream.receive_some():
+            if not room:
+                continue
+            kept, room = chunk[:room], max(0, room - len(chunk))
             async with entry.output_lock:
-                entry.output_chunks.append(chunk)
+                entry.output_chunks.append(kept if room else kept + f"\n[output cut at {limit} bytes]\n".encode())
             entry.output_notify.set()
 
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
-from pydantic_ai.workspaces import WorkspaceBackend, WorkspaceRef, WorkspaceTimeoutError
+from pydantic_ai.workspaces import WorkspaceBackend, WorkspaceOutputLimitError, WorkspaceRef, WorkspaceTimeoutError
 from pydantic_ai.workspaces.conformance import WorkspaceBackendSuite
 from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
@@ -127,6 +127,8 @@ async def ask(job: Job) -> str:
             result = await ctx.workspace.run(line, shell=True, timeout=job.timeout)
         except WorkspaceTimeoutError as error:
             return str(error)
+        except WorkspaceOutputLimitError as error:
+            return f"{error}: {error.stdout}"
         return f"{result.exit_code} {result.stdout}{result.stderr}"
 
     try:
