@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 from typing import Any
 
 import pytest
 from claude_agent_sdk import HookMatcher
 from loops import Loop
+from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
 from sandlock.agents.claude import ClaudeSandbox, hook_output, wrapped_command
 from sandlock.agents.loops import in_thread
@@ -135,3 +139,53 @@ def test_a_command_line_is_one_word(program: str) -> None:
     assert wrapped_command("a; b", [], program="/x y/sandlock").startswith(
         "'/x y/sandlock' agent run -- bash -c 'a; b'"
     )
+
+
+# ---- what every adapter does
+
+
+MOST_OF_CLAUDE = 30_000
+"""Characters of an output that Claude Code shows to the model (BASH_MAX_OUTPUT_LENGTH)."""
+
+
+async def ask(job: Job) -> str:
+    """As Claude Code does it: its own shell carries out what the hook has made of the command, and kills it."""
+    program = job.work.parent / f"sandlock-{job.work.name}"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m sandlock.cli "$@"\n')
+    program.chmod(0o755)
+
+    async def approve(question: dict[str, Any]) -> dict[str, Any]:
+        job.asked.append(" ".join(question["argv"]) or question["target"])
+        return {"verdict": "allow"} if job.answer is True else {"verdict": "deny", "reason": str(job.answer)}
+
+    options = [word for name, value in job.fields.items() for word in flags(name, value)]
+    options += [] if job.timeout is None else ["--timeout", f"{job.timeout}s"]
+    async with ClaudeSandbox(options, approve=approve, program=str(program)) as sandbox:
+        output = await sandbox.pre_tool_use(call(job.command), None, None)
+        command = output["hookSpecificOutput"]["updatedInput"]["command"]
+        shell = await asyncio.create_subprocess_exec(
+            "bash", "-c", command, cwd=job.work, stdout=PIPE, stderr=STDOUT, start_new_session=True
+        )
+        try:
+            said, _ = await shell.communicate()
+        except asyncio.CancelledError:
+            os.killpg(shell.pid, signal.SIGKILL)
+            await shell.wait()
+            raise
+    text = said.decode(errors="replace")
+    return f"{shell.returncode}\n{text[:MOST_OF_CLAUDE]}"
+
+
+def flags(name: str, value: object) -> list[str]:
+    """A field of Policy, as options of the command line."""
+    flag = "--" + name.replace("_", "-")
+    return [word for each in (value if isinstance(value, list) else [value]) for word in (flag, str(each))]
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_at_once(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)

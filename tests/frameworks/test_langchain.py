@@ -26,6 +26,7 @@ from langchain_core.messages import AIMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
 from loops import alive, wait_alive
+from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
 import sandlock
 from sandlock.agents.deepagents import SandlockBackend
@@ -536,3 +537,23 @@ def test_a_shell_without_its_program_says_so(tmp_path: Path) -> None:
     policy = SandlockExecutionPolicy(program=str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError):
         policy.spawn(workspace=tmp_path, env={}, command=["sh"])
+
+
+# ---- what every adapter does
+
+
+async def ask(job: Job) -> str:
+    more = {} if job.timeout is None else {"timeout": int(job.timeout)}
+    with SandlockBackend(job.work, **job.keywords) as backend:
+        agent = create_deep_agent(model=model(commands(job.command, **more)), backend=backend)
+        state = await agent.ainvoke({"messages": [("user", "go")]}, config())
+    return answers(state)[0]
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_agents_in_one_process(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)
