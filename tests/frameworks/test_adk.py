@@ -66,10 +66,12 @@ class Talk:
         self.runner = InMemoryRunner(
             agent=LlmAgent(name="worker", model=Model(turns=list(turns)), **agent), app_name="a"
         )
-        self.session = asyncio.run(self.runner.session_service.create_session(app_name="a", user_id="u"))
+        self.session: Any = None
         self.events: list[Event] = []
 
     async def say(self, *parts: types.Part) -> list[Event]:
+        if self.session is None:
+            self.session = await self.runner.session_service.create_session(app_name="a", user_id="u")
         message = types.Content(role="user", parts=list(parts) or [types.Part.from_text(text="go")])
         events = self.runner.run_async(user_id="u", session_id=self.session.id, new_message=message)
         found = [event async for event in events]
@@ -86,9 +88,13 @@ class Talk:
 
     def answer(self, confirmed: bool, payload: Any = None) -> list[Any]:
         """The last question's answer."""
+        return self.run(self.answering(confirmed, payload))
+
+    def answering(self, confirmed: bool, payload: Any = None) -> types.Part:
+        """The same as it is sent."""
         response = {"confirmed": confirmed, "payload": payload}
         given = types.FunctionResponse(id=self.questions()[-1].id, name=CONFIRM, response=response)
-        return self.run(types.Part(function_response=given))
+        return types.Part(function_response=given)
 
 
 def responses(events: list[Event]) -> list[Any]:
@@ -468,6 +474,33 @@ def test_code_that_is_denied_fails_or_runs_out_of_time(tmp_path: Path) -> None:
     assert (done.exit_code, "timed out after 5 seconds" in done.stderr) == (124, True)
     assert "NameError" in run_code(executor, "print(x)").stderr
     executor.close()
+
+
+# ---- the ten cases
+
+
+async def ask(job: Job) -> str:
+    """By its tool; questions are confirmations."""
+    box = SandlockToolset(job.work, timeout=job.timeout or 60, **job.fields)
+    talk = Talk(commands(job.command), tools=[box])
+    try:
+        events = await talk.say()
+        for question in talk.questions():
+            verdict = job.decide(question.args["toolConfirmation"]["hint"])
+            allowed = isinstance(verdict, sandlock.Allow)
+            events = await talk.say(talk.answering(allowed, None if allowed else {"reason": verdict.reason}))
+    finally:
+        await box.environment.close()
+    return str(responses(events))
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_at_once(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)
 
 
 # ---- documents

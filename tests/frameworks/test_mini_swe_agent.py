@@ -19,6 +19,7 @@ import pexpect
 import pytest
 from framework_pages import run_example, run_page
 from loops import wait_alive
+from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
 os.environ["MSWEA_SILENT_STARTUP"] = "1"
 
@@ -300,6 +301,30 @@ def test_without_a_terminal_nobody_can_be_asked(work: Path) -> None:
     )
     assert "nobody is at the terminal" in done.stdout, done.stderr
     assert os.listdir(work) == []
+
+
+# ---- the ten cases
+
+
+async def ask(job: Job) -> str:
+    """In a thread, for it is plain code; what ends it from another thread is `cleanup`."""
+    keywords: dict[str, Any] = {"cwd": str(job.work), "timeout": job.timeout or 60, **job.keywords}
+    with SandlockEnvironment(**keywords) as environment:
+        agent = await asyncio.to_thread(run_agent, environment, job.command)
+    extra = agent.messages[3]["extra"]  # without the tags of the model's template
+    return f"{extra['raw_output']} {extra['returncode']} {extra['exception_info']}"
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_at_once(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)
+
+
+# ---- documents
 
 
 @pytest.mark.needs(program="git")

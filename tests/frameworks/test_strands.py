@@ -414,6 +414,31 @@ def test_a_directory_of_its_own_is_gone_at_the_end() -> None:
     assert not os.path.exists(place)
 
 
+# ---- the ten cases
+
+
+async def ask(job: Job) -> str:
+    """By its shell tool; questions are interrupts."""
+    more = {} if job.timeout is None else {"timeout": int(job.timeout)}
+    with SandlockSandbox(job.work, **job.fields) as box:
+        worker = agent(box, commands(job.command, **more))
+        result = await worker.invoke_async("go")
+        while result.stop_reason == "interrupt":
+            verdicts = [job.decide(each.reason["message"]) for each in result.interrupts or ()]
+            given = ["allow" if isinstance(each, sandlock.Allow) else each.reason for each in verdicts]
+            result = await worker.invoke_async(answered(result, *given))
+    return "".join(answers(worker))
+
+
+@pytest.mark.parametrize("case", TEN_CASES)
+def test_ten_cases(case: Case, tmp_path: Path) -> None:
+    case(ask, tmp_path)
+
+
+def test_ten_at_once(tmp_path: Path) -> None:
+    ten_at_once(ask, tmp_path)
+
+
 # ---- documents
 
 
