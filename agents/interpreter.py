@@ -151,7 +151,7 @@ class Interpreter(LongLived):
         self._rest = bytearray(rest)
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(found, dict) or found.get("id") != self._count:
             return None

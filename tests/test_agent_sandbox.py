@@ -153,6 +153,30 @@ def test_the_python_keeps_what_it_has(loop: Loop, tmp_path: Path) -> None:
     loop.run(body)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "b'[' * 300_000",
+        "b'[1]'",
+        "b'{}'",
+        """b'{"id": 1, "error": [[]], "value": {}, "output": 3}'""",
+        "bytes(range(11, 256))",
+        "b'x' * 20_000_000",
+    ],
+)
+def test_code_that_answers_for_the_interpreter_harms_only_itself(loop: Loop, tmp_path: Path, answer: str) -> None:
+    """It has the pipe, and may write whatever it likes into it."""
+    code = f"import os\nfor fd in range(3, 9):\n  try: os.write(fd, {answer} + b'\\n')\n  except OSError: pass"
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path) as box:
+            await box.python.run(code, timeout=20)
+            await box.python.close()
+            assert (await box.python.run("print(6 * 7)")).output == "42\n"
+
+    loop.run(body)
+
+
 def test_files_are_used_as_far_as_commands_may(loop: Loop, tmp_path: Path) -> None:
     """The model's file tools do natively what a command of its own could not: what user and editor execute later."""
     subprocess.run(["git", "init", "-q", tmp_path], check=True)

@@ -522,31 +522,3 @@ OUTCOME_FAILED PermissionError: ...
 artifacts: ['sum.txt']
 """
     run_example("adk.py", expected)
-
-
-# ---- what every adapter does
-
-
-async def ask(job: Job) -> str:
-    box = SandlockToolset(job.work, timeout=job.timeout or 60.0, **job.keywords)
-    runner = InMemoryRunner(
-        agent=LlmAgent(name="worker", model=Model(turns=[commands(job.command)]), tools=[box]), app_name="a"
-    )
-    session = await runner.session_service.create_session(app_name="a", user_id="u")
-    message = types.Content(role="user", parts=[types.Part.from_text(text="go")])
-    try:
-        events = runner.run_async(user_id="u", session_id=session.id, new_message=message)
-        (answer,) = responses([event async for event in events])
-    finally:
-        await box.close()
-        await box.environment.close()
-    return "\n".join(str(each) for each in answer.values())
-
-
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)

@@ -28,7 +28,6 @@ from minisweagent.environments import get_environment
 from minisweagent.environments.local import LocalEnvironment
 from minisweagent.exceptions import Submitted
 from minisweagent.models.test_models import DeterministicToolcallModel, make_toolcall_output
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
 
 import sandlock
 from sandlock.agents.mini_swe_agent import SUBMIT, SandlockEnvironment
@@ -355,26 +354,3 @@ cat: ../diary.txt: Permission denied
 </output>
 """,
     )
-
-
-# ---- what every adapter does
-
-
-async def ask(job: Job) -> str:
-    """It is plain code; who cancels it, closes its environment."""
-    keywords = {"approve": lambda request: job.decide(request.summary), **job.fields}
-    environment = SandlockEnvironment(cwd=str(job.work), **keywords)
-    try:
-        answer = await asyncio.to_thread(environment.execute, {"command": job.command}, timeout=job.timeout)
-    finally:
-        await asyncio.to_thread(environment.cleanup)
-    return f"{answer['returncode']}\n{answer['output']}"
-
-
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)

@@ -458,23 +458,3 @@ exit code 126
 notes.txt: written from outside
 """
     run_example("strands_agents.py", expected)
-
-
-# ---- what every adapter does
-
-
-async def ask(job: Job) -> str:
-    more = {} if job.timeout is None else {"timeout": job.timeout}
-    with SandlockSandbox(job.work, **job.keywords) as box:
-        worker = agent(box, commands(job.command, **more))
-        await worker.invoke_async("go")
-    return answers(worker)[0]
-
-
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
