@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -372,6 +373,45 @@ def test_ten_samples_at_once(loop: Loop, tmp_path: Path) -> None:
     task = Task(samples, solver=[use_tools(bash(timeout=60)), generate()], sandbox="sandlock")
     log = run_eval(loop, tmp_path, task, "cp mine /tmp/mine; mkdir /tmp/one", "cat /tmp/mine; ls /tmp", max_samples=10)
     assert sorted(each[-1] for each in answers(log)) == [f"number {number}mine\none\n" for number in range(10)]
+
+
+def test_ctrl_c_ends_what_samples_run(loop: Loop, tmp_path: Path) -> None:
+    mark = f"mark-{os.urandom(6).hex()}"
+    code = f"""
+        from inspect_ai import Task, task
+        from inspect_ai.dataset import Sample
+        from inspect_ai.solver import solver
+        from inspect_ai.util import sandbox
+
+        @solver
+        def busy():
+            async def solve(state, generate):
+                await sandbox().exec(["bash", "-c", "(exec -a {mark} sleep 90) & wait"])
+                return state
+            return solve
+
+        @task
+        def two():
+            return Task([Sample(input="x"), Sample(input="y")], solver=busy(), sandbox="sandlock")
+    """
+    (tmp_path / "two.py").write_text(textwrap.dedent(code))
+    (tmp_path / "temporary").mkdir()
+    words = [sys.executable, "-m", "inspect_ai", "eval", "two.py", "--model", "none", "--display", "none"]
+    more = {"INSPECT_ASYNC_BACKEND": loop.name, "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(words, cwd=tmp_path, env=os.environ | more, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert len(wait_alive(mark, 2, 60)) == 2
+            assert len(samples_below(tmp_path)) == 2
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        finally:
+            process.kill()
+    assert wait_alive(mark, 0) == []
+    assert samples_below(tmp_path) == []
+
+
+def samples_below(place: Path) -> list[str]:
+    return [each for each in os.listdir(place / "temporary") if each.startswith("sandlock-inspect-")]
 
 
 # ---- the ten cases
