@@ -139,6 +139,7 @@ LIBRARIES = {
         "agents/adk",
         "agents/adk_code",
         "agents/adk_environment",
+        "agents/autogen",
         "agents/deepagents",
         "agents/langchain",
         "agents/loops",
