@@ -5,8 +5,9 @@
 
     tool = ShellTool(executor=shell_executor(box))
 
-Files, snapshots and manifests are the SDK's own for local workspaces, done natively; every command, and what it starts,
-runs in an AgentSandbox. Needs `pip install "sandlock[openai]"`.
+Files, snapshots and manifests are the SDK's own for local workspaces, done natively; once the session runs, file tools
+may do what its commands may. Every command, and what it starts, runs in an AgentSandbox. Needs `pip install
+"sandlock[openai]"`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from agents import ShellCallOutcome, ShellCommandOutput, ShellResult
-from agents.sandbox.errors import ExecTimeoutError, ExecTransportError
+from agents.sandbox.errors import (
+    ExecTimeoutError,
+    ExecTransportError,
+    WorkspaceArchiveReadError,
+    WorkspaceArchiveWriteError,
+)
 from agents.sandbox.manifest import Manifest
 from agents.sandbox.sandboxes.unix_local import (
     UnixLocalSandboxClient,
@@ -34,6 +40,7 @@ from agents.sandbox.snapshot import SnapshotBase, SnapshotSpec
 from agents.sandbox.types import ExecResult
 
 import sandlock
+from sandlock.files import FileError
 from sandlock.sessions.trailer import trailer, violations
 
 from .sandbox import AgentSandbox
@@ -126,6 +133,34 @@ class SandlockSandboxSession(UnixLocalSandboxSession):
 
     def _should_compute_snapshot_fingerprint_on_persist(self) -> bool:
         return False  # it would run tar and sha256sum in the sandbox at the end of every run
+
+    # ---- files: what the application puts there before the session runs is not judged, what tools do then is
+
+    async def _after_start(self) -> None:
+        await super()._after_start()
+        await self.box()
+
+    def normalize_path(self, path: Path | str, *, for_write: bool = False) -> Path:
+        """A path of the workspace without links, if it may be used so. Raises the SDK's errors."""
+        return self._judged(super().normalize_path(path, for_write=for_write), for_write)
+
+    def _normalize_entry_path(self, path: Path | str, *, for_write: bool = False) -> Path:
+        return self._judged(super()._normalize_entry_path(path, for_write=for_write), for_write, holds=for_write)
+
+    async def rm(self, path: Path | str, *, recursive: bool = False, user: str | User | None = None) -> None:
+        """Removes a file or directory."""
+        self._judged(super().normalize_path(path, for_write=True), True, holds=True)
+        await super().rm(path, recursive=recursive, user=user)
+
+    def _judged(self, path: Path, for_write: bool, *, holds: bool = False) -> Path:
+        """The SDK acts by descriptor on exactly the path that it has resolved, and follows no link then."""
+        if self._running and self._box is not None:
+            try:
+                self._box.files.sync.check(str(path), "change" if for_write else "read", holds=holds)
+            except FileError as error:
+                kind = WorkspaceArchiveWriteError if for_write else WorkspaceArchiveReadError
+                raise kind(path=path, cause=error) from error
+        return path
 
     async def _after_shutdown(self) -> None:
         await super()._after_shutdown()

@@ -326,8 +326,10 @@ class AgentSandbox:
         return await in_thread(snapshot, self.files.sync, target)
 
     async def restore(self, source: IO[bytes]) -> int:
-        """Brings a tar archive into the workspace. As sandlock.snapshots."""
-        return await in_thread(restore, self.files.sync, source)
+        """Brings a tar archive into the workspace, also what is protected there: it is the application's to say what
+        is restored. As sandlock.snapshots."""
+        with Files(self.workspace, denied=self.box.reach.denied) as files:
+            return await in_thread(restore, files, source)
 
 
 def _not_started(error: sandlock.ConfinementError, words: list[str], call_id: str) -> Result:

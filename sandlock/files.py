@@ -166,6 +166,23 @@ class Files:
         finally:
             os.close(fd)
 
+    def check(self, path: str, use: Use, *, holds: bool = False) -> None:
+        """Whether what lies at this absolute path, which has no links, may be used so, for who does it by other means
+        than these. `holds`: it is removed or renamed, with all that it holds. Raises FileError."""
+        try:
+            found = os.lstat(path)
+        except OSError:
+            found = None
+        kept = (("denied", self._denied), *((("protected", self._protected),) if use == "change" else ()))
+        for word, places in kept:
+            same = found is not None and any(_same(each, found) for each in places)
+            below = holds and any(each.startswith(f"{path}/") for each in places)
+            if same or below or _is_among(path, places):
+                raise _failed("use", path, errno.EACCES, f"it is {word}, or holds what is")
+        granted = self._writable if use == "change" else self._readable
+        if use != "look" and not _is_among(path, granted):
+            raise _failed("use", path, errno.EACCES, f"nothing allows to {use} it")
+
     # Changing --------------------------------------------------------------------------------------------------------
 
     def write(self, path: str, content: bytes | str, *, mode: int = 0o666, parents: bool = True) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from agents import Agent, RunConfig, Runner, ShellTool
 from agents.sandbox import Manifest, SandboxAgent, SandboxRunConfig
-from agents.sandbox.errors import ExecTimeoutError
+from agents.sandbox.errors import ExecTimeoutError, WorkspaceArchiveReadError, WorkspaceArchiveWriteError
 from agents.testing import ScriptedModel, assistant_message, function_call
 from loops import wait_alive
 from ten_cases import TEN_CASES, Case, Job, ten_at_once
@@ -196,6 +197,43 @@ def test_an_agent_asks_before_it_connects() -> None:
         server.settimeout(0.2)
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+def test_file_tools_may_do_what_commands_may(tmp_path: Path) -> None:
+    """The SDK's apply_patch and the session's files: what users and editors execute later is not theirs to write."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".env").write_text("secret")
+    (tmp_path / "trap").symlink_to(".git/hooks")
+
+    async def body(session: Any) -> None:
+        for name in (
+            ".git/hooks/pre-commit",
+            ".git/config",
+            ".mcp.json",
+            ".vscode/tasks.json",
+            "trap/pre-push",
+            ".env",
+        ):
+            with pytest.raises(WorkspaceArchiveWriteError):
+                await session.write(Path(name), io.BytesIO(b"evil"))
+        for act in (
+            lambda: session.read(Path(".env")),
+            lambda: session.rm(".git", recursive=True),
+            lambda: session.mv(".git", "moved"),
+            lambda: session.mkdir(".vscode"),
+        ):
+            with pytest.raises((WorkspaceArchiveReadError, WorkspaceArchiveWriteError)):
+                await act()
+        with pytest.raises(WorkspaceArchiveWriteError):
+            await session.apply_patch({"type": "create_file", "path": ".git/hooks/post-merge", "diff": "+evil"})
+        await session.write(Path("src/main.py"), io.BytesIO(b"good"))
+        await session.apply_patch({"type": "create_file", "path": "src/more.py", "diff": "+good"})
+        assert sorted(Path(entry.path).name for entry in await session.ls("src")) == ["main.py", "more.py"]
+
+    in_session(body, manifest=Manifest(root=str(tmp_path)), add=["git"])
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"evil" in path.read_bytes()]
+    assert (tmp_path / ".git/hooks").is_dir()
 
 
 def test_shell_tool(tmp_path: Path) -> None:

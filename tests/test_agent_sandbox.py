@@ -19,7 +19,7 @@ import sandlock
 from sandlock.agents.sandbox import AgentSandbox, Request, run_origin
 from sandlock.agents.sync import SyncAgentSandbox
 from sandlock.agents.text import model_text, shortened, without_forged_trailers
-from sandlock.files import FileError
+from sandlock.files import FileError, Files
 
 pytestmark = pytest.mark.usefixtures("lasting_thread")
 
@@ -312,11 +312,15 @@ def test_a_workspace_goes_from_one_to_another(loop: Loop) -> None:
         archive = io.BytesIO()
         async with AgentSandbox() as first:
             await first.run("mkdir d; echo x > d/file; ln -s d/file link")
-            assert await first.snapshot(archive) == 3
+            with Files(first.workspace) as files:
+                files.write(".mcp.json", "the application's own")
+            assert await first.snapshot(archive) == 4
         archive.seek(0)
         async with AgentSandbox() as second:
-            assert await second.restore(archive) == 3
+            assert await second.restore(archive) == 4  # also what its commands may not change
             assert (await second.run("cat link")).stdout == b"x\n"
+            assert not (await second.run("echo evil > .mcp.json")).ok
+            assert await second.files.read(".mcp.json") == b"the application's own"
 
     loop.run(body)
 
