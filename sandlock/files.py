@@ -7,6 +7,7 @@ nobody waits for a FIFO. No process is started. Safe to use while programs run i
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import stat as modes
@@ -76,12 +77,20 @@ class Files:
         self.root = os.path.realpath(os.fspath(root))
         self._rooted = rooted
         self._denied, self._protected = _real(denied), _real(protected)
+        self._follows = True
         self._readable = (self.root,) if readable is None else _real(readable)
         self._writable = (self.root,) if writable is None else _real(writable)
         try:
             self._fd = os.open(self.root, PATH_ONLY | os.O_DIRECTORY)
         except OSError as error:
             raise _failed("open the workspace", self.root, error.errno or errno.EIO) from error
+
+    def without_links(self) -> Self:
+        """The same files, to be closed on its own, where no path may have a link in it: for who brings files to places
+        that a program may have exchanged for links meanwhile."""
+        twin = copy.copy(self)
+        twin._fd, twin._follows = os.dup(self._fd), False
+        return twin
 
     def close(self) -> None:
         """Closes the workspace's descriptor; nothing can be used any more."""
@@ -303,8 +312,8 @@ class Files:
         return os.path.normpath(text) if ".." not in text.split("/") else text or "."
 
     def _beneath(self, step: str, name: str, flags: int, use: Use = "look") -> int:
-        fd = self._openat2(name, flags, links=True)
-        if fd == -errno.EXDEV:  # perhaps by an absolute link, which may still lead to a place inside
+        fd = self._openat2(name, flags, links=self._follows)
+        if fd == -errno.EXDEV and self._follows:  # perhaps by an absolute link, which may still lead to a place inside
             inside = self._without_links(name)
             fd = fd if inside is None else self._openat2(inside, flags, links=False)
         if fd < 0:
@@ -396,7 +405,8 @@ class Files:
 
     def _make_file(self, path: str, flags: int, mode: int) -> int:
         """Where a link leads, the directory there is judged before anything is made in it."""
-        inside = self._without_links(self._name(path))
+        name = self._name(path)
+        inside = self._without_links(name) if self._follows else name
         if inside is None:
             raise _failed("make", path, errno.EXDEV, "it leads out of the workspace")
         parent, last = self._parent("make", inside)

@@ -2,7 +2,7 @@
 
 Rules: an archive is untrusted, for a program may have made it: what leads out of the workspace, devices, and what is
 larger than was agreed on are refused; owners, set-user-ID bits and times are not restored. Links are kept as they are
-and never followed. Members are sorted, so that the same workspace gives the same bytes.
+and never followed, neither those of the archive nor those that are where it is brought to. Members are sorted, so that the same workspace gives the same bytes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def restore(files: Files, source: IO[bytes], *, max_bytes: int = MAX_BYTES) -> i
     count = size = 0
     modes: list[tuple[str, int]] = []
     try:
-        with tarfile.open(fileobj=source, mode="r|*") as archive:
+        with files.without_links() as files, tarfile.open(fileobj=source, mode="r|*") as archive:
             for member in archive:
                 count += 1
                 size += member.size
@@ -70,8 +70,8 @@ def restore(files: Files, source: IO[bytes], *, max_bytes: int = MAX_BYTES) -> i
                 _bring(files, archive, member)
                 if member.isdir():  # one without permissions of its own could not be filled
                     modes.append((member.name, member.mode & PERMISSIONS))
-        for name, mode in reversed(modes):
-            files.set_mode(_inside(name), mode)
+            for name, mode in reversed(modes):
+                files.set_mode(_inside(name), mode)
     except tarfile.TarError as error:
         raise _refused("the archive", errno.EBADMSG, str(error)) from error
     return count
@@ -95,7 +95,7 @@ def _bring(files: Files, archive: tarfile.TarFile, member: tarfile.TarInfo) -> N
     if name == ".":
         return
     if member.isdir():
-        files.make_dir(name)
+        _make_dir(files, name)
     elif member.issym():
         files.remove(name, missing_ok=True)
         files.link(name, member.linkname)
@@ -112,6 +112,17 @@ def _bring(files: Files, archive: tarfile.TarFile, member: tarfile.TarInfo) -> N
         files.write(name, files.read(_inside(member.linkname)))
     else:
         raise _refused(name, errno.EPERM, "it is a device, or of an unknown kind")
+
+
+def _make_dir(files: Files, name: str) -> None:
+    """A link that has taken its place gives way."""
+    try:
+        files.make_dir(name)
+    except FileError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        files.remove(name)
+        files.make_dir(name)
 
 
 def _inside(name: str) -> str:

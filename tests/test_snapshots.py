@@ -65,7 +65,8 @@ def archive_of(*members: tuple[str, bytes, str, bytes]) -> io.BytesIO:
     return made
 
 
-REG, SYM, LNK, CHR, FIFO = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE
+REG, DIR, SYM, LNK = tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+CHR, FIFO = tarfile.CHRTYPE, tarfile.FIFOTYPE
 PREPARED = {
     "up": [("../outside", REG, "", b"x")],
     "absolute": [("/{outside}", REG, "", b"x")],
@@ -120,3 +121,26 @@ def test_bounds(tmp_path: Path) -> None:
         snapshot(files, io.BytesIO(), max_bytes=1999)
     with Files(tmp_path / "in") as files, pytest.raises(FileError):
         restore(files, archive_of(("x", REG, "", b"x" * 2000)), max_bytes=1999)
+
+
+def test_a_link_in_place_of_a_directory_gives_way(tmp_path: Path) -> None:
+    """A program takes a directory away after the snapshot, for a link to where it may write nothing itself."""
+    hook = tmp_path / "kept" / "hook"
+    (tmp_path / "kept").mkdir()
+    with Files(tmp_path) as files:
+        restore(files, archive_of(("way", DIR, "", b""), ("way/hook", REG, "", b"x")))  # it works where none is
+        assert (tmp_path / "way" / "hook").read_bytes() == b"x"
+        files.remove("way", recursive=True)
+        files.link("way", "kept")
+        restore(files, archive_of(("way", DIR, "", b""), ("way/hook", REG, "", b"x")))
+        assert not hook.exists()
+        assert (tmp_path / "way" / "hook").read_bytes() == b"x"
+        files.remove("way", recursive=True)
+        files.link("way", "kept")
+        with pytest.raises(FileError):
+            restore(files, archive_of(("way/hook", REG, "", b"x")))
+        assert not hook.exists()
+        files.make_dir("src")
+        files.write("src/a", "a")
+        files.link("src/b", "a")
+        assert files.read("src/b") == b"a", "for others than restore, links inside lead where they did"

@@ -1,0 +1,35 @@
+"""Attacks on whoever carries out an agent's calls natively: programs that exchange files, and many calls at once."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from loops import Loop
+
+from sandlock.agents.sandbox import AgentSandbox
+
+pytestmark = pytest.mark.usefixtures("lasting_thread")
+
+
+def test_restore_is_no_way_to_what_is_protected(loop: Loop, tmp_path: Path) -> None:
+    """A snapshot is taken; the program exchanges one of its own directories for a link; the snapshot comes back."""
+    hook = tmp_path / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(parents=True)
+    (tmp_path / "d" / "hooks").mkdir(parents=True)
+    make = "echo evil > d/hooks/pre-commit && chmod 755 d/hooks/pre-commit"
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path) as box:
+            assert (await box.run(make)).exit_code == 0
+            assert (await box.run(f"cp d/hooks/pre-commit {hook}")).exit_code, "it may not itself"
+            archive = io.BytesIO()
+            await box.snapshot(archive)
+            assert (await box.run("rm -r d && ln -s .git d")).exit_code == 0
+            archive.seek(0)
+            await box.restore(archive)
+
+    loop.run(body)
+    assert not hook.exists()
+    assert (tmp_path / "d" / "hooks" / "pre-commit").read_text() == "evil\n"
