@@ -16,10 +16,12 @@ import trio
 from questions_at_hand import PUSH, a_connect, an_exec, reason_of
 
 from sandlock import Allow, Deny, Kill, PolicyError
+from sandlock._record import replace
 from sandlock.sessions.channels import LONGEST_ANSWER, Channel
 from sandlock.sessions.desk import Desk
 from sandlock.sessions.http_channel import HttpChannel
 from sandlock.sessions.program_channel import ProgramChannel
+from sandlock.sessions.questions import question_of
 from sandlock.sessions.unix_channel import UnixChannel
 
 Body = Callable[[Desk], Awaitable[None]]
@@ -485,3 +487,12 @@ def test_the_first_answer_wins(tmp_path: Path) -> None:
 
     trio.run(main)
     assert verdicts == [Allow(by="page")]
+
+
+@pytest.mark.parametrize("file", ["/bin/bash", "/usr/bin/dash", "/usr/bin/python3.11", "/usr/bin/env", "/bin/busybox"])
+def test_a_shell_under_another_name_gets_no_prefix(file: str) -> None:
+    """`git push` as the first words of a shell is a script of the program's own, and any further words."""
+    honest = question_of(an_exec(), "q1", time=0.0, deadline=None)
+    disguised = question_of(replace(an_exec(), exe=file, path=file), "q2", time=0.0, deadline=None)
+    assert "p" in [each.key for each in honest.choices]
+    assert "p" not in [each.key for each in disguised.choices]

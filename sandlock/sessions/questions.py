@@ -12,6 +12,7 @@ from sandlock import Allow, Bind, Connect, Deny, Exec, Fork, Kill, Listen, Open,
 
 from .._record import record
 from ..result import printable
+from .call_rules import INTERPRETERS as RUNS_ANYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -158,7 +159,7 @@ def choices_of(event: Event) -> tuple[Choice, ...]:
     found = [Choice(key="o", label="allow this once", answer=Answer(verdict="allow"))]
     if isinstance(event, Exec):
         found.append(_run_choice("r", f"allow {_words(event.argv)!r} for this run", None))
-        words = prefix_of(event.argv)
+        words = prefix_of(event.argv, event.exe)
         if words is not None:
             found.append(_run_choice("p", f"allow {_words(event.argv[:words])!r} with any further words", words))
     elif isinstance(event, Connect | Send | Resolve) and _host_of(event):
@@ -193,12 +194,18 @@ def command_text(argv: tuple[str, ...], exe: str, limit: int = 400) -> str:
     return shown if named and realpath(named) == exe else f"{shown} (the file {printable(exe)})"
 
 
-def prefix_of(argv: tuple[str, ...]) -> int | None:
+def prefix_of(argv: tuple[str, ...], exe: str) -> int | None:
     """How many first words name what a program does: `git push`, `npm install`; None where they do not.
 
-    Words of options (`python3 -c`) and of programs that run others (`env`, `sh`) say nothing of the rest.
+    Words of options (`python3 -c`) and of programs that run others (`env`, `sh`) say nothing of the rest. The first
+    word is the caller's own to choose: a shell that is called `git` is still one.
     """
-    if len(argv) < 3 or argv[1].startswith("-") or argv[0].rpartition("/")[2] in INTERPRETERS:
+    if len(argv) < 3 or argv[1].startswith("-"):
+        return None
+    name, file = argv[0].rpartition("/")[2], exe.rpartition("/")[2]
+    if not INTERPRETERS.isdisjoint((name, file)) or (
+        RUNS_ANYTHING.fullmatch(file) and not RUNS_ANYTHING.fullmatch(name)
+    ):
         return None
     return 2 if argv[1].isascii() and argv[1].replace("-", "").replace("_", "").isalnum() else None
 
