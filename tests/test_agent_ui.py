@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -134,6 +136,31 @@ async def events(visitor: Visitor) -> AsyncIterator[Callable[[], Awaitable[dict[
     async with stream:
         await stream.send_all(visitor.request("GET", "events"))
         yield following
+
+
+@pytest.mark.parametrize("how", ["reset", "stalled"])
+def test_a_page_that_breaks_off_ends_no_other(tmp_path: str, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """A reader whose connection is reset, or who takes nothing: it is gone, and the page is served on."""
+
+    async def act(visitor: Visitor, session: FakeSession) -> None:
+        stream = await trio.open_tcp_stream("127.0.0.1", visitor.port)
+        await stream.send_all(visitor.request("GET", "events"))
+        assert await stream.receive_some(100)
+        await session.until(lambda: session.listeners == ["page"])
+        if how == "reset":
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stream.socket.close()
+        with trio.fail_after(20):
+            while session.listeners:  # the reader counts no more
+                if how == "stalled":
+                    await session.push(push="decision", decision=decision(reason="x" * 100_000))
+                await trio.sleep(0.01)
+        assert (await visitor.get())[0] == 200
+        stream.socket.close()
+
+    monkeypatch.setattr(page_server, "PATIENCE", 0.5)
+    monkeypatch.setattr(ui, "GRACE", 0.1)
+    visited(tmp_path, act)
 
 
 def test_the_token_works_once(tmp_path: str) -> None:

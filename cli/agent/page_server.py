@@ -131,8 +131,8 @@ class PageServer:
             async with stream:
                 if self._connections <= MOST_CONNECTIONS:
                     await _Exchange(self, stream).run()
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError):
-            return
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, h11.LocalProtocolError):
+            pass  # also from the nursery of a stream, as a group: it ends this connection only
         finally:
             self._connections -= 1
 
