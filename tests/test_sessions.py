@@ -405,3 +405,21 @@ def test_a_granted_socket_still_refuses_who_is_inside(place: Path) -> None:
                     return (await process.stdout.receive_some(1000)).decode()
 
     assert "not from inside its sandbox" in run(main)
+
+
+def test_who_is_gone_is_not_talked_to(place: Path) -> None:
+    """Of a process that has ended nobody can say whether it was inside; its connection may still live."""
+
+    async def main() -> str:
+        async with open_session(argv=["x"], desk=None) as session:
+            with socket.socket(socket.AF_UNIX) as door:
+                pid = os.fork()
+                if pid == 0:
+                    door.connect(session.socket)
+                    os._exit(0)
+                os.waitpid(pid, 0)  # before the session has looked: its loop is ours
+                door.sendall(b'{"op": "policy", "n": 1}\n')
+                door.settimeout(5)
+                return (await trio.to_thread.run_sync(door.recv, 1000)).decode()
+
+    assert "is gone" in run(main)

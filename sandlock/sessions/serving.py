@@ -21,6 +21,7 @@ import trio
 from sandlock import SandlockError
 
 from ..result import printable
+from .directory import start_time_of
 from .outbox import LONGEST, Outbox, line_of
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Server:
         pid, uid, _ = struct.unpack("3i", stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid not in (0, os.geteuid()):
             raise SandlockError("talk to the session: it belongs to another user")
+        if start_time_of(pid) < 0:  # nobody can say any more where it was
+            raise SandlockError("talk to the session: the process that has connected is gone")
         if self._session.is_inside(pid):
             raise SandlockError("talk to the session: not from inside its sandbox")
         if len(self._outboxes) >= MOST_CLIENTS:
