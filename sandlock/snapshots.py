@@ -2,7 +2,8 @@
 
 Rules: an archive is untrusted, for a program may have made it: what leads out of the workspace, devices, and what is
 larger than was agreed on are refused; owners, set-user-ID bits and times are not restored. Links are kept as they are
-and never followed, neither those of the archive nor those that are where it is brought to. Members are sorted, so that the same workspace gives the same bytes.
+and never followed, neither those of the archive nor those that are where it is brought to. Members are sorted, so that
+the same workspace gives the same bytes.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def processes_with(text: str) -> list[int]:
     return found
 
 
-def until_gone(text: str, seconds: float = 5.0, *, but: int = 0) -> None:
+def until_gone(text: str, seconds: float = 20.0, *, but: int = 0) -> None:
     """Waits until no process, but this one, has this in its words any more."""
     deadline = time.monotonic() + seconds
     while left := [pid for pid in processes_with(text) if pid != but]:
