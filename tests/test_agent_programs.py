@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -96,6 +97,46 @@ def test_a_commit_in_a_worktree(place: Place, repository: Path) -> None:
     assert setup.warnings == ()
 
 
+def planted(place: Place, where: Path, mark: Path) -> bool:
+    """Whether git outside, asked for no more than the status, executes what was planted."""
+    mark.unlink(missing_ok=True)
+    place.git("status", "--short", cwd=where)
+    return mark.exists()
+
+
+@git
+def test_repositories_below_the_workspace(place: Place, repository: Path) -> None:
+    """A submodule, a worktree's metadata, and a repository of its own: git outside reads their settings as well."""
+    top, mark = place.work / "top", place.home / "mark"
+    place.git("init", "-q", str(top))
+    place.git("submodule", "--quiet", "add", str(repository), "deps/part", cwd=top)
+    place.git("-c", "commit.gpgsign=false", "commit", "-qm", "first", cwd=top)
+    place.git("init", "-q", str(top / "other"))
+    place.git("worktree", "add", "-q", str(place.home / "tree"), cwd=top)
+    key, value = "core.fsmonitor", f"touch {mark} && false"
+    evil = f"git config -f evil/config core.repositoryformatversion 0; git config -f evil/config {key} '{value}'"
+    inner, part = ".git/modules/deps/part", "deps/part"
+    attacks = {
+        f"git config -f {inner}/config {key} '{value}'": top,
+        f"rm -f {part}/.git; cp -r {inner} {part}/.git; git config -f {part}/.git/config --unset core.worktree; "
+        f"git config -f {part}/.git/config {key} '{value}'": top,
+        f"mkdir evil; cp -r .git/objects .git/refs .git/HEAD evil; {evil}; "
+        "echo $PWD/evil > .git/worktrees/tree/commondir": place.home / "tree",
+        f"git config -f other/.git/config {key} '{value}'": top / "other",
+        f"mv other/.git other/.old; cp -r other/.old other/.git; git config -f other/.git/config {key} '{value}'": (
+            top / "other"
+        ),
+    }
+    setup = place.prepare(workspace=str(top), addons=["git"])
+    for attack, where in attacks.items():
+        run(setup, attack)
+        assert not planted(place, where, mark), attack
+    assert run(setup, "cd deps/part && echo two > new && git add new && git commit -qm in").exit_code == 0
+    for attack, where in attacks.items():  # the control: each works outside
+        subprocess.run(["sh", "-c", attack], cwd=top, check=False, capture_output=True)
+        assert planted(place, where, mark), attack
+
+
 @git
 def test_a_commit_in_a_part_of_a_repository(place: Place, repository: Path) -> None:
     setup = place.prepare(workspace=str(repository / "sub"), addons=["git"])
@@ -179,9 +220,9 @@ def test_pushing_is_asked_about(place: Place, repository: Path) -> None:
         return Allow() if len(asked) > 1 else Deny("not yet")
 
     place.git("clone", "-q", str(repository), str(place.work / "clone"))
+    place.git("remote", "set-url", "origin", str(bare), cwd=place.work / "clone")  # in the box its settings stay
     setup = place.prepare(profile=find_profile("agent"))
-    result = run(setup, f"cd clone; git remote set-url origin {bare}; git push -q origin main; git push -q origin main",
-                 answer=answer)  # fmt: skip
+    result = run(setup, "cd clone; git push -q origin main; git push -q origin main", answer=answer)
     assert asked[0] == asked[1] == ("git", "push", "-q", "origin", "main")
     assert len(result.denials) == 1
     assert place.git("log", "--format=%s", "main", cwd=bare) == "first\n"

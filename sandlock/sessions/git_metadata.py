@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from typing import TYPE_CHECKING
 
 from .._record import record
+from .secret_files import MAX_ENTRIES, MAX_FOUND, PASSED_OVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["GitMetadata", "find_metadata"]
+__all__ = ["GitMetadata", "find_metadata", "inner_metadata"]
 
 MAX_BYTES = 64 * 1024
 SHARED_WRITABLE = ("objects", "refs", "logs")
 """Of a repository with several worktrees: what a commit writes. Its hooks and configuration are not among them."""
+INNER = ("modules", "worktrees")
+"""In git metadata: the metadata of submodules and of worktrees."""
 
 
 @record
@@ -58,6 +62,35 @@ def find_metadata(workspace: str, forbidden: Iterable[str]) -> GitMetadata:
     if os.path.isfile(f"{directory}/commondir"):
         return _worktree(entry, directory, tuple(forbidden))
     return _submodule(entry, workspace, directory)
+
+
+def inner_metadata(workspace: str, hosted: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """What git outside reads below a workspace besides its own metadata: submodules, worktrees, other repositories.
+
+    Directories with hooks and configuration; `.git` files and links, which lead to such; whether all was looked at.
+    """
+    directories: list[str] = []
+    leads: list[str] = []
+    seen = 0
+    waiting = deque([workspace, *(f"{place}/{name}" for place in hosted for name in INNER)])
+    while waiting:
+        try:
+            with os.scandir(waiting.popleft()) as entries:
+                for entry in entries:
+                    seen += 1
+                    if seen > MAX_ENTRIES or len(directories) + len(leads) >= MAX_FOUND:
+                        return tuple(directories), tuple(leads), False
+                    is_directory = entry.is_dir(follow_symlinks=False)
+                    if entry.name == ".git" and not is_directory:
+                        leads.append(entry.path)
+                    elif is_directory and (entry.name == ".git" or os.path.isfile(f"{entry.path}/HEAD")):
+                        directories.append(entry.path)
+                        waiting.extend(f"{entry.path}/{name}" for name in INNER)
+                    elif is_directory and entry.name not in PASSED_OVER:
+                        waiting.append(entry.path)
+        except OSError:  # what we cannot list, the agent cannot
+            continue
+    return tuple(directories), tuple(leads), True
 
 
 def _worktree(entry: str, directory: str, forbidden: tuple[str, ...]) -> GitMetadata:

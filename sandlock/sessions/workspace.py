@@ -16,7 +16,7 @@ from .._record import record
 from ..profile import directory as profile_directory
 from .agent_draft import Draft, Reason
 from .agent_presets import ADDONS, AGENT_PRESETS, EXECUTED_LATER, GIT_EXECUTED
-from .git_metadata import GitMetadata, find_metadata
+from .git_metadata import GitMetadata, find_metadata, inner_metadata
 from .private_home import Dotfile, holds_files, link_dotfiles, make_directory, remove_tree, write_back
 from .program_files import program_places
 from .secret_files import SECRETS, covered_secrets, env_files, is_below
@@ -231,7 +231,11 @@ def _protect(draft: Draft, place: str, metadata: GitMetadata, origin: str) -> No
     """What programs outside execute stays as it is, also if it is not there; but for what is granted by its name."""
     paths = [f"{place}/{name}" for name in EXECUTED_LATER]
     paths += [f"{place}/.git"] if os.path.isfile(f"{place}/.git") else []
-    paths += [f"{directory}/{name}" for directory in metadata.hosted for name in GIT_EXECUTED]
+    inner, leads, complete = inner_metadata(place, metadata.hosted)
+    hosted = dict.fromkeys((*metadata.hosted, *inner))
+    paths += [*leads, *(f"{directory}/{name}" for directory in hosted for name in GIT_EXECUTED)]
+    if not complete:
+        draft.warn(f"{place}: too large to look for all repositories in it; those found keep their hooks and settings")
     named = {os.path.normpath(path) for field, path in draft.own_paths() if field == "fs_writable"}
     for path in paths:
         if path not in named:
