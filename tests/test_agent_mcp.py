@@ -332,6 +332,16 @@ def test_a_configuration_is_rewritten() -> None:
         wrapped({"a": 1}, [])
 
 
+@pytest.mark.parametrize(
+    "server", [{"command": "./bin/sandlock", "args": ["run"]}, {"command": "sandlock", "args": ["--version"]}]
+)
+def test_a_name_like_ours_confines_nothing(server: dict[str, object]) -> None:
+    """A file that comes with a project is anybody's; so is the program that it names."""
+    text, done, left = wrapped({"mcpServers": {"files": server}}, ["--preset", "node"])
+    assert (done, left) == (["files"], [])
+    assert json.loads(text)["mcpServers"]["files"]["args"][:4] == ["run", "--preset", "node", "--"]
+
+
 SERVER = """
 import sys
 from mcp.server import MCPServer

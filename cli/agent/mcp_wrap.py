@@ -76,8 +76,10 @@ def _why_not(name: str, server: Any, only: Sequence[str]) -> str:
         return "its args are not a list of texts"
     if not isinstance(env, dict):
         return "its env is not an object"
-    if os.path.basename(server["command"]) == "sandlock":
-        return "it is confined already"
+    # a relative path leads into the project whose file this may be: anybody's program can have our name there
+    named = server["command"] == "sandlock" or os.path.isabs(server["command"])
+    if named and os.path.basename(server["command"]) == "sandlock" and arguments[:1] == ["run"]:
+        return "it is confined already, by the options that stand there"
     return ""
 
 
