@@ -8,10 +8,18 @@ import re
 import signal
 import subprocess
 import time
+from typing import TYPE_CHECKING, cast
 
 import ordinary
 import pytest
+import trio
 from agent_terminal import Terminal, runs_of, until, workspace, write
+from fake_session import fake_session, question
+
+from sandlock.cli.agent.attach import _Attachment
+
+if TYPE_CHECKING:
+    from sandlock.cli.agent.terminal import Console
 
 RUN = ("agent", "run", "--exec-ask", "git push *")
 
@@ -209,3 +217,42 @@ def test_nothing_to_attach_to(visitor: ordinary.Person) -> None:
     with Terminal(visitor, "agent", "attach", os.path.basename(run)) as attached:
         assert attached.end() == 125
         assert "has ended" in attached.rest
+
+
+class Glass:
+    """A terminal that only keeps what is shown; nobody types."""
+
+    size = (24, 80)
+
+    def __init__(self) -> None:
+        self.shown = b""
+
+    async def send(self, data: bytes) -> None:
+        self.shown += data
+        await trio.lowlevel.checkpoint()
+
+    async def receive(self) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    def forget_typed(self) -> None:
+        """There is nothing."""
+
+
+def test_a_question_that_was_missed_is_asked(tmp_path: str) -> None:
+    """A program that makes more decisions than a reader takes does not hide its question among them."""
+
+    async def main() -> None:
+        glass = Glass()
+        async with fake_session(tmp_path) as session, trio.open_nursery() as nursery:
+            nursery.start_soon(_Attachment(cast("Console", glass), session.record).run)
+            with trio.fail_after(20):
+                while b"p pauses" not in glass.shown:
+                    await trio.sleep(0.01)
+                session.state["pending"].append(question())
+                await session.push(push="missed", count=7)
+                while b"git push origin main" not in glass.shown:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)

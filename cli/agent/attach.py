@@ -117,6 +117,7 @@ class _Attachment:
                     await self._say(_decision(push["decision"]))
                 case "missed":
                     await self._say(f"({push.get('count')} messages were missed)")
+                    await self._catch_up(client)
                 case "end":
                     code = push.get("result", {}).get("exit_code")
                     await self._say(f"session {self._record.id} has ended, exit code {code}")
@@ -134,6 +135,20 @@ class _Attachment:
             await self._say(_decision(line))
         for question in state.get("pending", ()):
             self._questions.setdefault(question["id"], question)
+        self._new.set()
+
+    async def _catch_up(self, client: Client) -> None:
+        """Among what was missed there may be questions, which wait for us: we count as somebody who answers them."""
+        from sandlock import SandlockError
+
+        try:
+            reply = await client.request("state", timeout=10)
+        except SandlockError:
+            return  # it has ended: the next push, or none, says so
+        pending = {question["id"]: question for question in reply["state"].get("pending", ())}
+        for id in self._questions.keys() - pending.keys():
+            self._forget(id)
+        self._questions = pending | self._questions
         self._new.set()
 
     def _forget(self, id: str) -> None:
