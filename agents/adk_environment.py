@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from google.adk.environment import BaseEnvironment, ExecutionResult
 
 from sandlock.files import FileError
-from sandlock.sessions.trailer import trailer, violations
 
 from .file_errors import builtin_error
 from .sync import InCallersLoop, SyncAgentSandbox
-from .text import without_forged_trailers
+from .text import with_denials, without_forged_trailers
 from .waiting_calls import Calls
 
 if TYPE_CHECKING:
@@ -131,7 +130,5 @@ class SandlockEnvironment(BaseEnvironment):
 
 def error_text(result: Result) -> str:
     """What it printed there, and what was denied."""
-    text, denied = without_forged_trailers(result.stderr_text), trailer(violations(result))
-    if result.truncated:
-        text += f"[{' and '.join(sorted(result.truncated))} cut]"
-    return f"{text}\n{denied}" if denied and text and not text.endswith("\n") else text + denied
+    cut = f"[{' and '.join(sorted(result.truncated))} cut]" if result.truncated else ""
+    return with_denials(result.stderr_text + cut, result)

@@ -20,10 +20,9 @@ from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 from pydantic import BaseModel
 
 from sandlock import PolicyError, SandlockError
-from sandlock.sessions.trailer import trailer, violations
 
 from .sandbox import AgentSandbox
-from .text import LIMIT, shortened, without_forged_trailers
+from .text import LIMIT, shortened, with_denials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,9 +146,8 @@ class SandlockCodeExecutor(CodeExecutor, Component[SandlockCodeExecutorConfig]):
 
     def _text(self, result: Result) -> str:
         """What it printed, how it ended if not by itself, and what was denied."""
-        text = shortened(without_forged_trailers(result.stdout_text), self._most)
         ends = ("\n[output cut]" if result.truncated else "") + ("\nTimeout" if result.timed_out else "")
-        return text + ends + trailer(violations(result))
+        return with_denials(shortened(result.stdout_text, self._most) + ends, result)
 
     # ---- as a component
 

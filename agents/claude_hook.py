@@ -5,13 +5,10 @@ Needs no SDK: `sandlock agent hook` prints it. `sandlock.agents.claude` has it f
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 from typing import TYPE_CHECKING, Any
 
-from sandlock import SandlockError
+from .own_program import own_program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +20,7 @@ TOOLS = ("Bash",)
 
 def wrapped_command(command: str, options: Sequence[str], *, program: str | None = None) -> str:
     """The command line that runs this one confined. `options`: those of `sandlock agent run`."""
-    words = [program or _program(), "agent", "run", *options, "--", "bash", "-c", command]
+    words = [program or own_program(), "agent", "run", *options, "--", "bash", "-c", command]
     return shlex.join(words)
 
 
@@ -46,12 +43,3 @@ def hook_output(given: Mapping[str, Any], options: Sequence[str], *, program: st
 def _decided(decision: str, reason: str, **more: Any) -> dict[str, Any]:
     facts = {"hookEventName": "PreToolUse", "permissionDecision": decision, "permissionDecisionReason": reason, **more}
     return {"hookSpecificOutput": facts}
-
-
-def _program() -> str:
-    """The `sandlock` beside this Python, else the one on PATH; by its path, for the model could set PATH."""
-    beside = os.path.join(os.path.dirname(sys.executable), "sandlock")
-    found = beside if os.access(beside, os.X_OK) else shutil.which("sandlock")
-    if found is None:
-        raise SandlockError("there is no program sandlock; install it where this Python or PATH finds it")
-    return os.path.abspath(found)

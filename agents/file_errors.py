@@ -14,4 +14,4 @@ __all__ = ["builtin_error"]
 def builtin_error(error: FileError) -> OSError:
     """FileNotFoundError, IsADirectoryError, ...; what leads out of the workspace is a PermissionError."""
     number = errno.EACCES if error.errno == errno.EXDEV else error.errno
-    return OSError(number, str(error))
+    return OSError(number, error.strerror)

@@ -36,12 +36,11 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from sandlock import ConfinementError, Policy, PolicyError, profile
 from sandlock.files import FileError
-from sandlock.sessions.trailer import trailer, violations
 
 from .file_errors import builtin_error
 from .loops import in_thread
 from .sandbox import AgentSandbox, run_origin
-from .text import without_forged_trailers
+from .text import with_denials, without_forged_trailers
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -184,7 +183,7 @@ class SandlockSandboxEnvironment(SandboxEnvironment):
                 if error.step != "change to the working directory":
                     raise
                 return ExecResult(False, 126, "", f"cwd: {cwd}: {os.strerror(error.errno or 0)}\n")
-        stdout, stderr = without_forged_trailers(result.stdout_text), _error_text(result)
+        stdout, stderr = without_forged_trailers(result.stdout_text), with_denials(result.stderr_text, result)
         if result.denials:
             transcript().info({"command": [*cmd], "denials": _denials(result)}, source="sandlock")
         if result.timed_out:
@@ -261,7 +260,7 @@ class SandlockSandboxEnvironment(SandboxEnvironment):
             run_origin.reset(before)
         if result.exit_code:
             code = result.exit_code if result.exit_code in (errno.EISDIR, errno.ENOENT) else errno.EACCES
-            raise OSError(code, f"{os.strerror(code).lower()} {_error_text(result)}".strip(), path)
+            raise OSError(code, f"{os.strerror(code).lower()} {with_denials(result.stderr_text, result)}".strip(), path)
         if result.truncated or len(result.stdout) > limit:
             raise _too_long()
         return result.stdout
@@ -333,11 +332,6 @@ def _check_modes(files: Files, path: str, wanted: int) -> None:
 def _turn() -> AbstractAsyncContextManager[object]:
     """One of the subprocesses that an eval may have at once (--max-subprocesses)."""
     return concurrency("subprocesses", max_subprocesses_context_var.get(), resizable=True)
-
-
-def _error_text(result: Result) -> str:
-    text, denied = without_forged_trailers(result.stderr_text), trailer(violations(result))
-    return f"{text}\n{denied}" if denied and text and not text.endswith("\n") else text + denied
 
 
 def _denials(result: Result) -> Any:

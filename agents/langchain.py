@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,10 +27,11 @@ from langgraph.config import get_config
 from langgraph.errors import GraphInterrupt
 from langgraph.types import interrupt
 
-from sandlock import PolicyError, SandlockError
+from sandlock import PolicyError
 from sandlock.result import printable
 from sandlock.sessions.questions import Answer, read_answer
 
+from .own_program import own_program
 from .waiting_calls import Calls, current_call_id
 
 if TYPE_CHECKING:
@@ -216,7 +215,7 @@ class SandlockExecutionPolicy(BaseExecutionPolicy):
             options += ["--pass-env", name]
         own = {name: os.environ[name] for name in HOSTS_OWN if name in os.environ}
         return subprocess.Popen(
-            [self.program or _program(), "agent", "run", *options, "--", *command],
+            [self.program or own_program(), "agent", "run", *options, "--", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -228,11 +227,3 @@ class SandlockExecutionPolicy(BaseExecutionPolicy):
             bufsize=1,
             start_new_session=True,
         )
-
-
-def _program() -> str:
-    beside = os.path.join(os.path.dirname(sys.executable), "sandlock")
-    found = beside if os.access(beside, os.X_OK) else shutil.which("sandlock")
-    if found is None:
-        raise SandlockError("there is no program sandlock; install it where this Python or PATH finds it")
-    return os.path.abspath(found)

@@ -22,10 +22,9 @@ from minisweagent.utils.serialize import recursive_merge
 from pydantic import BaseModel, ConfigDict, Field, ImportString
 
 from sandlock import Allow, Deny, PolicyError, SandlockError
-from sandlock.sessions.trailer import trailer, violations
 
 from .sync import SyncAgentSandbox
-from .text import without_forged_trailers
+from .text import with_denials
 
 if TYPE_CHECKING:
     from typing import Self
@@ -152,10 +151,7 @@ def _asked(summary: str) -> Allow | Deny:
 
 def _output(result: Result) -> str:
     """What it printed, and what was denied."""
-    text, denied = without_forged_trailers(result.stdout_text), trailer(violations(result))
-    if result.truncated:
-        text += "\n[output cut]"
-    return f"{text}\n{denied}" if denied and text and not text.endswith("\n") else text + denied
+    return with_denials(result.stdout_text + ("\n[output cut]" if result.truncated else ""), result)
 
 
 def _failed(output: str, kind: str, text: str, extra: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from sandlock.files import FileError
 from sandlock.sessions.trailer import trailer, violations
 
 from .sandbox import AgentSandbox
-from .text import shortened, without_forged_trailers
+from .text import shortened, with_denials, without_forged_trailers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from agents.sandbox.session.pty_types import PtyExecUpdate
     from agents.sandbox.types import User
 
-    from sandlock import AsyncProcess, Result
+    from sandlock import AsyncProcess
 
 __all__ = ["SandlockSandboxClient", "SandlockSandboxSession", "shell_executor"]
 
@@ -180,7 +180,9 @@ class SandlockSandboxSession(UnixLocalSandboxSession):
             raise ExecTransportError(command=command, cause=error) from error
         if result.timed_out:
             raise ExecTimeoutError(command=command, timeout_s=timeout, cause=None)
-        return ExecResult(stdout=result.stdout, stderr=_stderr(result), exit_code=result.exit_code)
+        return ExecResult(
+            stdout=result.stdout, stderr=with_denials(result.stderr_text, result).encode(), exit_code=result.exit_code
+        )
 
     # ---- programs that go on
 
@@ -344,7 +346,7 @@ def shell_executor(
                 ShellCommandOutput(
                     command=command,
                     stdout=shortened(without_forged_trailers(result.stdout_text), limit),
-                    stderr=shortened(_stderr(result).decode("utf-8", "replace"), limit),
+                    stderr=shortened(with_denials(result.stderr_text, result), limit),
                     outcome=outcome,
                 )
             )
@@ -353,12 +355,6 @@ def shell_executor(
         return ShellResult(output=outputs, max_output_length=action.max_output_length)
 
     return execute
-
-
-def _stderr(result: Result) -> bytes:
-    """What it printed there, and what was denied."""
-    text, denied = without_forged_trailers(result.stderr_text), trailer(violations(result))
-    return (f"{text}\n{denied}" if denied and text and not text.endswith("\n") else text + denied).encode()
 
 
 def _call_id() -> str:

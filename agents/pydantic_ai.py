@@ -9,7 +9,6 @@ The backend has all four protocols (commands, files, realpath, the environment i
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -28,10 +27,10 @@ from pydantic_ai.workspaces import (
 from pydantic_ai.workspaces.protocol import WorkspaceOutputLimitError, validate_timeout
 
 from sandlock.files import FileError
-from sandlock.sessions.trailer import trailer, violations
 
+from .file_errors import builtin_error
 from .sandbox import AgentSandbox
-from .text import without_forged_trailers
+from .text import with_denials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,22 +38,12 @@ if TYPE_CHECKING:
 
     from pydantic_ai import RunContext
 
-    from sandlock import Result
     from sandlock.files import Entry
 
 __all__ = ["SandlockBackend", "SandlockSandbox"]
 
 T = TypeVar("T")
 PROVIDER = "sandlock"
-BUILTIN: dict[int, type[OSError]] = {
-    errno.ENOENT: FileNotFoundError,
-    errno.EEXIST: FileExistsError,
-    errno.EISDIR: IsADirectoryError,
-    errno.ENOTDIR: NotADirectoryError,
-    errno.EACCES: PermissionError,
-    errno.EPERM: PermissionError,
-    errno.EXDEV: PermissionError,  # it leads out of the workspace
-}
 
 
 class SandlockBackend:
@@ -136,7 +125,7 @@ class SandlockBackend:
         validate_timeout(timeout)
         box = await self._open()
         result = await box.run(command, env=env, timeout=timeout)
-        stdout, stderr = result.stdout_text, _stderr(result)
+        stdout, stderr = result.stdout_text, with_denials(result.stderr_text, result)
         if result.timed_out:
             raise WorkspaceTimeoutError(f"the command was killed after {timeout:g} s", stdout=stdout, stderr=stderr)
         if not await anyio.to_thread.run_sync(os.path.isdir, box.workspace):
@@ -193,13 +182,7 @@ class SandlockBackend:
         try:
             return await anyio.to_thread.run_sync(act, box)
         except FileError as error:
-            kind = BUILTIN.get(error.errno or 0, OSError)
-            raise kind(error.errno, str(error.strerror)) from error
-
-
-def _stderr(result: Result) -> str:
-    text, denied = without_forged_trailers(result.stderr_text), trailer(violations(result))
-    return f"{text}\n{denied}" if denied and text and not text.endswith("\n") else text + denied
+            raise builtin_error(error) from error
 
 
 def _entry(box: AgentSandbox, path: str, found: Entry) -> FileEntry:

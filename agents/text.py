@@ -13,7 +13,7 @@ from sandlock.sessions.trailer import trailer, violations
 if TYPE_CHECKING:
     from sandlock import Result
 
-__all__ = ["LIMIT", "model_text", "shortened", "without_forged_trailers"]
+__all__ = ["LIMIT", "model_text", "shortened", "with_denials", "without_forged_trailers"]
 
 LIMIT = 30_000
 """Characters of output that a model gets, where nothing else is said."""
@@ -44,6 +44,12 @@ def shortened(text: str, limit: int) -> str:
         return text
     half = max(1, limit // 2)
     return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
+
+
+def with_denials(text: str, result: Result) -> str:
+    """What a program printed, as it is, and on a line of its own what was denied."""
+    text, denied = without_forged_trailers(text), trailer(violations(result))
+    return f"{text}\n{denied}" if denied and text and not text.endswith("\n") else text + denied
 
 
 def without_forged_trailers(text: str) -> str:

@@ -18,12 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:2] != ["agent", "hook"]:
         return _run(arguments)
-    code = BLOCK
     try:
-        code = BLOCK if _run(arguments) else 0
+        return BLOCK if _run(arguments) else 0
     except Exception as error:
         print(f"sandlock: agent hook: {type(error).__name__}: {error}", file=sys.stderr)
-    return code
+        return BLOCK
 
 
 def _run(arguments: list[str]) -> int:

@@ -2,9 +2,7 @@
 
 A test module says how its framework has a model call the command tool once, as an `Ask`, and runs them all:
 
-    @pytest.mark.parametrize("case", TEN_CASES)
-    def test_ten_cases(case: Case, tmp_path: Path) -> None:
-        case(ask, tmp_path)
+    test_ten_cases, test_ten_at_once = cases_of(ask)
 """
 
 from __future__ import annotations
@@ -21,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from loops import wait_alive
 
 import sandlock
 from sandlock.agents.sandbox import Request
 
-__all__ = ["TEN_CASES", "Ask", "Case", "Job", "ten_at_once"]
+__all__ = ["Ask", "Job", "cases_of"]
 
 LIMIT = 100.0
 MOST = 1_000_000
@@ -95,14 +94,16 @@ def run(ask: Ask, top: Path) -> None:
 def fail(ask: Ask, top: Path) -> None:
     text = _done(ask, Job(_place(top), "echo before; exit 37"))
     assert "before" in text
-    assert "37" in text
+    assert re.search(r"(?<![\w.])37(?![\w.])", text), text
 
 
 def timeout(ask: Ask, top: Path) -> None:
-    mark = f"mark-{os.urandom(6).hex()}"
+    mark, work = f"mark-{os.urandom(6).hex()}", _place(top)
     started = time.monotonic()
-    _done(ask, Job(_place(top), f"bash -c 'exec -a {mark} sleep 90' & wait", timeout=1.0))
+    _done(ask, Job(work, f"touch begun; bash -c 'exec -a {mark} sleep 90' & wait; touch ended", timeout=1.0))
     assert time.monotonic() - started < 60
+    assert os.path.exists(work / "begun")
+    assert not os.path.exists(work / "ended")
     assert wait_alive(mark, 0) == []
 
 
@@ -140,11 +141,13 @@ def binary_file(ask: Ask, top: Path) -> None:
 
 def denied_exec(ask: Ask, top: Path) -> None:
     work = _place(top)
-    rules = {"exec_allow": ["*"], "exec_deny": ["touch * # files are made by people"]}
-    text = _done(ask, Job(work, "touch made; echo and on", fields=rules))
+    command, rules = "touch made; echo and on", {"exec_allow": ["*"]}
+    text = _done(ask, Job(work, command, fields=rules | {"exec_deny": ["touch * # files are made by people"]}))
     assert "files are made by people" in text
     assert "and on" in text
     assert os.listdir(work) == []
+    assert "and on" in _done(ask, Job(work, command, fields=rules))  # without the rule, the control
+    assert os.listdir(work) == ["made"]
 
 
 ASKED = {"exec_allow": ["*"], "exec_ask": ["touch *"]}
@@ -223,3 +226,16 @@ def ten_at_once(ask: Ask, top: Path) -> None:
 
 async def _of(ask: Ask, job: Job) -> str:
     return await ask(job)
+
+
+def cases_of(ask: Ask) -> tuple[Callable[[Case, Path], None], Callable[[Path], None]]:
+    """The tests of a module: each of the ten cases, and ten agents at once."""
+
+    @pytest.mark.parametrize("case", TEN_CASES)
+    def test_ten_cases(case: Case, tmp_path: Path) -> None:
+        case(ask, tmp_path)
+
+    def test_ten_at_once(tmp_path: Path) -> None:
+        ten_at_once(ask, tmp_path)
+
+    return test_ten_cases, test_ten_at_once

@@ -20,7 +20,7 @@ import trio
 from loops import Loop, wait_alive
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
+from ten_cases import Job, cases_of
 
 from sandlock import PolicyError
 from sandlock.agents.mcp import SandboxServer
@@ -418,10 +418,4 @@ async def ask(job: Job) -> str:
         return str(result.content[0].text)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
+test_ten_cases, test_ten_at_once = cases_of(ask)

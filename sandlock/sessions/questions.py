@@ -190,8 +190,9 @@ def command_text(argv: tuple[str, ...], exe: str, limit: int = 400) -> str:
     text = join(argv)
     shown = printable(text, limit) + (f" ({len(text) - limit} more characters)" if len(text) > limit else "")
     first = argv[0] if argv else ""
-    named = first if "/" in first else which(first)
-    return shown if named and realpath(named) == exe else f"{shown} (the file {printable(exe)})"
+    # A path of the caller's choice is not followed: it may be on a server that does not answer.
+    named = first if "/" in first else realpath(which(first) or "")
+    return shown if named == exe else f"{shown} (the file {printable(exe)})"
 
 
 def prefix_of(argv: tuple[str, ...], exe: str) -> int | None:

@@ -23,7 +23,7 @@ from google.adk.tools.environment import EnvironmentToolset
 from google.genai import types
 from loops import wait_alive
 from pydantic import Field
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
+from ten_cases import Job, cases_of
 
 import sandlock
 from sandlock.agents.adk import LOST, ONE_QUESTION, SandlockCodeExecutor, SandlockEnvironment, SandlockToolset
@@ -494,13 +494,7 @@ async def ask(job: Job) -> str:
     return str(responses(events))
 
 
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
+test_ten_cases, test_ten_at_once = cases_of(ask)
 
 
 # ---- documents

@@ -13,7 +13,7 @@ from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
 from framework_pages import run_example
 from loops import wait_alive
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
+from ten_cases import Job, cases_of
 
 import sandlock
 from sandlock.agents.autogen import SandlockCodeExecutor
@@ -117,13 +117,7 @@ async def ask(job: Job) -> str:
     return f"{result.exit_code}\n{result.output}"
 
 
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
+test_ten_cases, test_ten_at_once = cases_of(ask)
 
 
 def test_the_example() -> None:

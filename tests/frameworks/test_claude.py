@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from claude_agent_sdk import HookMatcher
 from loops import Loop
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
+from ten_cases import Job, cases_of
 
 from sandlock.agents.claude import ClaudeSandbox, hook_output, wrapped_command
 from sandlock.agents.loops import in_thread
@@ -182,10 +182,4 @@ def flags(name: str, value: object) -> list[str]:
     return [word for each in (value if isinstance(value, list) else [value]) for word in (flag, str(each))]
 
 
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
+test_ten_cases, test_ten_at_once = cases_of(ask)

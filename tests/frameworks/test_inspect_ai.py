@@ -34,7 +34,7 @@ from inspect_ai.util._concurrency import init_concurrency
 from inspect_ai.util._sandbox import self_check
 from loops import Loop, wait_alive
 from pydantic import ValidationError
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
+from ten_cases import Job, cases_of
 
 import sandlock
 from sandlock.agents.inspect_ai import SandlockConfig, SandlockSandboxEnvironment
@@ -434,13 +434,7 @@ async def ask(job: Job) -> str:
     return f"{found.stdout}{found.stderr} {found.returncode}"
 
 
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
+test_ten_cases, test_ten_at_once = cases_of(ask)
 
 
 # ---- documents

@@ -19,7 +19,7 @@ import pexpect
 import pytest
 from framework_pages import run_example, run_page
 from loops import wait_alive
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
+from ten_cases import Job, cases_of
 
 os.environ["MSWEA_SILENT_STARTUP"] = "1"
 
@@ -314,13 +314,7 @@ async def ask(job: Job) -> str:
     return f"{extra['raw_output']} {extra['returncode']} {extra['exception_info']}"
 
 
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
+test_ten_cases, test_ten_at_once = cases_of(ask)
 
 
 # ---- documents

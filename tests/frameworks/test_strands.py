@@ -18,7 +18,7 @@ from strands.models import Model
 from strands.sandbox import ExecutionResult, StreamChunk
 from strands.sandbox.errors import SandboxPathNotFoundError, SandboxTimeoutError
 from strands.sandbox.not_a_sandbox_local_environment import NotASandboxLocalEnvironment
-from ten_cases import TEN_CASES, Case, Job, ten_at_once
+from ten_cases import Job, cases_of
 
 import sandlock
 from sandlock.agents.sandbox import Request
@@ -430,13 +430,7 @@ async def ask(job: Job) -> str:
     return "".join(answers(worker))
 
 
-@pytest.mark.parametrize("case", TEN_CASES)
-def test_ten_cases(case: Case, tmp_path: Path) -> None:
-    case(ask, tmp_path)
-
-
-def test_ten_at_once(tmp_path: Path) -> None:
-    ten_at_once(ask, tmp_path)
+test_ten_cases, test_ten_at_once = cases_of(ask)
 
 
 # ---- documents
