@@ -20,7 +20,7 @@ from .errors import PolicyError, SandlockError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
-    from typing import Self
+    from typing import IO, Self
 
 __all__ = ["Entry", "FileError", "Files"]
 
@@ -120,6 +120,10 @@ class Files:
             raise _failed("read", path, errno.EFBIG, f"it has more than {max_bytes} bytes")
         return content
 
+    def open(self, path: str) -> BinaryIO:
+        """A regular file, as a stream to be read. Raises FileError."""
+        return self._open_file(path, os.O_RDONLY)
+
     def read_text(self, path: str, *, max_bytes: int = MAX_READ) -> str:
         """The content as UTF-8; what is not is replaced."""
         return self.read(path, max_bytes=max_bytes).decode("utf-8", "replace")
@@ -205,6 +209,20 @@ class Files:
             except OSError as error:
                 raise _failed("write", path, error.errno or errno.EIO) from error
 
+    def write_from(self, path: str, source: IO[bytes], *, max_bytes: int) -> int:
+        """Makes a file, or replaces its content, of what a stream gives, and returns how long that was. Raises
+        FileError: more than `max_bytes` (EFBIG), which have been written then."""
+        self._make_parents(path)
+        with self._open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666) as file:
+            try:
+                size = _copy(source, file, max_bytes)
+                file.flush()
+            except OSError as error:
+                raise _failed("write", path, error.errno or errno.EIO) from error
+        if size == max_bytes and source.read(1):
+            raise _failed("write", path, errno.EFBIG, f"it would have more than {max_bytes} bytes")
+        return size
+
     def make_dir(self, path: str, *, parents: bool = True, exist_ok: bool = True) -> None:
         """Makes a directory. Raises FileError."""
         if parents:
@@ -266,6 +284,8 @@ class Files:
 
     def link(self, path: str, target: str) -> None:
         """Makes a symbolic link, which may say anything: nothing here follows it outside. Raises FileError."""
+        if "\0" in target:
+            raise _failed("link", path, errno.EINVAL, "a NUL is in what it says")
         self._make_parents(path)
         parent, last = self._parent("link", self._name(path))
         try:
@@ -480,9 +500,12 @@ def _same(path: str, status: os.stat_result) -> bool:
     return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> None:
-    while block := source.read(BLOCK):
+def _copy(source: IO[bytes], target: BinaryIO, room: int | None = None) -> int:
+    size = 0
+    while block := source.read(BLOCK if room is None else min(BLOCK, room - size)):
         target.write(block)
+        size += len(block)
+    return size
 
 
 def _failed(step: str, path: object, number: int, why: str = "") -> FileError:
