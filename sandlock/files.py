@@ -27,6 +27,7 @@ __all__ = ["Entry", "FileError", "Files"]
 MAX_READ = 64 * 2**20
 MAX_ENTRIES = 100_000
 BLOCK = 2**20
+DEEPEST = 64
 MAX_LINKS = 40
 """As the kernel follows (path_resolution(7))."""
 PATH_ONLY = os.O_PATH | os.O_CLOEXEC
@@ -200,11 +201,15 @@ class Files:
 
     def write(self, path: str, content: bytes | str, *, mode: int = 0o666, parents: bool = True) -> None:
         """Makes a file or replaces its content; `parents`: also the directories above it. Raises FileError."""
+        try:
+            data = content.encode() if isinstance(content, str) else content
+        except UnicodeEncodeError as error:  # before the file is emptied
+            raise _failed("write", path, errno.EILSEQ, str(error)) from error
         if parents:
             self._make_parents(path)
         with self._open_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode) as file:
             try:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(data)
                 file.flush()
             except OSError as error:
                 raise _failed("write", path, error.errno or errno.EIO) from error
@@ -243,8 +248,6 @@ class Files:
 
     def remove(self, path: str, *, recursive: bool = False, missing_ok: bool = False) -> None:
         """Removes a file, a link or a directory, which has to be empty without `recursive`. Raises FileError."""
-        from shutil import rmtree  # of what nobody asked to remove recursively it is not needed
-
         name = self._name(path)
         if name == ".":
             raise _failed("remove", path, errno.EBUSY, "it is the workspace itself")
@@ -258,7 +261,7 @@ class Files:
             if not modes.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
                 os.unlink(last, dir_fd=parent)
             elif recursive:
-                rmtree(last, dir_fd=parent)  # follows no link (shutil.rmtree.avoids_symlink_attacks)
+                _remove_tree(parent, last)
             else:
                 os.rmdir(last, dir_fd=parent)
         except OSError as error:
@@ -284,8 +287,8 @@ class Files:
 
     def link(self, path: str, target: str) -> None:
         """Makes a symbolic link, which may say anything: nothing here follows it outside. Raises FileError."""
-        if "\0" in target:
-            raise _failed("link", path, errno.EINVAL, "a NUL is in what it says")
+        if not _is_name(target):
+            raise _failed("link", path, errno.EINVAL, "what it says cannot be the name of a file")
         self._make_parents(path)
         parent, last = self._parent("link", self._name(path))
         try:
@@ -321,7 +324,7 @@ class Files:
     def _name(self, path: str) -> str:
         """The path relative to the workspace. Raises PolicyError for what cannot be one."""
         text = os.fspath(path)
-        if not isinstance(text, str) or "\0" in text or not text:
+        if not isinstance(text, str) or not text or not _is_name(text):
             raise PolicyError(f"path: {path!r} is no path; write one relative to the workspace")
         if text.startswith("/"):
             if text == self.root or text.startswith(self.root.rstrip("/") + "/"):
@@ -451,10 +454,52 @@ class Files:
         return fd, last
 
     def _make_parents(self, path: str) -> None:
-        above = os.path.dirname(self._name(path))
-        if above and not self.exists(above):
-            self._make_parents(above)
-            self.make_dir(above, parents=False)
+        above, missing = os.path.dirname(self._name(path)), []
+        while above and not self.exists(above):
+            missing.append(above)
+            above = os.path.dirname(above)
+        while missing:
+            self.make_dir(missing.pop(), parents=False)
+
+
+def _is_name(text: str) -> bool:
+    """Whether the kernel can be told it: without a NUL, and no half of a character."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
+def _remove_tree(holder: int, name: str) -> None:
+    """A directory that a program filled as it liked, and may fill still. Follows no link. Raises OSError."""
+    top = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=holder)
+    try:
+        for _ in range(MAX_ENTRIES):
+            if not _empty(top, top, 0):
+                break
+    finally:
+        os.close(top)
+    os.rmdir(name, dir_fd=holder)
+
+
+def _empty(fd: int, top: int, depth: int) -> bool:
+    """Whether something is left at the top: directories that lie too deep for the stack and for our descriptors are
+    brought up there."""
+    left = False
+    for name in os.listdir(fd):
+        if not modes.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=fd)
+        elif depth == DEEPEST:
+            os.rename(name, os.urandom(12).hex(), src_dir_fd=fd, dst_dir_fd=top)
+            left = True
+        else:
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            try:
+                left |= _empty(inner, top, depth + 1)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=fd)
+    return left
 
 
 def _entries(fd: int, name: str) -> Iterator[Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -345,3 +346,47 @@ def test_descriptors_are_given_back(files: Files) -> None:
     files.close()
     with pytest.raises(FileError):
         files.read("a")
+
+
+def test_what_cannot_be_written_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """Half of a surrogate pair, as the JSON of a model may have it."""
+    with Files(tmp_path) as files:
+        files.write("f", "precious")
+        with pytest.raises(FileError):
+            files.write("f", "\ud83d")
+        assert files.read("f") == b"precious"
+        for use in (files.read, files.exists, files.list, files.stat, lambda path: files.write(path, "x")):
+            with pytest.raises(sandlock.SandlockError):
+                use("a\ud83d")
+        with pytest.raises(sandlock.SandlockError):
+            files.link("l", "\ud83d")
+
+
+def test_a_path_of_very_many_directories(tmp_path: Path) -> None:
+    with Files(tmp_path) as files:
+        files.write("a/" * 1500 + "x", "y")
+        assert files.read("a/" * 1500 + "x") == b"y"
+        files.remove("a", recursive=True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_lies_deep_is_removed(tmp_path: Path) -> None:
+    """Deeper than a path may be long, with links out of it, within few descriptors."""
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "t").mkdir()
+    place = os.open(tmp_path / "t", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=place)
+        os.symlink(tmp_path, "link", dir_fd=place)
+        inner = os.open("d", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = inner
+    os.close(place)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 200, before[1]))
+    try:
+        with Files(tmp_path) as files:
+            files.remove("t", recursive=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert os.listdir(tmp_path) == ["kept"]
