@@ -15,7 +15,6 @@ import os
 import posixpath
 import re
 from contextlib import nullcontext
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 import anyio
@@ -39,6 +38,7 @@ from sandlock.files import FileError
 
 from .file_errors import builtin_error
 from .loops import in_thread
+from .places import Place
 from .sandbox import AgentSandbox, run_origin
 from .text import with_denials, without_forged_trailers
 
@@ -87,7 +87,7 @@ class SandlockSandboxEnvironment(SandboxEnvironment):
     approve: ClassVar[Approve | None] = None
     """Decides what the rules leave open, as in AgentSandbox; in a subclass, a staticmethod. None: it is denied."""
 
-    def __init__(self, place: TemporaryDirectory[str], policy: Policy) -> None:
+    def __init__(self, place: Place, policy: Policy) -> None:
         super().__init__()
         self._place = place
         self._mounts = tuple(each for each in _mounted(policy) if each not in OWN)
@@ -111,7 +111,7 @@ class SandlockSandboxEnvironment(SandboxEnvironment):
 
     @classmethod
     def _made(cls, config: BaseModel | str | None) -> Self:
-        place = TemporaryDirectory(prefix="sandlock-inspect-", ignore_cleanup_errors=True)
+        place = Place(prefix="sandlock-inspect-", ignore_cleanup_errors=True)
         try:
             for each in OWN:
                 os.makedirs(place.name + each)

@@ -7,7 +7,6 @@ never outside the workspace. Whoever asks is told who caused a call: the model's
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +20,7 @@ from sandlock.snapshots import restore, snapshot
 from .background import Background
 from .interpreter import Interpreter
 from .loops import in_thread
+from .places import Place
 from .shell import Shell
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class AgentSandbox:
 
     def _prepare(self) -> Policy:
         """Directories, the policy and the files; undone by the stack."""
-        place = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sandlock-agent-"))
+        place = self._stack.enter_context(Place(prefix="sandlock-agent-"))
         given, state = self._given, os.path.join(place, "state")
         if given is None:
             given = os.path.join(place, "workspace")

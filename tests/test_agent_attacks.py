@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,38 @@ def test_restore_is_no_way_to_what_is_protected(loop: Loop, tmp_path: Path) -> N
     loop.run(body)
     assert not hook.exists()
     assert (tmp_path / "d" / "hooks" / "pre-commit").read_text() == "evil\n"
+
+
+DEEP = "import os\nfor _ in range(1500):\n    os.mkdir('d')\n    os.chdir('d')"
+
+
+def test_a_deep_tree_holds_up_no_end(loop: Loop) -> None:
+    """In the workspace, in HOME and in TMPDIR: all are removed."""
+    places = []
+
+    async def body() -> None:
+        async with AgentSandbox() as box:
+            places.append(box.workspace)
+            for place in (".", "$HOME", "$TMPDIR"):
+                result = await box.run(f'cd {place} && python3 -c "{DEEP}"')
+                assert result.exit_code == 0, result.stderr_text
+
+    loop.run(body)
+    assert not os.path.exists(os.path.dirname(places[0]))
+
+
+def test_the_end_of_a_workspace_changes_nothing_outside(loop: Loop, tmp_path: Path) -> None:
+    """A link in a directory that its owner may not change: some versions of tempfile change the mode of its target."""
+    victim = tmp_path / "victim"
+    victim.touch()
+    victim.chmod(0o444)
+    places = []
+
+    async def body() -> None:
+        async with AgentSandbox() as box:
+            places.append(box.workspace)
+            assert (await box.run(f"mkdir d; ln -s {victim} d/link; chmod 500 d")).exit_code == 0
+
+    loop.run(body)
+    assert victim.stat().st_mode & 0o777 == 0o444
+    assert not os.path.exists(os.path.dirname(places[0]))

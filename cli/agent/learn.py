@@ -7,7 +7,6 @@ by its time limit, by Ctrl-C or by a signal. Nothing of the recording stays behi
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from sandlock.sessions.learned_text import (
     toml_text,
 )
 from sandlock.sessions.learning import Learned, Observed, Refused, learn, observe
+from sandlock.sessions.private_home import remove_tree
 from sandlock.sessions.recording_run import (
     RecordingRun,
     covering_of_policy,
@@ -156,15 +156,8 @@ def _workshop() -> Iterator[tuple[str, str]]:
         os.mkdir(temporary, 0o700)
         yield temporary, f"{place}/log.jsonl"
     finally:
-        shutil.rmtree(place, onerror=_by_force)
-
-
-def _by_force(function: object, path: str, error: object) -> None:
-    """The program may have taken our rights to its directories away."""
-    with suppress(OSError):
-        os.chmod(os.path.dirname(path), 0o700)
-        os.chmod(path, 0o700, follow_symlinks=False) if not os.path.islink(path) else None
-        shutil.rmtree(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
+        with suppress(OSError):
+            remove_tree(place)
 
 
 def _terminals() -> list[str]:
