@@ -116,6 +116,12 @@ class Interpreter(LongLived):
         call_id: str | None = None,
     ) -> CodeAnswer:
         """Runs one piece of code. `variables`: JSON data that it finds defined. Raises SandlockError, TypeError."""
+        async with self._turn:
+            return await self._run(code, timeout, variables, call_id)
+
+    async def _run(
+        self, code: str, timeout: float | None, variables: dict[str, Any] | None, call_id: str | None
+    ) -> CodeAnswer:
         self._count += 1
         question = {"id": self._count, "code": code, "variables": variables or {}}
         line = json.dumps(question).encode("utf-8", "surrogateescape") + b"\n"

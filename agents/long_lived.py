@@ -1,10 +1,15 @@
-"""A program that lives on between requests: started by the first one, ended with its sandbox or when it fails one."""
+"""A program that lives on between requests: started by the first one, ended with its sandbox or when it fails one.
+
+Rules: one request at a time; others that come meanwhile wait for their turn, or each would read what is another's.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import sandlock
+
+from .loops import new_lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +33,7 @@ class LongLived:
         self._stderr, self._cwd, self._env = stderr, cwd, env
         self._process: AsyncProcess | None = None
         self._context: AbstractAsyncContextManager[AsyncProcess] | None = None
+        self._lock: AbstractAsyncContextManager[None] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -42,6 +48,13 @@ class LongLived:
         context, self._context, self._process = self._context, None, None
         if context is not None:
             await context.__aexit__(None, None, None)
+
+    @property
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """Held while a request is carried out."""
+        if self._lock is None:
+            self._lock = new_lock()
+        return self._lock
 
     async def _started(self, call_id: str | None) -> AsyncProcess:
         """The program, started if there is none."""

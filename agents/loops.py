@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Callable
     from concurrent.futures import Future
+    from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
 
-__all__ = ["Deadline", "answer_of", "deadline", "in_thread", "receive"]
+__all__ = ["Deadline", "answer_of", "deadline", "in_thread", "new_lock", "receive"]
 
 
 class Deadline:
@@ -45,6 +46,17 @@ async def deadline(seconds: float | None) -> AsyncIterator[Deadline]:
         if not limit.expired():
             raise
         found.passed = True
+
+
+def new_lock() -> AbstractAsyncContextManager[None]:
+    """A lock of this loop: who comes first has it first."""
+    if sniffio.current_async_library() == "trio":
+        import trio
+
+        return trio.Lock()
+    import asyncio
+
+    return asyncio.Lock()
 
 
 async def receive(connection: socket.socket, size: int) -> bytes:

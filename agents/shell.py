@@ -50,6 +50,10 @@ class Shell(LongLived):
 
         `call_id` is that of the shell's first command: all belong to one run. Raises SandlockError.
         """
+        async with self._turn:
+            return await self._run(command, timeout, call_id)
+
+    async def _run(self, command: str, timeout: float | None, call_id: str | None) -> ShellAnswer:
         process = await self._started(call_id)
         assert process.stdin is not None
         word = os.urandom(12).hex()

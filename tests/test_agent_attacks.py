@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,44 @@ def test_the_end_of_a_workspace_changes_nothing_outside(loop: Loop, tmp_path: Pa
     loop.run(body)
     assert victim.stat().st_mode & 0o777 == 0o444
     assert not os.path.exists(os.path.dirname(places[0]))
+
+
+def test_calls_at_once_have_each_their_own_answer(loop: Loop, tmp_path: Path) -> None:
+    """As models make them: several tool calls in one turn, the slowest first."""
+    said: dict[int, str] = {}
+    values: dict[int, str | None] = {}
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path) as box:
+
+            async def command(number: int) -> None:
+                said[number] = (await box.shell.run(f"sleep 0.{5 - number}; X=${{X}}{number}; echo {number}")).output
+
+            async def code(number: int) -> None:
+                text = f"import time; time.sleep(0.{5 - number}); x = globals().get('x', 0) + 1; {number}"
+                values[number] = (await box.python.run(text)).value
+
+            calls = [partial(each, number) for number in range(1, 5) for each in (command, code)]
+            await loop.together(*calls)
+            assert len((await box.shell.run("echo $X")).output.strip()) == 4, "one shell, and it lives"
+            assert (await box.python.run("x")).value == "4", "one interpreter, and it lives"
+
+    loop.run(body)
+    assert said == {number: f"{number}\n" for number in range(1, 5)}
+    assert values == {number: str(number) for number in range(1, 5)}
+
+
+def test_who_waits_for_a_turn_and_is_cancelled_ends_nobody_elses(loop: Loop, tmp_path: Path) -> None:
+    async def body() -> None:
+        async with AgentSandbox(tmp_path) as box:
+            await box.shell.run("X=kept")
+
+            async def waits() -> None:
+                await loop.sleep(0)
+                assert await loop.cut_short(0.1, partial(box.shell.run, "X=lost"))
+
+            first, _ = await loop.together(partial(box.shell.run, "sleep 0.6; echo $X"), waits)
+            assert first.output == "kept\n"
+            assert (await box.shell.run("echo $X")).output == "kept\n"
+
+    loop.run(body)
