@@ -2,7 +2,8 @@
 
 Rules: a small shell stands above the command: it says how that ended and then waits, so that the tree stays. What is
 printed goes to files without names, which hold nobody up; a program that prints for ever fills them as it could fill
-the workspace. Where nothing was left in the background, the tree ends at once.
+the workspace. Where nothing was left in the background, the tree ends at once; where that has ended since, with the
+next command.
 """
 
 from __future__ import annotations
@@ -33,13 +34,22 @@ class Background:
 
     def __init__(self, box: AsyncSandbox) -> None:
         self._box = box
-        self._left: list[AsyncExitStack] = []
+        self._left: list[tuple[int, AsyncExitStack]] = []
+        """The shell of each tree, and what it holds."""
 
     async def aclose(self) -> None:
         """Ends all that was left behind."""
         left, self._left = self._left, []
-        for stack in left:
+        for _, stack in left:
             await stack.aclose()
+
+    async def _end_what_has_ended(self) -> None:
+        """Shells whose background programs are gone: each holds processes and descriptors of ours."""
+        for each in list(self._left):
+            shell, stack = each
+            if each in self._left and _others(shell) == set():
+                self._left.remove(each)
+                await stack.aclose()
 
     async def run(
         self,
@@ -52,6 +62,7 @@ class Background:
         stderr: int,
     ) -> Result:
         """Runs a command to its end and returns its Result. Cancelled, or out of time, it ends its whole tree."""
+        await self._end_what_has_ended()
         stack = AsyncExitStack()
         try:
             ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
@@ -81,8 +92,8 @@ class Background:
         cut = frozenset(
             name for name, file in (("stdout", out), ("stderr", err)) if os.fstat(file.fileno()).st_size > kept
         )
-        if said is not None and not limit.passed and _has_others(process.pid):
-            self._left.append(stack)
+        if said is not None and not limit.passed and _others(process.pid):
+            self._left.append((process.pid, stack))
         else:
             await stack.aclose()
         return sandlock.Result(**result | texts | {"truncated": cut, "call_id": call_id})
@@ -118,15 +129,16 @@ def _content(file: IO[bytes], limit: int) -> bytes:
     return os.pread(file.fileno(), limit, 0)
 
 
-def _has_others(shell: int) -> bool:
-    """Whether the tree of this shell has other processes: its children, or those that its reaper has taken over."""
+def _others(shell: int) -> set[int] | None:
+    """The other processes in the tree of this shell: its children, and those that its reaper has taken over. None: the
+    shell itself is gone."""
     try:
         with open(f"/proc/{shell}/stat", "rb") as file:
             above = int(file.read().rpartition(b")")[2].split()[1])
         found = _children(shell) | _children(above)
     except (OSError, ValueError):
-        return False
-    return bool(found - {shell})
+        return None
+    return found - {shell}
 
 
 def _children(pid: int) -> set[int]:

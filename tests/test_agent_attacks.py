@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from functools import partial
 from pathlib import Path
 
@@ -109,5 +110,29 @@ def test_who_waits_for_a_turn_and_is_cancelled_ends_nobody_elses(loop: Loop, tmp
             first, _ = await loop.together(partial(box.shell.run, "sleep 0.6; echo $X"), waits)
             assert first.output == "kept\n"
             assert (await box.shell.run("echo $X")).output == "kept\n"
+
+    loop.run(body)
+
+
+def test_what_has_ended_in_the_background_holds_nothing(loop: Loop, tmp_path: Path) -> None:
+    """A hundred commands that leave something for a moment cost no more descriptors than one."""
+
+    def held() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path, keep_background=True) as box:
+            await box.run("sleep 600 & echo $! > pid")
+            before = held()
+            for _ in range(10):
+                await box.run("until [ -e go ]; do sleep 0.02; done &")
+            assert held() > before + 10
+            await box.run("touch go")
+            end = time.monotonic() + 20
+            while held() > before + 1 and time.monotonic() < end:
+                await loop.sleep(0.05)
+                await box.run("true")
+            assert held() <= before + 1
+            os.kill(int((tmp_path / "pid").read_text()), 0)  # what goes on is not touched
 
     loop.run(body)
