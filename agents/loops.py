@@ -77,7 +77,7 @@ async def receive(connection: socket.socket, size: int) -> bytes:
 async def in_thread(function: Callable[..., T], *arguments: object, left_behind: bool = False) -> T:
     """A plain function's answer, from a worker thread; what waits for a disk must not hold the loop.
 
-    `left_behind`: who is cancelled under trio does not wait for its end, either.
+    Who is cancelled waits for its end, for what it uses must not be taken from it; not if it is `left_behind`.
     """
     if sniffio.current_async_library() == "trio":
         import trio
@@ -85,7 +85,14 @@ async def in_thread(function: Callable[..., T], *arguments: object, left_behind:
         return await trio.to_thread.run_sync(function, *arguments, abandon_on_cancel=left_behind)
     import asyncio
 
-    return await asyncio.to_thread(function, *arguments)
+    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        if not left_behind:
+            await asyncio.wait([work])
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())  # it has been looked at
+        raise
 
 
 async def answer_of(future: Future[T]) -> T:

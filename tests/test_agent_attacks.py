@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -136,3 +137,46 @@ def test_what_has_ended_in_the_background_holds_nothing(loop: Loop, tmp_path: Pa
             os.kill(int((tmp_path / "pid").read_text()), 0)  # what goes on is not touched
 
     loop.run(body)
+
+
+def test_who_is_cancelled_waits_for_the_thread_that_uses_its_files(loop: Loop, tmp_path: Path) -> None:
+    """Else a restore goes on by a descriptor that is closed, or has become another's, and writes when all is over."""
+    (tmp_path / "x").write_text("x" * 1000)
+    began, cut = threading.Event(), threading.Event()
+    events: list[str] = []
+
+    class Slow(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            began.set()
+            if not cut.wait(20):
+                raise OSError("nobody has cancelled it")
+            time.sleep(0.2)  # a disk that is slow to answer
+            events.append("read")
+            return super().read(size)
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path) as box:
+            archive = io.BytesIO()
+            await box.snapshot(archive)
+            (tmp_path / "x").unlink()
+
+            async def restores() -> None:
+                async def cancelled() -> None:
+                    try:
+                        await box.restore(Slow(archive.getvalue()))
+                    finally:
+                        events.append("over")
+
+                await loop.cut_short(0.1, cancelled)
+
+            async def cancels() -> None:
+                while not began.is_set():
+                    await loop.sleep(0.01)
+                await loop.sleep(0.2)  # longer than the other's limit
+                cut.set()
+
+            await loop.together(restores, cancels)
+
+    loop.run(body)
+    assert events.index("over") == len(events) - 1
+    assert (tmp_path / "x").exists()
