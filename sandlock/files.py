@@ -2,7 +2,8 @@
 
 Rules: every path is followed by the kernel from the workspace's own descriptor and may not leave it, by `..` or by a
 link that a program has planted (openat2(2), RESOLVE_BENEATH); what is opened is looked at before it is used, so that
-nobody waits for a FIFO. No process is started. Safe to use while programs run in the workspace.
+nobody waits for a FIFO. Permission bits hold for root too, as they do for its programs, which have no capabilities. No
+process is started. Safe to use while programs run in the workspace.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import errno
 import os
 import stat as modes
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from ._record import record
@@ -32,6 +34,8 @@ MAX_LINKS = 40
 """As the kernel follows (path_resolution(7))."""
 PATH_ONLY = os.O_PATH | os.O_CLOEXEC
 Use = Literal["look", "read", "change"]
+OVER_MODES = 0x1F
+"""CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID."""
 _TRIES = 100
 """openat2(2) gives EAGAIN where somebody renames at the same time."""
 
@@ -153,7 +157,8 @@ class Files:
         name = self._name(path)
         fd = self._beneath("list", name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, "read")
         try:
-            return sorted(_entries(fd, name), key=lambda entry: entry.path)
+            with _by_modes():
+                return sorted(_entries(fd, name), key=lambda entry: entry.path)
         except OSError as error:
             raise _failed("list", path, error.errno or errno.EIO) from error
         finally:
@@ -237,7 +242,8 @@ class Files:
             return
         parent, last = self._parent("make", name)
         try:
-            os.mkdir(last, dir_fd=parent)
+            with _by_modes():
+                os.mkdir(last, dir_fd=parent)
         except FileExistsError as error:
             if not exist_ok or self.stat(path).kind != "directory":
                 raise _failed("make", path, errno.EEXIST) from error
@@ -258,12 +264,13 @@ class Files:
                 return
             raise
         try:
-            if not modes.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
-                os.unlink(last, dir_fd=parent)
-            elif recursive:
-                _remove_tree(parent, last)
-            else:
-                os.rmdir(last, dir_fd=parent)
+            with _by_modes():
+                if not modes.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+                    os.unlink(last, dir_fd=parent)
+                elif recursive:
+                    _remove_tree(parent, last)
+                else:
+                    os.rmdir(last, dir_fd=parent)
         except OSError as error:
             if not (missing_ok and error.errno == errno.ENOENT):
                 raise _failed("remove", path, error.errno or errno.EIO) from error
@@ -277,7 +284,8 @@ class Files:
         try:
             second, new = self._parent("move", self._name(target))
             try:
-                os.rename(name, new, src_dir_fd=first, dst_dir_fd=second)
+                with _by_modes():
+                    os.rename(name, new, src_dir_fd=first, dst_dir_fd=second)
             except OSError as error:
                 raise _failed("move", source, error.errno or errno.EIO) from error
             finally:
@@ -292,7 +300,8 @@ class Files:
         self._make_parents(path)
         parent, last = self._parent("link", self._name(path))
         try:
-            os.symlink(target, last, dir_fd=parent)
+            with _by_modes():
+                os.symlink(target, last, dir_fd=parent)
         except OSError as error:
             raise _failed("link", path, error.errno or errno.EIO) from error
         finally:
@@ -302,7 +311,8 @@ class Files:
         """The permission bits of a file or directory (0o777 at most). Raises FileError."""
         fd = self._beneath("change the mode of", self._name(path), PATH_ONLY, "change")
         try:
-            os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)  # fchmod(2) takes no O_PATH
+            with _by_modes():
+                os.chmod(f"/proc/self/fd/{fd}", mode & 0o777)  # fchmod(2) takes no O_PATH
         except OSError as error:
             raise _failed("change the mode of", path, error.errno or errno.EIO) from error
         finally:
@@ -368,10 +378,11 @@ class Files:
     def _openat2(self, name: str, flags: int, *, links: bool) -> int:
         path = ffi.from_buffer(os.fsencode(name) + b"\0")
         fd = -errno.EAGAIN
-        for _ in range(_TRIES):
-            fd = lib.open_beneath(self._fd, path, flags, 0, links)
-            if fd != -errno.EAGAIN:
-                break
+        with _by_modes():
+            for _ in range(_TRIES):
+                fd = lib.open_beneath(self._fd, path, flags, 0, links)
+                if fd != -errno.EAGAIN:
+                    break
         return fd
 
     def _without_links(self, name: str) -> str | None:
@@ -434,7 +445,8 @@ class Files:
             raise _failed("make", path, errno.EXDEV, "it leads out of the workspace")
         parent, last = self._parent("make", inside)
         try:
-            return os.open(last, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=parent)
+            with _by_modes():
+                return os.open(last, flags | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=parent)
         except OSError as error:  # EEXIST: a program was faster
             raise _failed("make", path, error.errno or errno.EIO) from error
         finally:
@@ -460,6 +472,24 @@ class Files:
             above = os.path.dirname(above)
         while missing:
             self.make_dir(missing.pop(), parents=False)
+
+
+@contextmanager
+def _by_modes() -> Iterator[None]:
+    """Has permission bits decide about what this thread does. Raises OSError."""
+    effective, permitted, inheritable = (ffi.new("uint64_t *") for _ in range(3))
+    found = lib.capabilities_get(effective, permitted, inheritable)
+    if found == 0 and not effective[0] & OVER_MODES:
+        yield
+        return
+    if found == 0:
+        found = lib.capabilities_set(effective[0] & ~OVER_MODES, permitted[0], inheritable[0])
+    if found < 0:
+        raise OSError(-found, "give up capabilities")
+    try:
+        yield
+    finally:
+        lib.capabilities_set(effective[0], permitted[0], inheritable[0])
 
 
 def _is_name(text: str) -> bool:

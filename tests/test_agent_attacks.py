@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from loops import Loop
 
 from sandlock.agents.sandbox import AgentSandbox
+from sandlock.files import FileError
 
 pytestmark = pytest.mark.usefixtures("lasting_thread")
 
@@ -180,3 +183,40 @@ def test_who_is_cancelled_waits_for_the_thread_that_uses_its_files(loop: Loop, t
     loop.run(body)
     assert events.index("over") == len(events) - 1
     assert (tmp_path / "x").exists()
+
+
+def test_permission_bits_hold_for_the_file_tools_of_root_too(loop: Loop, tmp_path: Path) -> None:
+    """Programs have no capabilities; what they may not, the tools beside them may not."""
+    secret, kept, closed = tmp_path / "secret", tmp_path / "kept", tmp_path / "closed"
+    for path, mode in ((secret, 0), (kept, 0o444)):
+        path.write_text("as it was")
+        path.chmod(mode)
+    closed.mkdir()
+    (closed / "inner").write_text("as it was")
+    closed.chmod(0o500)
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path) as box:
+            tools: dict[str, Callable[[], Awaitable[object]]] = {
+                "cat secret": partial(box.files.read, "secret"),
+                "echo x > kept": partial(box.files.write, "kept", "x"),
+                "echo x > closed/new": partial(box.files.write, "closed/new", "x"),
+                "rm -f closed/inner": partial(box.files.remove, "closed/inner"),
+                "mv closed/inner moved": partial(box.files.move, "closed/inner", "moved"),
+                "mkdir closed/d": partial(box.files.make_dir, "closed/d"),
+            }
+            for command, tool in tools.items():
+                assert not (await box.run(command)).ok, command
+                with pytest.raises(FileError) as caught:
+                    await tool()
+                assert caught.value.errno == errno.EACCES, command
+            await box.files.write("own", "x")
+            assert (await box.files.read("own")) == b"x"
+
+    before = Path("/proc/thread-self/status").read_text().partition("CapEff:")[2].split()[0]
+    loop.run(body)
+    assert Path("/proc/thread-self/status").read_text().partition("CapEff:")[2].split()[0] == before
+    closed.chmod(0o700)
+    secret.chmod(0o600)
+    assert [each.read_text() for each in (secret, kept, closed / "inner")] == ["as it was"] * 3
+    assert sorted(os.listdir(closed)) == ["inner"]
