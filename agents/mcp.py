@@ -74,12 +74,17 @@ class SandboxServer:
 
     async def run_stdio(self) -> None:
         """Serves a client on standard input and output, until that closes them."""
+        self._calls.one_client = True
         await self.mcp.run_stdio_async()
 
     @asynccontextmanager
     async def _live(self, server: object) -> AsyncIterator[None]:
-        """The sandboxes, one for each policy, on one workspace; and the calls under way."""
+        """The sandboxes, one for each policy, on one workspace; and the calls under way. Raises SandlockError: they
+        are another connection's, whose end would end them."""
+        if self._boxes:
+            raise sandlock.SandlockError("this server serves somebody already; make one for each connection")
         async with AsyncExitStack() as stack:
+            stack.callback(self._boxes.clear)
             box = await stack.enter_async_context(AgentSandbox(self._workspace, **self._keywords))
             self._boxes[""] = box
             for name, tool in self._tools.items():

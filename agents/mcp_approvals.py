@@ -90,15 +90,20 @@ class Calls:
 
     def __init__(self) -> None:
         self._calls: dict[str, _Call] = {}
-        self._hosts: set[str] = set()
+        self._hosts: set[tuple[str, str]] = set()
+        """Allowed for longer than once: whose they are, and which."""
         self._count = 0
         self.tasks: TaskGroup | None = None
+        self.one_client = False
+        """Whether all calls are one client's. Over HTTP nothing tells clients apart, and what one user has allowed is
+        no other's: it holds for that call."""
 
     async def approve(self, request: Request) -> Allow | Deny | Kill:
         """`approve` of the server's sandboxes: asks the client whose call it is."""
         call = self._calls.get(request.call_id)
         host = getattr(request.event, "host", "") or getattr(request.event, "name", "")
-        if host and host in self._hosts:
+        whose = "" if self.one_client else request.call_id
+        if host and (whose, host) in self._hosts:
             return Allow(by=BY)
         if call is None or not call.can_ask:
             return Deny(NOBODY, cause="nobody-listens")
@@ -108,7 +113,7 @@ class Calls:
         if answer is None:
             return Deny(NOBODY, cause="nobody-listens")
         if answer.verdict == "allow" and answer.scope == "host":
-            self._hosts.add(question.host)
+            self._hosts.add((whose, question.host))
         return verdict_of(answer, BY)
 
     def current(self, call_id: str) -> _Call | None:
