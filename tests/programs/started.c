@@ -99,11 +99,20 @@ static void execute_pestered(char **argv)
     say("ended %d", ended);
 }
 
+/* For a while: the compiler may not leave the write out, nor the processor show two writes as one. */
+static void write_word(void *word, const char *text)
+{
+    memcpy(word, text, 4);
+    __asm__ volatile("" ::: "memory");
+    for (volatile int i = 0; i < 100; i++)
+        ;
+}
+
 static void *rewrite(void *word)
 {
     for (;;) {
-        memcpy(word, "evil", 4);
-        memcpy(word, "good", 4);
+        write_word(word, "evil");
+        write_word(word, "good");
     }
     return NULL;
 }
