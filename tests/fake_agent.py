@@ -1,7 +1,8 @@
 """An agent without a model: it does what agents do, or what they must not. Runs by itself; needs the standard library.
 
     fake_agent.py work FACTS.json      edits, git, a wheel, a package, a compiler, a server
-    fake_agent.py forbidden FACTS.json  says "waiting", waits for a line, and tries everything in ATTACKS
+    fake_agent.py forbidden FACTS.json  says "waiting", waits for a line, and tries everything in ATTACKS; what that
+                                        line names as "held" holds still afterwards, to be looked at, until a line comes
     fake_agent.py one NAME FACTS.json   tries one of them
 
 FACTS is what whoever prepared the place knows of it. One line of JSON is printed for each thing that was tried: its
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from fake_calls import LIBC, NUMBERS, call, system_call
+from fake_calls import LIBC, NUMBERS, call, memory_of, open_by_handle, overhear, system_call
 
 Facts = dict[str, Any]
 Attack = Callable[[Facts], object]
@@ -59,6 +60,9 @@ def tried(name: str, facts: Facts) -> dict[str, object]:
             line = {"name": name, "ended": type(error).__name__, "shown": str(error)}
         with os.fdopen(writing, "w") as file:
             file.write(json.dumps(line))
+        if name in facts.get("held", ()):
+            print(json.dumps({"held": name, "pid": os.getpid()}), flush=True)
+            os.read(0, 100)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as file:
@@ -202,15 +206,7 @@ def read_environment_of_the_victim(facts: Facts) -> str:
 @attack
 def read_memory_of_the_victim(facts: Facts) -> str:
     """By process_vm_readv, where the victim keeps its secret."""
-    size = len(facts["memory_secret_like"])
-    data = ctypes.create_string_buffer(size)
-
-    class Piece(ctypes.Structure):
-        _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
-
-    ours, theirs = Piece(ctypes.addressof(data), size), Piece(facts["address"], size)
-    call("process_vm_readv", facts["victims"]["read"], ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0)
-    return data.raw.decode()
+    return memory_of(facts["victims"]["read"], facts["address"], len(facts["memory_secret_like"]))
 
 
 @attack
@@ -269,15 +265,13 @@ def write_cron(facts: Facts) -> None:
 
 @attack
 def write_crontab(facts: Facts) -> str:
-    return ran("crontab", "-", input="# nothing\n")
+    return ran("crontab", "-", input=f"# {facts['mark']}\n")
 
 
 @attack
 def write_kernel_setting(facts: Facts) -> None:
-    with open("/proc/sys/kernel/core_pattern", "r+", encoding="utf-8") as file:
-        same = file.read()
-        file.seek(0)
-        file.write(same)
+    with open("/proc/sys/kernel/domainname", "w", encoding="utf-8") as file:
+        file.write(facts["mark"])
 
 
 @attack
@@ -468,23 +462,27 @@ def listen(facts: Facts) -> None:
         own.accept()[0].close()
 
 
-@attack
-def open_raw_socket(facts: Facts) -> None:
-    socket.socket(socket.AF_INET, socket.SOCK_RAW, 1).close()
+family(
+    lambda facts, *kind: overhear(*kind),
+    open_raw_socket=(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP),
+    open_packet_socket=(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)),
+)
 
 
-@attack
-def open_packet_socket(facts: Facts) -> None:
-    socket.socket(socket.AF_PACKET, socket.SOCK_RAW).close()
-
-
-@attack
-def connect_session(facts: Facts) -> str:
-    """Our own session's socket, to answer our own questions."""
+def answer_questions(facts: Facts, place: str) -> str:
+    """At a session's socket: our own."""
     with socket.socket(socket.AF_UNIX) as own:
-        own.connect(f"{facts['runtime']}/sandlock/{os.path.basename(run_directory())}/socket")
+        own.settimeout(1)
+        own.connect(place.format(runtime=facts["runtime"], run=os.path.basename(run_directory())))
         own.sendall(b'{"op": "answer", "n": 1, "question": "q1", "answer": {"verdict": "allow", "scope": "run"}}\n')
         return own.recv(1000).decode()
+
+
+family(
+    answer_questions,
+    connect_session=("{runtime}/sandlock/{run}/socket",),
+    connect_beside_session=("{runtime}/beside",),
+)
 
 
 # ---- programs
@@ -519,16 +517,15 @@ def push_by_link(facts: Facts) -> str:
 
 @attack
 def become_root(facts: Facts) -> str:
-    return ran("sudo", "-n", "id")
+    return ran("sudo", "-n", "touch", "by-sudo")
 
 
 @attack
 def gain_by_setuid(facts: Facts) -> str:
-    """A copy of id(1) that is root's and has the bit."""
+    """A copy of cat(1) that is root's and has the bit, and a file that only root can read."""
     if not facts["rootly"]:
         raise PermissionError(errno.EPERM, "we are root already")
-    user = ran(facts["rootly"], "-u").strip()
-    return "root by set-user-ID" if user == "0" else user
+    return ran(facts["rootly"], facts["others"])
 
 
 def nested(facts: Facts, *words: str) -> str:
@@ -555,7 +552,12 @@ def widen_by_variables(facts: Facts) -> str:
 # ---- the kernel
 
 if os.uname().machine == "x86_64":
-    family(lambda facts, name: system_call(name), **{f"call_{name}": (name,) for name in NUMBERS})
+    family(lambda facts, name: system_call(name, facts["mark"]), **{f"call_{name}": (name,) for name in NUMBERS})
+
+
+@attack
+def call_open_by_handle(facts: Facts) -> str:
+    return open_by_handle(facts["home"] + "/.ssh/id_ed25519")
 
 
 @attack

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 
 import ordinary
+import seen_in_proc
 
 VICTIM = """
 import ctypes, os, sys, time
@@ -49,7 +50,7 @@ PLAIN = {
     "beside/file": "mine\n",
     "work/sub/file": "mine\n",
 }
-ROLES = ("read", "kill", "pidfd", "group", "trace", "limits")
+ROLES = ("read", "kill", "pidfd", "group", "trace", "limits", "host")
 
 
 class World:
@@ -60,11 +61,13 @@ class World:
         self.home = os.path.join(who.home, name)
         self.work = os.path.join(self.home, "work")
         self.runtime = os.path.join(self.home, "runtime")
-        kinds = (*HIDDEN, "host", "memory", "file", "other")
+        kinds = (*HIDDEN, "host", "memory", "file", "other", "wire")
         self.secrets = {kind: f"SECRET-{kind}-{secrets.token_hex(8)}" for kind in kinds}
         self.victims: dict[str, subprocess.Popen[str]] = {}
         self.sockets: dict[str, socket.socket] = {}
         self.mark = secrets.token_hex(8)
+        self.name = f"sandlock-proof-{self.mark}"
+        self.held: dict[str, bool] = {}
         self.others = os.path.join(os.path.dirname(who.home), f"others-{self.mark}")
         self.rootly = ""
         self.came = threading.Event()
@@ -100,15 +103,15 @@ class World:
 
     @property
     def tmp_file(self) -> str:
-        return f"/tmp/sandlock-proof-{self.mark}"
+        return f"/tmp/{self.name}"
 
     @property
     def shm_file(self) -> str:
-        return f"/dev/shm/sandlock-proof-{self.mark}"
+        return f"/dev/shm/{self.name}"
 
     @property
     def cron_file(self) -> str:
-        return f"/etc/cron.d/sandlock-proof-{self.mark}"
+        return f"/etc/cron.d/{self.name}"
 
     @property
     def record(self) -> str:
@@ -125,10 +128,10 @@ class World:
         return os.path.lexists(os.path.join(self.home, name))
 
     def ended(self, role: str) -> bool:
-        """Whether a victim did, within a moment."""
+        """Whether a signal ended a victim, within a moment."""
         with suppress(subprocess.TimeoutExpired):
             self.victims[role].wait(0.3)
-        return self.victims[role].returncode is not None
+        return (self.victims[role].returncode or 0) < 0
 
     def reached(self, name: str) -> bool:
         """Whether anybody came to this service."""
@@ -141,6 +144,27 @@ class World:
         except BlockingIOError:
             return False
         return True
+
+    def put(self, host: subprocess.Popen[str]) -> None:
+        """In the place of the victim that is called so."""
+        self.victims["host"].kill()
+        self.victims["host"].communicate()
+        self.victims["host"] = host
+
+    @property
+    def was_answered(self) -> bool:
+        """Whether a question of the run was answered by anybody but a person in front of it."""
+        with open(f"{self.record}/log.jsonl", encoding="utf-8") as file:
+            return any(json.loads(line).get("by", "") not in ("", "tty") for line in file)
+
+    def look(self, attack: str, pid: int) -> None:
+        """Sees what an attack has led to in a process that holds still."""
+        self.held[attack] = seen_in_proc.happened(attack, pid, self.name, self.who)
+
+    @property
+    def crontab(self) -> str:
+        """Whatever this person has at times of the clock."""
+        return "" if shutil.which("crontab") is None else self.who.run(["crontab", "-l"]).stdout
 
     def limit_of(self, role: str) -> str:
         with open(f"/proc/{self.victims[role].pid}/limits", encoding="utf-8") as file:
@@ -169,7 +193,8 @@ class World:
             "cron_file": self.cron_file,
             "ports": ports | {"free": self.free_port},
             "unix": f"{self.home}/s",
-            "abstract": f"sandlock-proof-{self.mark}",
+            "abstract": self.name,
+            "mark": self.name,
             "rootly": self.rootly,
             "sandlock": {"python": self.who.python, "path": self._python_path},
         }
@@ -222,7 +247,7 @@ class World:
             os.chown(self.others, *((0, 0) if self.who.uid else (ordinary.SPARE_ID, ordinary.SPARE_ID)))
         if self.who.identity:  # a set-user-ID program of root's
             self.rootly = self.write("work/rootly", "")
-            shutil.copyfile("/usr/bin/id", self.rootly)
+            shutil.copyfile("/usr/bin/cat", self.rootly)
             os.chown(self.rootly, 0, 0)
             os.chmod(self.rootly, 0o4755)
         if self.free:
@@ -265,7 +290,7 @@ class World:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             self.free_port = unused.getsockname()[1]
-        unix = {"unix": f"{self.home}/s", "abstract": f"\0sandlock-proof-{self.mark}"}
+        unix = {"unix": f"{self.home}/s", "abstract": f"\0{self.name}", "beside": f"{self.runtime}/beside"}
         if self.free:
             unix["session"] = f"{self.runtime}/sandlock/20200101-000000-abcd/socket"
         for name, where in unix.items():
@@ -281,8 +306,11 @@ class World:
             own.listen()
 
     def _probe(self) -> None:
-        """Comes to the agent's own server, should it have one."""
+        """Comes to the agent's own server, should it have one; and talks to itself, for whoever overhears that."""
         while not self._over.is_set():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+                own.bind(("127.0.0.1", 0))
+                own.sendto(self.secrets["wire"].encode(), own.getsockname())
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.free_port), 1) as own:
                 if own.getsockname() != own.getpeername():  # a port of its own choice may be the one it looks for
                     self.came.set()

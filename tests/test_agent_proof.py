@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tarfile
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fake_agent
 import ordinary
 import pytest
+import seen_in_proc
 from proof_place import World
 from test_agent_programs import make_wheel
 
@@ -48,10 +53,13 @@ LEAKS = {
     "nested_run": "ssh",
     "nested_agent_run": "ssh",
     "widen_by_variables": "ssh",
+    "gain_by_setuid": "other",
+    "open_raw_socket": "wire",
+    "open_packet_socket": "wire",
+    "call_open_by_handle": "ssh",
 }
 """By attack, the secret that it would show."""
 SHOWN = {
-    "gain_by_setuid": "root by set-user-ID",
     "read_shadow": "root:",
     "read_log": '"run_start"',
     "read_record": '"schema"',
@@ -121,29 +129,34 @@ DONE: dict[str, Callable[[World], bool]] = {
     "connect_abstract": lambda world: world.reached("abstract"),
     "send_datagram": lambda world: world.reached("udp"),
     "listen": lambda world: world.came.is_set(),
+    "connect_session": lambda world: world.reached("session") if world.free else world.was_answered,
+    "connect_beside_session": lambda world: world.reached("beside"),
+    "stop_host": lambda world: world.ended("host"),
+    "become_root": made("work/by-sudo"),
+    "write_crontab": lambda world: world.name in world.crontab,
+    "call_swap": lambda world: f"{world.work}/prepared" in Path("/proc/swaps").read_text(),
     **{f"push_{name}": pushed(f"push_{name}") for name in PUSHES},
 }
 """By attack, whether it can be seen that it was done."""
-ROOT_ONLY = {"read_of_another_user", "read_shadow", "write_cron"}
+ROOT_ONLY = {"read_of_another_user", "read_shadow", "write_cron", "become_root"}
 """What an ordinary user cannot do anyway."""
-HARMFUL = {"write_cron", "write_crontab", "write_kernel_setting", "become_root", "stop_host", "connect_session"}
-"""What is not tried without the sandbox; nor are system calls, but for some."""
-BY_WORD = {"write_crontab", "write_kernel_setting", "become_root", "stop_host", "connect_session", "type_into_terminal",
-           "open_raw_socket", "open_packet_socket"}  # fmt: skip
-"""What leaves no trace to be seen: the agent's own word has to do. The run ended well, so its host was alive."""
-HARMLESS_CALLS = {
-    "call_keyctl",
-    "call_add_key",
-    "call_io_uring",
-    "call_userfaultfd",
-    "call_unshare_user",
-    "call_chroot",
-}
+MIGHTY_ONLY = {"write_kernel_setting", "open_raw_socket", "open_packet_socket", "call_bpf", "call_unshare_mount",
+               "call_mount", "call_chroot", "call_set_host_name", "call_kernel_log", "call_open_by_handle"}  # fmt: skip
+"""What needs capabilities, which root of a container may not have."""
+NO_CONTROL = {"write_cron", "write_crontab", "type_into_terminal", "call_pivot_root", "call_swap", "call_load_module"}
+"""What is not tried without the sandbox: it would do harm, or, of the calls, needs more than what is ready here. For
+the terminal, see test_agent_proof_terminal."""
+BY_WORD = {"type_into_terminal", "call_load_module"}
+"""What leaves no trace to be seen from here."""
 REFUSED = {"EPERM", "EACCES", "ENOSYS", "ENOENT", "ESRCH", "EROFS", "EAFNOSUPPORT"}
 
 
 def happened(name: str, line: dict[str, str], world: World) -> bool:
     """As seen from outside; of what leaves no trace there, by what the agent got."""
+    if name == "call_kernel_log":
+        return bool(kernel_log() & set(line["shown"].splitlines()))
+    if name in world.held:
+        return world.held[name]
     if name in LEAKS:
         return world.secrets[LEAKS[name]] in line["shown"]
     if name in SHOWN:
@@ -151,6 +164,12 @@ def happened(name: str, line: dict[str, str], world: World) -> bool:
     if name in DONE:
         return DONE[name](world)
     return line["ended"] == "done"
+
+
+def kernel_log() -> set[str]:
+    """Its lines, for who may see them."""
+    done = subprocess.run(["dmesg", "--raw"], capture_output=True, text=True, errors="replace", check=False)
+    return set(done.stdout.splitlines()) - {""}
 
 
 def lines_of(output: str) -> dict[str, dict[str, str]]:
@@ -171,56 +190,86 @@ def confined(visitor: ordinary.Person) -> Iterator[World]:
 
 
 def run_forbidden(world: World, command: list[str], **more: object) -> tuple[dict[str, dict[str, str]], str, str]:
-    process = subprocess.Popen(
-        [*command, PYTHON, "fake_agent.py", "forbidden", world.facts()],
-        cwd=world.work,
-        env=world.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **world.who.identity,  # type: ignore[call-overload]
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "waiting\n", process.communicate(timeout=20)
-        output, errors = process.communicate(json.dumps({"host": process.pid, **more}) + "\n", timeout=300)
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(
+            [*command, PYTHON, "fake_agent.py", "forbidden", world.facts()],
+            cwd=world.work,
+            env=world.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            **world.who.identity,  # type: ignore[call-overload]
+        )
+        if not world.free:
+            world.put(process)
+        end = threading.Timer(300, process.kill)
+        end.start()
+        try:
+            facts = {"host": world.victims["host"].pid, "held": list(seen_in_proc.SEEN), **more}
+            output = converse(process, world, json.dumps(facts))
+        finally:
+            end.cancel()
+            end.join()
+            process.kill()
+            process.wait()
+            process.communicate()
+        said.seek(0)
+        errors = said.read()
     assert process.returncode == 0, errors
     return lines_of(output), output, errors
 
 
+def converse(process: subprocess.Popen[str], world: World, facts: str) -> str:
+    """What the agent prints, to its end. Where it holds still, it is looked at."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    output = []
+    for line in process.stdout:
+        if line == "waiting\n":
+            print(facts, file=process.stdin, flush=True)
+        elif line.startswith('{"held"'):
+            held = json.loads(line)
+            world.look(held["held"], held["pid"])
+            print(file=process.stdin, flush=True)
+        else:
+            output.append(line)
+    process.wait()
+    return "".join(output)
+
+
 def test_without_the_sandbox_it_happens(free: World) -> None:
     """The control."""
-    import fake_agent
-
-    tried = [name for name in fake_agent.ATTACKS if name not in HARMFUL and not name.startswith("call_")]
-    tried = [name for name in tried if name != "type_into_terminal"]
-    left_out = ROOT_ONLY if free.who.uid else set()
+    mighty = is_mighty(free.who)
+    left_out = NO_CONTROL | (ROOT_ONLY if free.who.uid else set()) | (set() if mighty else MIGHTY_ONLY)
     left_out |= set() if free.rootly else {"gain_by_setuid"}
-    tried = [name for name in tried if name not in left_out]
-    lines, _, _ = run_forbidden(free, [], only=[*tried, *HARMLESS_CALLS])
+    left_out |= set() if shutil.which("sudo") else {"become_root"}
+    tried = [name for name in fake_agent.ATTACKS if name not in left_out]
+    of_its_own = ["unshare", "--mount", "--uts"] if mighty else []  # what root does there is for everybody
+    lines, _, _ = run_forbidden(free, of_its_own, only=tried)
     not_done = {name: lines[name] for name in tried if not happened(name, lines[name], free)}
     not_done = {name: line for name, line in not_done.items() if name not in HOST_MAY_REFUSE}
     assert not not_done, "\n".join(map(str, not_done.values()))
 
 
-HOST_MAY_REFUSE = {"open_raw_socket", "open_packet_socket", "trace_victim", "read_memory_of_the_victim",
-                   "read_mem_file_of_the_victim"}  # fmt: skip
-"""By its own settings: containers without CAP_NET_RAW, Yama."""
+HOST_MAY_REFUSE = {"trace_victim", "read_memory_of_the_victim", "read_mem_file_of_the_victim", "call_perf",
+                   "call_userfaultfd", "call_io_uring", "call_unshare_user"}  # fmt: skip
+"""By its own settings."""
+
+
+def is_mighty(who: ordinary.Person) -> bool:
+    """Whether it has CAP_SYS_ADMIN, and so the others, too."""
+    status = who.run(["grep", "CapEff", "/proc/self/status"]).stdout
+    return bool(int(status.split()[1], 16) >> 21 & 1)
 
 
 def test_in_the_sandbox_nothing_happens(confined: World) -> None:
     command = [confined.who.python, "-m", "sandlock.cli", "agent", "run", "--add", "git"]
     command += [*confined.sandlock_places, "--"]
     lines, output, errors = run_forbidden(confined, command)
-    import fake_agent
-
     assert set(lines) == set(fake_agent.ATTACKS)
-    known = {*LEAKS, *SHOWN, *DONE}
-    assert not [name for name in lines if name not in known and not name.startswith("call_") and name not in BY_WORD]
+    assert set(lines) == {*LEAKS, *SHOWN, *DONE, *BY_WORD, *seen_in_proc.SEEN, "call_kernel_log"}
+    assert set(confined.held) == set(seen_in_proc.SEEN)
     assert len(lines) >= 50
     done = {name: lines[name] for name in lines if happened(name, lines[name], confined)}
     assert not done
