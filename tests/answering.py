@@ -65,6 +65,9 @@ else:
     listener.bind(place)
     listener.listen()
     print("here", flush=True)
+    if way == "leaves":
+        listener.accept()[0].close()
+        sys.exit()
     lines = listener.accept()[0].makefile("rw")
     for line in lines:
         if "question" in (message := json.loads(line)):
@@ -130,6 +133,41 @@ class Arena:
             with suppress(BlockingIOError):
                 listener.accept()[0].close()
                 self.came.append(word)
+
+
+# --- nobody is there --------------------
+
+
+def program_that_fails(arena: Arena) -> str:
+    return run(arena, "--ask", "exec:/bin/false")
+
+
+def port_of_nobody(arena: Arena) -> str:
+    with socket.socket() as bound:  # and it does not listen
+        bound.bind(("127.0.0.1", 0))
+        return run(arena, "--ask", f"http://127.0.0.1:{bound.getsockname()[1]}/ask")
+
+
+def service_that_leaves(arena: Arena) -> str:
+    """A socket that somebody listened at, who hangs up and goes."""
+    place = os.path.join(arena.who.home, "s")
+    with service(arena, "leaves", place):
+        return run(arena, "--ask", f"unix:{place}")
+
+
+def nobody_attached(arena: Arena) -> str:
+    with waiting(arena, f"alone{os.getpid()}") as agent:
+        go(agent)
+        return rest(agent)
+
+
+def attached_and_left(arena: Arena) -> str:
+    name = f"left{os.getpid()}"
+    with waiting(arena, name) as agent:
+        with Terminal(arena.who, "agent", "attach", name) as attached:
+            attached.expect("p pauses and resumes, K kills")
+        go(agent)
+        return rest(agent)
 
 
 # --- each way: runs the agent to its end, and returns what it printed --------------------

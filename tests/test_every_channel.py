@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import answering
 import ordinary
 import pytest
+from agent_terminal import workspace
 from answering import REASON, WORDS, Arena
 
 Way = Callable[[Arena], str]
@@ -53,6 +54,37 @@ def test_who_says_nothing_has_not_allowed(visitor: ordinary.Person, way: Way) ->
     arena, said = tried(visitor, way, ("yes",), silent=True)
     assert (arena.made, arena.came) == ([], [])
     assert said.count("within 1 s") >= 2, said
+
+
+NOBODY = {
+    "exec": (answering.program_that_fails, "it ended with exit 1"),
+    "http": (answering.port_of_nobody, "the service cannot be reached"),
+    "unix": (answering.service_that_leaves, "nobody was there to be asked"),
+    "attach": (answering.nobody_attached, "nobody was there to be asked"),
+    "attached-and-left": (answering.attached_and_left, "nobody was there to be asked"),
+}
+"""And what the agent reads of it."""
+
+
+@pytest.mark.parametrize(("way", "reason"), NOBODY.values(), ids=NOBODY)
+def test_where_nobody_is_nothing_is_allowed(visitor: ordinary.Person, way: Way, reason: str) -> None:
+    arena, said = tried(visitor, way, ("yes",))
+    assert (arena.made, arena.came) == ([], [])
+    assert said.count(reason) >= 2, said
+
+
+@pytest.mark.parametrize("ask", ["exec:/not/there", "unix:/not/there", "http://x/", "mcp,none", "who"])
+def test_whom_nobody_can_ask_starts_no_run(visitor: ordinary.Person, ask: str) -> None:
+    arena = Arena(visitor, ("yes",), silent=False)
+    try:
+        command = [visitor.python, "-m", "sandlock.cli", *arena.command("--ask", ask)]
+        done = visitor.run(command, cwd=workspace(visitor))
+        arena.look()
+    finally:
+        arena.close()
+    assert (done.returncode, "finished" in done.stdout) == (125, False), done
+    assert "ask" in done.stderr
+    assert (arena.made, arena.came) == ([], [])
 
 
 def test_nobody_who_could_be_asked(visitor: ordinary.Person) -> None:
