@@ -196,6 +196,12 @@ class AsyncProcess:
         return self._running.execution.denials
 
     @property
+    def unresolved_hosts(self) -> tuple[str, ...]:
+        """The names in `net_allow`, wildcards aside, that no address has been found of so far. They are closed, and
+        looked up again whenever the tree asks for them."""
+        return self._running.execution.unresolved_hosts
+
+    @property
     def init_pid(self) -> int:
         """The process id of the run's init, which is above everything in the tree and ends it."""
         return self._running.execution.run.init_pid

@@ -372,6 +372,11 @@ class Execution:
         return () if self._lookups is None else self._lookups.denials
 
     @property
+    def unresolved_hosts(self) -> tuple[str, ...]:
+        """The names of the policy, without wildcards, that have led to no address so far."""
+        return () if self._lookups is None else tuple(sorted(self._lookups.without_address))
+
+    @property
     def audited(self) -> tuple[Audited, ...]:
         """What was allowed by an Audit() so far: the callback's, then that of `on_timeout`."""
         return (*self._audited.records, *map(audited_like, self._logged(self.run.audited())))

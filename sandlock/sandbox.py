@@ -69,6 +69,12 @@ class Process:
         """What was denied so far, as in Result."""
         return self._execution.denials
 
+    @property
+    def unresolved_hosts(self) -> tuple[str, ...]:
+        """The names in `net_allow`, wildcards aside, that no address has been found of so far. They are closed, and
+        looked up again whenever the tree asks for them."""
+        return self._execution.unresolved_hosts
+
     def poll(self) -> Result | None:
         """The Result if the whole tree has ended, else None. Never waits."""
         if self._result is None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from pathlib import Path
 
 import ordinary
 import pytest
 from agent_place import Place, run
+from agent_terminal import until
 
-from sandlock import Allow, Deny, Exec
+from sandlock import Allow, Deny, Exec, _resolver
 from sandlock._record import replace
+from sandlock.cli.__main__ import main as app
 from sandlock.sessions.agent_profile import find_profile
 from sandlock.sessions.git_metadata import find_metadata
 from sandlock.sessions.workspace import AgentSetup, settle
@@ -431,3 +436,71 @@ def test_as_anybody(visitor: ordinary.Person) -> None:
     env = {"HOME": visitor.home}
     done = visitor.run([visitor.python, "-c", ANYBODY], cwd=visitor.home, env=env)
     assert done.stdout == "plainplain\nx\n [] [] ['.env', 'plain', 'x']\n", done.stderr
+
+
+OFFLINE = """
+python3 ../reach.py late.example.org {port}; : > asked
+until test -e online; do sleep 0.01; done
+python3 ../reach.py late.example.org {port}
+"""
+REACH = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), 10).close()
+    print("reached")
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+def visits(server: socket.socket) -> int:
+    """How many have come since the last time."""
+    for count in itertools.count():
+        try:
+            server.accept()[0].close()
+        except BlockingIOError:
+            return count
+    raise AssertionError("it counts for ever")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starts_offline", [True, False], ids=["offline", "online"])
+def test_hosts_without_a_network(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], starts_offline: bool
+) -> None:
+    """The run starts, says which hosts are closed, and finds them when the network is there."""
+    online = threading.Event()
+    if not starts_offline:
+        online.set()
+
+    def look_up(name: str) -> list[str]:
+        if not online.is_set():
+            raise socket.gaierror(socket.EAI_AGAIN, "no network")
+        return ["127.0.0.1"]
+
+    def come_online() -> None:
+        until(lambda: (place.work / "asked").exists(), 30)
+        came.append(visits(server))
+        online.set()
+        (place.work / "online").touch()
+
+    came: list[int] = []
+    monkeypatch.setattr(_resolver, "look_up", look_up)
+    monkeypatch.chdir(place.work)
+    place.write("reach.py", REACH)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        thread = threading.Thread(target=come_online)
+        thread.start()
+        port = server.getsockname()[1]
+        granted = ["--add", "pip", "--add", "npm", "--net-allow", f"late.example.org:{port}", "-r", "../reach.py"]
+        command = ["agent", "run", "--ask", "none", *granted, "--", "sh", "-c", OFFLINE.format(port=port)]
+        code = app(command)
+        thread.join()
+        came.append(visits(server))
+    shown = capfd.readouterr()
+    assert code == 0, shown.err
+    assert came == [0 if starts_offline else 1, 1]
+    hosts = "files.pythonhosted.org, late.example.org, pypi.org, registry.npmjs.org"
+    assert (f"no address was found of {hosts}: " in shown.err) == starts_offline, shown.err
+    assert shown.out == ("gaierror" if starts_offline else "reached") + "\nreached\n"

@@ -42,7 +42,8 @@ __all__ = ["AgentRun", "Outcome", "Plan", "guarded"]
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 LAST_WORDS = 2.0
 """Seconds that output may still take to be shown, when the tree is gone."""
-LOGGED = 50
+MOST_HOSTS = 5
+"""That are named in one line."""
 SHOWN = ("time", "kind", "target", "decision", "reason", "host", "by")
 
 
@@ -166,6 +167,7 @@ class AgentRun:
                     nursery.start_soon(self._tell_decisions, box.decisions())
                 async with self._started(box) as process:
                     session.follow(box, process)
+                    await self._warn(process.unresolved_hosts)
                     return await self._attend(process)
             finally:
                 nursery.cancel_scope.cancel()
@@ -253,10 +255,20 @@ class AgentRun:
             if decision.kind in ("open", "path") and decision.decision == "allow":
                 continue
             line = decision_line({name: getattr(decision, name, "") for name in SHOWN} | {"argv": [*decision.argv]})
-            if self._relay is None:
-                await trio.to_thread.run_sync(direct.say, line, abandon_on_cancel=True)
-            elif not self._relay.screen.is_alternate:
-                await self._relay.say(f"sandlock: {line}")
+            await self._say(line)
+
+    async def _warn(self, hosts: tuple[str, ...]) -> None:
+        """Before anything that the agent wrote is shown."""
+        if hosts:
+            more = f" and {len(hosts) - MOST_HOSTS} more" if len(hosts) > MOST_HOSTS else ""
+            names = ", ".join(hosts[:MOST_HOSTS]) + more
+            await self._say(f"no address was found of {names}: closed until the agent asks again, and there is one")
+
+    async def _say(self, line: str) -> None:
+        if self._relay is None:
+            await trio.to_thread.run_sync(direct.say, line, abandon_on_cancel=True)
+        elif not self._relay.screen.is_alternate:
+            await self._relay.say(f"sandlock: {line}")
 
     async def _heed(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
