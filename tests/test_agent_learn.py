@@ -215,6 +215,35 @@ def test_a_thousand_spawns(lesson: Lesson) -> None:
     assert "PermissionError" in lesson.again(SYSTEM_PYTHON, "storm.py").stderr
 
 
+COPIES = [f"{number}.copy" for number in range(200)]
+MAKEFILE = f"""all: {" ".join(COPIES)}
+\tcat {" ".join(COPIES)} > all
+%.copy: source
+\tcp source $@
+clean:
+\trm source
+"""
+
+
+@pytest.mark.needs(program="make")
+def test_make_with_many_jobs(lesson: Lesson) -> None:
+    """GNU make starts them by posix_spawn, eight at once."""
+    lesson.write("Makefile", MAKEFILE)
+    lesson.write("source", "one\n")
+    done = lesson.learn("make", "-j8")
+    assert done.returncode == 0, said(done)
+    assert lesson.read("all") == "one\n" * len(COPIES)
+    assert "NOT COMPLETE" not in lesson.text
+    assert {"make *", "cp *", "cat *"} < set(lesson.rules["exec.allow"])
+
+    lesson.write("source", "two\n")
+    done = lesson.again("make", "-j8")
+    assert done.returncode == 0, said(done)
+    assert lesson.read("all") == "two\n" * len(COPIES)
+    assert lesson.again("make", "clean").returncode != 0
+    assert lesson.read("source") == "two\n"
+
+
 def test_secrets_are_refused_and_told(lesson: Lesson) -> None:
     """Neither directly, nor by a directory that stands for them, nor below a grant of the workspace."""
     key = lesson.write("~/.ssh/id_ed25519", "SECRET-KEY\n", 0o600)

@@ -92,6 +92,31 @@ def test_a_program_that_draws_the_screen(lesson: Lesson) -> None:
     assert lesson.again("cat", "/etc/hostname").returncode == 126
 
 
+@pytest.mark.needs(program="less")
+def test_a_program_that_only_shows(lesson: Lesson) -> None:
+    """less: it draws what it reads, takes keys, and writes nothing."""
+
+    def look(terminal: int, shown: bytearray) -> Iterator[bool]:
+        while b"line 1\r\n" not in shown:
+            yield False
+        os.write(terminal, b"G")
+        while b"line 500" not in shown:
+            yield False
+        os.write(terminal, b"q")
+        yield True
+
+    lesson.write("long.txt", "".join(f"line {number}\n" for number in range(1, 501)))
+    words = command_of(lesson, "agent", "learn", "-o", lesson.profile, "-t", "60", "--", "less", "long.txt")
+    code, shown = in_terminal(lesson, words, look)
+    assert code == 0, shown
+    assert "filesystem.write" not in lesson.rules
+
+    words = command_of(lesson, "run", "-i", "-p", lesson.profile, "--", "less", "long.txt")
+    code, shown = in_terminal(lesson, words, look)
+    assert code == 0, shown
+    assert lesson.again("cat", "long.txt").returncode == 126
+
+
 def test_ctrl_c_ends_the_program_and_the_profile_is_written(lesson: Lesson) -> None:
     def typed(terminal: int, shown: bytearray) -> Iterator[bool]:
         while b"ready" not in shown:
