@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from ._command import Text
-    from ._confinement import Confinement, Reach
+    from ._confinement import Confinement
     from ._plan import Plan
+    from ._reach import Reach
     from .events import ExecDecision, NetDecision
     from .policy import Policy
 

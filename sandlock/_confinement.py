@@ -12,7 +12,7 @@ from ._execution import Execution
 from ._host import probe
 from ._permissions import Permissions, changes_paths, read_ceiling
 from ._plan import plan as make_plan
-from ._record import record
+from ._reach import Reach
 from ._records import read_call_id
 from ._settle import real_paths, refuse_memory, settle
 from ._verdicts import read_on_timeout
@@ -36,25 +36,6 @@ if TYPE_CHECKING:
     from .events import NetDecision
     from .policy import Fields
     from .presets import Expansion
-
-
-@record
-class Reach:
-    """Real paths: what programs may read, what they may change, and of that what they may not use, or not change."""
-
-    readable: tuple[str, ...]
-    writable: tuple[str, ...]
-    denied: tuple[str, ...]
-    protected: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, tuple[str, ...]]:
-        """As keywords of sandlock.files.Files."""
-        return {
-            "readable": self.readable,
-            "writable": self.writable,
-            "denied": self.denied,
-            "protected": self.protected,
-        }
 
 
 class Confinement:

@@ -15,6 +15,7 @@ import stat as modes
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
+from ._reach import Reach
 from ._record import record
 from ._sys import ffi, lib
 from .errors import PolicyError, SandlockError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import TracebackType
     from typing import IO, Self
+
+    from ._reach import Use
 
 __all__ = ["Entry", "FileError", "Files"]
 
@@ -33,7 +36,6 @@ DEEPEST = 64
 MAX_LINKS = 40
 """As the kernel follows (path_resolution(7))."""
 PATH_ONLY = os.O_PATH | os.O_CLOEXEC
-Use = Literal["look", "read", "change"]
 OVER_MODES = 0x1F
 """CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID."""
 _TRIES = 100
@@ -81,10 +83,13 @@ class Files:
     ) -> None:
         self.root = os.path.realpath(os.fspath(root))
         self._rooted = rooted
-        self._denied, self._protected = _real(denied), _real(protected)
+        self._reach = Reach(
+            readable=(self.root,) if readable is None else _real(readable),
+            writable=(self.root,) if writable is None else _real(writable),
+            denied=_real(denied),
+            protected=_real(protected),
+        )
         self._follows = True
-        self._readable = (self.root,) if readable is None else _real(readable)
-        self._writable = (self.root,) if writable is None else _real(writable)
         try:
             self._fd = os.open(self.root, PATH_ONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -174,7 +179,7 @@ class Files:
                 if count > MAX_ENTRIES:
                     raise _failed("walk", path, errno.EFBIG, f"it holds more than {MAX_ENTRIES} files")
                 yield entry
-                if entry.kind == "directory" and f"{self.root}/{entry.path}" not in self._denied:
+                if entry.kind == "directory" and f"{self.root}/{entry.path}" not in self._reach.denied:
                     waiting.append(entry.path)
 
     def realpath(self, path: str) -> str:
@@ -192,15 +197,8 @@ class Files:
             found = os.lstat(path)
         except OSError:
             found = None
-        kept = (("denied", self._denied), *((("protected", self._protected),) if use == "change" else ()))
-        for word, places in kept:
-            same = found is not None and any(_same(each, found) for each in places)
-            below = holds and any(each.startswith(f"{path}/") for each in places)
-            if same or below or _is_among(path, places):
-                raise _failed("use", path, errno.EACCES, f"it is {word}, or holds what is")
-        granted = self._writable if use == "change" else self._readable
-        if use != "look" and not _is_among(path, granted):
-            raise _failed("use", path, errno.EACCES, f"nothing allows to {use} it")
+        if why := self._reach.refusal(path, use, found, holds=holds):
+            raise _failed("use", path, errno.EACCES, why)
 
     # Changing --------------------------------------------------------------------------------------------------------
 
@@ -352,28 +350,12 @@ class Files:
         if fd < 0:
             why = "it leads out of the workspace" if fd == -errno.EXDEV else ""
             raise _failed(step, name, -fd, why)
-        try:
-            self._judge(step, name, fd, use)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _judge(self, step: str, name: str, fd: int, use: Use) -> None:
-        """By the path without links, and, for hard links, by what it is. No program can rename what is denied or
-        protected, nor what holds it. Raises FileError."""
+        # No program can rename what is denied or protected, nor what holds it: what is judged stays where it is.
         path = os.readlink(f"/proc/self/fd/{fd}")
-        found = os.fstat(fd)
-        if _is_among(path, self._denied) or any(_same(each, found) for each in self._denied):
-            raise _failed(step, name, errno.EACCES, "it is denied")
-        if use == "read" and not _is_among(path, self._readable):
-            raise _failed(step, name, errno.EACCES, "nothing allows to read it")
-        if use == "change" and (
-            _is_among(path, self._protected) or any(_same(each, found) for each in self._protected)
-        ):
-            raise _failed(step, name, errno.EACCES, "it is protected")
-        if use == "change" and not _is_among(path, self._writable):
-            raise _failed(step, name, errno.EACCES, "nothing allows to change it")
+        if why := self._reach.refusal(path, use, os.fstat(fd)):
+            os.close(fd)
+            raise _failed(step, name, errno.EACCES, why)
+        return fd
 
     def _openat2(self, name: str, flags: int, *, links: bool) -> int:
         path = ffi.from_buffer(os.fsencode(name) + b"\0")
@@ -458,11 +440,10 @@ class Files:
         if last in ("", ".", ".."):
             raise _failed(step, name, errno.EINVAL, "its last part is no name")
         fd = self._beneath(step, above or ".", PATH_ONLY | os.O_DIRECTORY, "change")
-        path = os.readlink(f"/proc/self/fd/{fd}") + f"/{last}"
-        for kept, word in ((self._denied, "denied"), (self._protected, "protected")):
-            if _is_among(path, kept) or any(each.startswith(f"{path}/") for each in kept):
-                os.close(fd)
-                raise _failed(step, name, errno.EACCES, f"it is {word}, or holds what is")
+        path = os.path.join(os.readlink(f"/proc/self/fd/{fd}"), last)
+        if why := self._reach.refusal(path, "change", None, holds=True):
+            os.close(fd)
+            raise _failed(step, name, errno.EACCES, why)
         return fd, last
 
     def _make_parents(self, path: str) -> None:
@@ -560,19 +541,6 @@ def _entry(path: str, status: os.stat_result, target: str = "") -> Entry:
 
 def _real(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     return tuple(os.path.realpath(os.fspath(each)) for each in paths)
-
-
-def _is_among(path: str, places: tuple[str, ...]) -> bool:
-    """Whether it is one of them, or below one."""
-    return any(path == each or path.startswith(each.rstrip("/") + "/") for each in places)
-
-
-def _same(path: str, status: os.stat_result) -> bool:
-    try:
-        found = os.stat(path)
-    except OSError:  # not there yet
-        return False
-    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
 
 
 def _copy(source: IO[bytes], target: BinaryIO, room: int | None = None) -> int:
