@@ -12,7 +12,7 @@ from agent_place import Place, agent, run
 from sandlock import PolicyError, SandlockError
 from sandlock._record import replace
 from sandlock.policy import OPTIONS
-from sandlock.sessions import secret_files
+from sandlock.sessions import bounded_walk
 from sandlock.sessions.agent_presets import ADDONS, AGENT_PRESETS
 from sandlock.sessions.agent_profile import find_profile, shipped
 from sandlock.sessions.secret_files import env_files, is_secret_variable
@@ -156,7 +156,7 @@ def test_the_walk_is_bounded_and_says_so(place: Place, monkeypatch: pytest.Monke
     for number in range(20):
         place.write(f"work/deep/d{number}/file")
     place.write("work/.env")
-    monkeypatch.setattr(secret_files, "MAX_ENTRIES", 10)
+    monkeypatch.setattr(bounded_walk, "MAX_ENTRIES", 10)
     found, complete = env_files(str(place.work))
     assert (found, complete) == ((str(place.work / ".env"),), False)
     assert any("too large" in warning for warning in place.prepare().warnings)

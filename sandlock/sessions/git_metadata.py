@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import deque
 from typing import TYPE_CHECKING
 
 from .._record import record
-from .secret_files import MAX_ENTRIES, MAX_FOUND, PASSED_OVER
+from .bounded_walk import BoundedWalk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,26 +70,19 @@ def inner_metadata(workspace: str, hosted: Iterable[str]) -> tuple[tuple[str, ..
     """
     directories: list[str] = []
     leads: list[str] = []
-    seen = 0
-    waiting = deque([workspace, *(f"{place}/{name}" for place in hosted for name in INNER)])
-    while waiting:
-        try:
-            with os.scandir(waiting.popleft()) as entries:
-                for entry in entries:
-                    seen += 1
-                    if seen > MAX_ENTRIES or len(directories) + len(leads) >= MAX_FOUND:
-                        return tuple(directories), tuple(leads), False
-                    is_directory = entry.is_dir(follow_symlinks=False)
-                    if entry.name == ".git" and not is_directory:
-                        leads.append(entry.path)
-                    elif is_directory and (entry.name == ".git" or os.path.isfile(f"{entry.path}/HEAD")):
-                        directories.append(entry.path)
-                        waiting.extend(f"{entry.path}/{name}" for name in INNER)
-                    elif is_directory and entry.name not in PASSED_OVER:
-                        waiting.append(entry.path)
-        except OSError:  # what we cannot list, the agent cannot
-            continue
-    return tuple(directories), tuple(leads), True
+    walk = BoundedWalk([workspace, *(f"{place}/{name}" for place in hosted for name in INNER)])
+    for entry in walk:
+        is_directory = entry.is_dir(follow_symlinks=False)
+        if entry.name == ".git" and not is_directory:
+            leads.append(entry.path)
+            walk.count_find()
+        elif is_directory and (entry.name == ".git" or os.path.isfile(f"{entry.path}/HEAD")):
+            directories.append(entry.path)
+            walk.count_find()
+            walk.add(*(f"{entry.path}/{name}" for name in INNER))
+        elif is_directory:
+            walk.enter(entry)
+    return tuple(directories), tuple(leads), walk.complete
 
 
 def _worktree(entry: str, directory: str, forbidden: tuple[str, ...]) -> GitMetadata:

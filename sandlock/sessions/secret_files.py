@@ -7,13 +7,14 @@ is granted at all. Values in, values out, but for the walk that looks for `.env`
 from __future__ import annotations
 
 import os
-from collections import deque
 from typing import TYPE_CHECKING
+
+from .bounded_walk import BoundedWalk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["MAX_ENTRIES", "MAX_FOUND", "SECRETS", "covered_secrets", "env_files", "is_secret_variable"]
+__all__ = ["SECRETS", "covered_secrets", "env_files", "is_secret_variable"]
 
 SECRETS = (
     *(".ssh", ".gnupg", ".netrc", ".git-credentials", ".config/git/credentials", ".config/gh", ".config/hub"),
@@ -34,12 +35,6 @@ SECRET_NAMES = frozenset(
     ("TOKEN", "PASSWORD", "SECRET", "API_KEY", "DATABASE_URL", "PGPASSWORD", "SSH_AUTH_SOCK", "GPG_AGENT_INFO")
 )
 HARMLESS_ENDINGS = (".example", ".sample", ".template", ".dist")
-PASSED_OVER = frozenset((".git", "node_modules", ".venv", "venv", "__pycache__", ".tox", ".hg", ".svn"))
-"""Directories that are full of files and have no `.env` of the project's own."""
-MAX_ENTRIES = 100_000
-"""That a walk looks at."""
-MAX_FOUND = 200
-"""Files that are denied one by one."""
 
 
 def is_secret_variable(name: str) -> bool:
@@ -56,23 +51,14 @@ def is_env_file(name: str) -> bool:
 def env_files(top: str) -> tuple[tuple[str, ...], bool]:
     """The `.env` files below this directory, those nearest to it first; whether all of it was looked at."""
     found: list[str] = []
-    waiting = deque([top])
-    seen = 0
-    while waiting:
-        try:
-            with os.scandir(waiting.popleft()) as entries:
-                for entry in entries:
-                    seen += 1
-                    if seen > MAX_ENTRIES or len(found) >= MAX_FOUND:
-                        return tuple(found), False
-                    if entry.is_dir(follow_symlinks=False):
-                        if entry.name not in PASSED_OVER:
-                            waiting.append(entry.path)
-                    elif is_env_file(entry.name):
-                        found.append(entry.path)
-        except OSError:  # what we cannot list, the agent cannot
-            continue
-    return tuple(found), True
+    walk = BoundedWalk([top])
+    for entry in walk:
+        if entry.is_dir(follow_symlinks=False):
+            walk.enter(entry)
+        elif is_env_file(entry.name):
+            found.append(entry.path)
+            walk.count_find()
+    return tuple(found), walk.complete
 
 
 def covered_secrets(home: str, granted: Iterable[str]) -> tuple[tuple[str, str], ...]:
