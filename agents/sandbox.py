@@ -6,8 +6,9 @@ never outside the workspace. Whoever asks is told who caused a call: the model's
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
 
@@ -283,7 +284,7 @@ class AgentSandbox:
                 return await self._background.run(self._words(command), **options)
             return await self.box.run(self._words(command), input=input, **options)
         except sandlock.ConfinementError as error:
-            return _not_started(error, self._words(command), call_id)
+            return self._not_started(error, self._words(command), options)
         finally:
             self._origins.pop(call_id, None)
 
@@ -319,6 +320,28 @@ class AgentSandbox:
     async def _directory(self, cwd: str | None) -> str | None:
         return None if cwd is None else await self.files.realpath(cwd)
 
+    def _not_started(self, error: sandlock.ConfinementError, words: list[str], options: Mapping[str, Any]) -> Result:
+        """What shells make of a program that is not there, or is none. Raises any other error again."""
+        code = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.ENOEXEC: 126}.get(error.errno or 0)
+        if error.step != "execute the program" or code is None:
+            raise error
+        if code == 126 and not self._is_there(words[0], (options["env"] or {}).get("PATH")):
+            code = 127
+        text = "command not found" if code == 127 else "cannot be executed"
+        stderr = f"{words[0]}: {text}\n".encode("utf-8", "surrogateescape")
+        return sandlock.Result(exit_code=code, stderr=stderr, argv=tuple(words), call_id=options["call_id"])
+
+    def _is_there(self, program: str, path: str | None) -> bool:
+        """Whether a search finds it: EACCES may also come of a directory of PATH that nobody may search."""
+        if "/" in program:
+            return True
+        names = [program] if path is None else [f"{directory or '.'}/{program}" for directory in path.split(":")]
+        for name in names:
+            with suppress(sandlock.SandlockError):
+                self.box.check_exec([name])
+                return True
+        return False
+
     # ---- the workspace
 
     async def snapshot(self, target: IO[bytes]) -> int:
@@ -330,15 +353,3 @@ class AgentSandbox:
         is restored. As sandlock.snapshots."""
         with Files(self.workspace, denied=self.box.reach.denied) as files:
             return await in_thread(restore, files, source)
-
-
-def _not_started(error: sandlock.ConfinementError, words: list[str], call_id: str) -> Result:
-    """What shells make of a program that is not there, or is none. Raises any other error again."""
-    import errno
-
-    code = {errno.ENOENT: 127, errno.ENOTDIR: 127, errno.EACCES: 126, errno.ENOEXEC: 126}.get(error.errno or 0)
-    if error.step != "execute the program" or code is None:
-        raise error
-    text = "command not found" if code == 127 else "cannot be executed"
-    stderr = f"{words[0]}: {text}\n".encode("utf-8", "surrogateescape")
-    return sandlock.Result(exit_code=code, stderr=stderr, argv=tuple(words), call_id=call_id)

@@ -6,9 +6,11 @@ import asyncio
 import contextvars
 import io
 import os
+import shutil
 import socket
 import subprocess
 import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -43,6 +45,23 @@ def test_commands_and_files(loop: Loop, tmp_path: Path) -> None:
             (tmp_path / "data").write_text("x")
             assert (await box.run(["./data"])).exit_code == 126
             assert [each.path for each in await box.files.list("src")] == ["src/a.py"]
+
+    loop.run(body)
+
+
+def test_a_directory_of_path_that_nobody_may_search_hides_nothing(loop: Loop, tmp_path: Path) -> None:
+    """Of a program that is not there, a search says EACCES too."""
+    (tmp_path / "closed").mkdir(0o000)
+    (tmp_path / "outside").mkdir()
+    shutil.copy2("/bin/true", tmp_path / "outside/not-granted")
+    (tmp_path / "work").mkdir()
+    path = f"{tmp_path}/closed:{tmp_path}/outside:/usr/bin:/bin"
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path / "work", env={"PATH": path}) as box:
+            assert (await box.run(["no-such-program"])).exit_code == 127
+            assert (await box.run(["not-granted"])).exit_code == 126
+            assert (await box.run(["true"])).exit_code == 0
 
     loop.run(body)
 
@@ -399,9 +418,11 @@ def test_what_is_left_in_the_background_lives_on(loop: Loop, tmp_path: Path) -> 
     pulse = tmp_path / "pulse"
     beat = f"while :; do date +%N > {pulse}; echo beat; sleep 0.05; done"
 
-    async def beats() -> bool:
+    async def beats(seconds: float = 20) -> bool:
         last = pulse.read_text()
-        await loop.sleep(0.4)
+        end = time.monotonic() + seconds
+        while pulse.read_text() == last and time.monotonic() < end:
+            await loop.sleep(0.05)
         return pulse.read_text() != last
 
     async def body() -> None:
@@ -421,6 +442,6 @@ def test_what_is_left_in_the_background_lives_on(loop: Loop, tmp_path: Path) -> 
             assert (await box.run("cat", input="x")).stdout == b"x"
             assert await loop.cut_short(0.3, lambda: box.run("sleep 30"))
             assert await beats()
-        assert not await beats()
+        assert not await beats(0.5)
 
     loop.run(body)
