@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from tempfile import TemporaryDirectory
 
-from sandlock.sessions.private_home import remove_tree
+from sandlock.files import remove_tree
 
 __all__ = ["Place"]
 
@@ -17,4 +17,4 @@ class Place(TemporaryDirectory[str]):
     @classmethod
     def _rmtree(cls, name: str, ignore_errors: bool = False, repeated: bool = False) -> None:
         with suppress(OSError if ignore_errors else FileNotFoundError):
-            remove_tree(name)
+            remove_tree(name, forced=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from ._reach import Reach
 from ._record import record
+from ._removal import remove_tree
 from ._sys import ffi, lib
 from .errors import PolicyError, SandlockError
 
@@ -27,12 +28,11 @@ if TYPE_CHECKING:
 
     from ._reach import Use
 
-__all__ = ["Entry", "FileError", "Files"]
+__all__ = ["Entry", "FileError", "Files", "remove_tree"]
 
 MAX_READ = 64 * 2**20
 MAX_ENTRIES = 100_000
 BLOCK = 2**20
-DEEPEST = 64
 MAX_LINKS = 40
 """As the kernel follows (path_resolution(7))."""
 PATH_ONLY = os.O_PATH | os.O_CLOEXEC
@@ -266,7 +266,7 @@ class Files:
                 if not modes.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
                     os.unlink(last, dir_fd=parent)
                 elif recursive:
-                    _remove_tree(parent, last)
+                    remove_tree(last, dir_fd=parent)
                 else:
                     os.rmdir(last, dir_fd=parent)
         except OSError as error:
@@ -479,38 +479,6 @@ def _is_name(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def _remove_tree(holder: int, name: str) -> None:
-    """A directory that a program filled as it liked, and may fill still. Follows no link. Raises OSError."""
-    top = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=holder)
-    try:
-        for _ in range(MAX_ENTRIES):
-            if not _empty(top, top, 0):
-                break
-    finally:
-        os.close(top)
-    os.rmdir(name, dir_fd=holder)
-
-
-def _empty(fd: int, top: int, depth: int) -> bool:
-    """Whether something is left at the top: directories that lie too deep for the stack and for our descriptors are
-    brought up there."""
-    left = False
-    for name in os.listdir(fd):
-        if not modes.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=fd)
-        elif depth == DEEPEST:
-            os.rename(name, os.urandom(12).hex(), src_dir_fd=fd, dst_dir_fd=top)
-            left = True
-        else:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                left |= _empty(inner, top, depth + 1)
-            finally:
-                os.close(inner)
-            os.rmdir(name, dir_fd=fd)
-    return left
 
 
 def _entries(fd: int, name: str) -> Iterator[Entry]:

@@ -10,8 +10,8 @@ import pytest
 from agent_place import Place, agent, run
 
 from sandlock import PolicyError
+from sandlock._removal import remove_tree
 from sandlock.sessions import private_home
-from sandlock.sessions.private_home import remove_tree
 from sandlock.sessions.workspace import AgentSetup, settle
 
 
@@ -222,6 +222,6 @@ def test_odd_trees_are_removed(tmp_path: Path) -> None:
             holder = inner
     finally:
         os.close(holder)
-    remove_tree(str(top))
+    remove_tree(str(top), forced=True)
     assert sorted(os.listdir(tmp_path)) == ["outside"]
     assert (outside / "file").read_text() == "stays"

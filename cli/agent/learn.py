@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sandlock import INHERIT, Policy, PolicyError, Process, Sandbox, profile
+from sandlock.files import remove_tree
 from sandlock.policy import OPTIONS
 from sandlock.result import printable
 from sandlock.sessions.generalising import DEFAULT_AT_LEAST, Limits
@@ -27,7 +28,6 @@ from sandlock.sessions.learned_text import (
     toml_text,
 )
 from sandlock.sessions.learning import Learned, Observed, Refused, learn, observe
-from sandlock.sessions.private_home import remove_tree
 from sandlock.sessions.recording_run import (
     RecordingRun,
     covering_of_policy,
@@ -157,7 +157,7 @@ def _workshop() -> Iterator[tuple[str, str]]:
         yield temporary, f"{place}/log.jsonl"
     finally:
         with suppress(OSError):
-            remove_tree(place)
+            remove_tree(place, forced=True)
 
 
 def _terminals() -> list[str]:

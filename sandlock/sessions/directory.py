@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from sandlock import SandlockError
 
 from .._record import record
+from .._removal import remove_tree
 from .places import read_file, runtime_places, state_place
-from .private_home import holds_files, remove_tree
+from .private_home import holds_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -356,7 +357,7 @@ def prune(keep: int = KEPT) -> None:
         for name in names[: -keep or None]:
             if not _is_needed(fd, name, place):
                 try:
-                    remove_tree(os.path.join(place.path, name))
+                    remove_tree(os.path.join(place.path, name), forced=True)
                 except OSError:
                     continue  # the next run tries again
 
@@ -376,7 +377,7 @@ def sweep() -> None:
                 for path in (os.path.join(top, each) for each in left):
                     if os.path.basename(path) == "tmp" or not holds_files(path):
                         with suppress(OSError):  # another process does the same; or the next run tries again
-                            remove_tree(path)
+                            remove_tree(path, forced=True)
     except (OSError, SandlockError):
         return
 

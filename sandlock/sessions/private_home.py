@@ -17,9 +17,9 @@ from sandlock import PolicyError, SandlockError
 from .._record import record, replace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-__all__ = ["Dotfile", "holds_files", "link_dotfiles", "make_directory", "remove_tree", "write_back"]
+__all__ = ["Dotfile", "holds_files", "link_dotfiles", "make_directory", "write_back"]
 
 MAX_BYTES = 16 * 2**20
 """No changed dotfile is longer."""
@@ -280,54 +280,3 @@ def holds_files(path: str) -> bool:
         except OSError:
             return True
     return False
-
-
-def remove_tree(path: str) -> None:
-    """Removes a directory that a program filled as it liked: of any depth, with any modes. Raises OSError.
-
-    Deep directories are brought up to the top one by one, so that neither the stack nor the length of a path counts.
-    """
-    top = os.open(path, _DIRECTORY | os.O_RDONLY)
-    try:
-        fresh = (f"sandlock-{number}" for number in range(2**63))
-        while names := os.listdir(top):
-            for name in names:
-                _remove_entry(top, name, fresh)
-    finally:
-        os.close(top)
-    os.rmdir(path)
-
-
-def _remove_entry(top: int, name: str, fresh: Iterator[str]) -> None:
-    if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
-        os.unlink(name, dir_fd=top)
-        return
-    inner = _open_for_removal(top, name)
-    try:
-        for each in os.listdir(inner):
-            if stat.S_ISDIR(os.lstat(each, dir_fd=inner).st_mode):
-                os.close(_open_for_removal(inner, each))
-                _move_up(inner, each, top, fresh)
-            else:
-                os.unlink(each, dir_fd=inner)
-    finally:
-        os.close(inner)
-    os.rmdir(name, dir_fd=top)
-
-
-def _open_for_removal(holder: int, name: str) -> int:
-    place = os.open(name, _DIRECTORY | os.O_PATH, dir_fd=holder)
-    try:
-        os.chmod(f"/proc/self/fd/{place}", 0o700)
-        return os.open(".", _DIRECTORY | os.O_RDONLY, dir_fd=place)
-    finally:
-        os.close(place)
-
-
-def _move_up(inner: int, name: str, top: int, fresh: Iterator[str]) -> None:
-    while True:
-        try:
-            return os.rename(name, next(fresh), src_dir_fd=inner, dst_dir_fd=top)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from sandlock import Policy, PolicyError
 
 from .._record import record
+from .._removal import remove_tree
 from ..profile import directory as profile_directory
 from .agent_draft import Draft, Reason
 from .agent_presets import ADDONS, AGENT_PRESETS, EXECUTED_LATER, GIT_EXECUTED
 from .git_metadata import GitMetadata, find_metadata, inner_metadata
-from .private_home import Dotfile, holds_files, link_dotfiles, make_directory, remove_tree, write_back
+from .private_home import Dotfile, holds_files, link_dotfiles, make_directory, write_back
 from .program_files import program_places
 from .secret_files import SECRETS, covered_secrets, env_files, is_below
 
@@ -86,7 +87,7 @@ def prepare(
     except BaseException:
         for each in made:
             with suppress(OSError):
-                remove_tree(each)
+                remove_tree(each, forced=True)
         raise
 
 
@@ -97,14 +98,14 @@ def settle(setup: AgentSetup) -> list[str]:
     """
     said = [write_back(setup.home, each) for each in setup.dotfiles if each.linked or each.kind == "absent"]
     try:
-        remove_tree(setup.temporary)
+        remove_tree(setup.temporary, forced=True)
     except OSError as error:
         said.append(f"{setup.temporary}: not removed: {error.strerror}")
     if holds_files(setup.home):
         said.append(f"{setup.home}: kept, with what the program made there")
     else:
         with suppress(OSError):
-            remove_tree(setup.home)
+            remove_tree(setup.home, forced=True)
     return [each for each in said if each]
 
 
