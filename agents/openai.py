@@ -45,6 +45,7 @@ from sandlock.sessions.trailer import trailer, violations
 
 from .sandbox import AgentSandbox
 from .text import shortened, with_denials, without_forged_trailers
+from .waiting_calls import current_call_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -200,7 +201,8 @@ class SandlockSandboxSession(UnixLocalSandboxSession):
         words = self._prepare_exec_command(*command, shell=shell, user=user)
         streams: dict[str, Any] = {"pty": True} if tty else {"stderr": sandlock.STDOUT}
         box = await self.box()
-        context = box.start(words, env=await self._environment(), timeout=timeout, call_id=_call_id(), **streams)
+        call_id = _call_id()
+        context = box.start(words, env=await self._environment(), timeout=timeout, call_id=call_id, **streams)
         try:
             entry = _Terminal(_Process(context, await context.__aenter__()), tty)
         except sandlock.SandlockError as error:
@@ -215,17 +217,30 @@ class SandlockSandboxSession(UnixLocalSandboxSession):
         if pruned is not None:
             await self._terminate_pty_entry(pruned)
         wait = YIELD_MS if yield_time_s is None else int(yield_time_s * 1000)
-        output, tokens, closed = await self._collect_pty_output(
-            entry=entry,  # type: ignore[arg-type]
-            yield_time_ms=clamp_pty_yield_time_ms(wait),
-            max_output_tokens=max_output_tokens,
-        )
+        try:
+            output, tokens, closed = await self._collected(entry, wait, max_output_tokens)
+            while not closed and box.asks(call_id):  # the model has nothing to do before the answer
+                more, counted, closed = await self._collected(entry, wait, max_output_tokens)
+                output, tokens = output + more, (tokens or 0) + counted if counted else tokens
+        except BaseException:  # cancelled: of a program that goes on, nobody would know
+            async with self._pty_lock:
+                self._pty_processes.pop(number, None)
+                self._reserved_pty_process_ids.discard(number)
+            await self._terminate_pty_entry(entry)
+            raise
         return await self._finalize_pty_update(
             process_id=number,
             entry=entry,  # type: ignore[arg-type]
             output=output,
             original_token_count=tokens,
             output_closed=closed,
+        )
+
+    async def _collected(self, entry: _Terminal, wait_ms: int, most: int | None) -> tuple[bytes, int | None, bool]:
+        return await self._collect_pty_output(
+            entry=entry,  # type: ignore[arg-type]
+            yield_time_ms=clamp_pty_yield_time_ms(wait_ms),
+            max_output_tokens=most,
         )
 
     async def pty_write_stdin(
@@ -340,7 +355,7 @@ def shell_executor(
         limit = action.max_output_length or max_output
         for command in action.commands:
             seconds = None if action.timeout_ms is None else action.timeout_ms / 1000
-            result = await box.run(command, timeout=seconds, call_id=request.data.call_id)
+            result = await box.run(command, timeout=seconds, call_id=current_call_id() or request.data.call_id)
             outcome = ShellCallOutcome(type="timeout" if result.timed_out else "exit", exit_code=result.exit_code)
             outputs.append(
                 ShellCommandOutput(
@@ -358,5 +373,5 @@ def shell_executor(
 
 
 def _call_id() -> str:
-    """The SDK tells its sessions no id of the tool call."""
-    return f"openai-{uuid.uuid4().hex[:12]}"
+    """The SDK tells its sessions no id of the tool call; that of `SandlockApprovals`, if it has begun this one."""
+    return current_call_id() or f"openai-{uuid.uuid4().hex[:12]}"

@@ -165,6 +165,7 @@ class AgentSandbox:
         self._env = dict(env or {})
         self._stack = AsyncExitStack()
         self._origins: dict[str, Origin] = {}
+        self._asked: list[str] = []
         self._keep_background = keep_background
         self._background: Background | None = None
         self._shell: Shell | None = None
@@ -236,10 +237,18 @@ class AgentSandbox:
         approve = self._approve
         assert approve is not None
         request = Request(event, box, self._origins.get(event.call_id, "command"))
-        if iscoroutinefunction(approve):
-            return await approve(request)  # type: ignore[no-any-return]
-        answer = await in_thread(approve, request, left_behind=True)  # it may wait for a person
-        return await answer if isawaitable(answer) else answer
+        self._asked.append(request.call_id)
+        try:
+            if iscoroutinefunction(approve):
+                return await approve(request)  # type: ignore[no-any-return]
+            answer = await in_thread(approve, request, left_behind=True)  # it may wait for a person
+            return await answer if isawaitable(answer) else answer
+        finally:
+            self._asked.remove(request.call_id)
+
+    def asks(self, call_id: str) -> bool:
+        """Whether `approve` has not yet answered a question of the run with this id."""
+        return call_id in self._asked
 
     @property
     def box(self) -> sandlock.AsyncSandbox:

@@ -144,6 +144,7 @@ LIBRARIES = {
         "agents/langchain",
         "agents/loops",
         "agents/openai",
+        "agents/openai_approvals",
         "agents/strands",
         "agents/strands_tool",
         "agents/sync",
