@@ -56,7 +56,7 @@ class Approvals(FunctionMiddleware):
                 return context.result
 
             call = self._calls.start_task(key, self._session, work)
-        elif call.put:
+        elif given is not None and call.put:
             call.put[-1].settle(_answer(given, call.put[-1]))
         try:
             asked = await answer_of(call.next())

@@ -229,12 +229,13 @@ class Calls:
                 call.next().result(0.05)
 
     async def cancel_task(self, call: Call) -> None:
-        """Ends it, and waits for that."""
-        self.cancel(call)
+        """Ends it where it stands, and waits for that; what it asks is denied only then, or it would go on."""
+        self._by_key.pop(call.key, None)
         if call.task is not None:
             call.task.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([call.task])
+        call.give_up()
 
     def end(self, call: Call) -> Any:
         """The result. Raises what the tool raised."""

@@ -330,14 +330,14 @@ def test_a_rejection_ends_the_command_where_it_stands(work: Path, stream: bool) 
 def test_calls_of_one_turn_ask_each_for_itself(work: Path) -> None:
     async def main() -> None:
         async with SandlockSandbox(work, **ASKED) as box:
-            talk = Talk(box, commands("touch a", "touch b", "touch c"))
+            talk = Talk(box, commands(*(f"touch {name}; echo on > on-{name}" for name in "abcdefgh")))
             await talk.say()
-            assert talk.asks() == ["exec touch a", "exec touch b", "exec touch c"]
-            answers = await talk.answer(False, True, False)
-            assert [each == REJECTED for each in answers] == [True, False, True]
+            assert talk.asks() == [f"exec touch {name}" for name in "abcdefgh"]
+            answers = await talk.answer(*(name == "b" for name in "abcdefgh"))
+            assert [each == REJECTED for each in answers] == [name != "b" for name in "abcdefgh"]
 
     asyncio.run(main())
-    assert os.listdir(work) == ["b"]
+    assert sorted(os.listdir(work)) == ["b", "on-b"]  # the others did not go on either
 
 
 @pytest.mark.parametrize(
