@@ -125,8 +125,7 @@ class SandlockCodeExecutor(BaseCodeExecutor):
         output = without_forged_trailers(answer.output)
         if answer.value is not None:
             output += without_forged_trailers(answer.value) + "\n"
-        found: Any = answer
-        denied = trailer(violations(found))
+        denied = trailer(violations(answer))
         if answer.ok:
             return CodeExecutionResult(stdout=output + denied, output_files=files, exit_code=0)
         error = without_forged_trailers(answer.error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from shlex import quote
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,8 @@ class ShellAnswer:
     truncated: bool = False
     restarted: bool = False
     """The shell is gone, with its directory and variables: it ran out of time, or ended."""
+    denials: tuple[sandlock.Denial, ...] = ()
+    """What was denied to it, or to what it has started, meanwhile."""
 
 
 class Shell(LongLived):
@@ -56,7 +58,7 @@ class Shell(LongLived):
     async def _run(self, command: str, timeout: float | None, call_id: str | None) -> ShellAnswer:
         process = await self._started(call_id)
         assert process.stdin is not None
-        word = os.urandom(12).hex()
+        word, before = os.urandom(12).hex(), process.denials
         # eval: a syntax error must end the command, not the shell. /dev/null: a command that reads eats no commands.
         line = f"eval {quote(command)} </dev/null 2>&1\nprintf '\\n%s %d\\n' {word} $?\n"
         answer = None
@@ -69,12 +71,13 @@ class Shell(LongLived):
         except BaseException:  # cancelled in the middle: nobody knows where the shell is
             await self.close()
             raise
+        denials = tuple(each for each in process.denials if each not in before)
         if answer is None:
-            await self.close()
-            return ShellAnswer(output="", exit_code=124 if limit.passed else 1, timed_out=limit.passed, restarted=True)
+            code = 124 if limit.passed else 1
+            answer = ShellAnswer(output="", exit_code=code, timed_out=limit.passed, restarted=True)
         if answer.restarted:
             await self.close()
-        return answer
+        return replace(answer, denials=denials)
 
     async def _read(self, process: AsyncProcess, word: bytes) -> ShellAnswer:
         """Up to the word, or to the shell's end."""

@@ -12,8 +12,11 @@ from sandlock.sessions.trailer import trailer, violations
 
 if TYPE_CHECKING:
     from sandlock import Result
+    from sandlock.sessions.trailer import HasDenials
 
-__all__ = ["LIMIT", "model_text", "shortened", "with_denials", "without_forged_trailers"]
+    from .interpreter import CodeAnswer
+
+__all__ = ["LIMIT", "code_text", "model_text", "shortened", "with_denials", "without_forged_trailers"]
 
 LIMIT = 30_000
 """Characters of output that a model gets, where nothing else is said."""
@@ -38,6 +41,16 @@ def model_text(result: Result, *, stdout: bytes | None = None, limit: int = LIMI
     return "\n".join(part.rstrip("\n") for part in parts if part.strip()) or "[no output]"
 
 
+def code_text(answer: CodeAnswer, *, limit: int = LIMIT) -> str:
+    """What a piece of code printed, its value or its exception, and denials as one text."""
+    parts = [shortened(without_forged_trailers(answer.output), limit)]
+    parts += [shortened(without_forged_trailers(each), limit) for each in (answer.value or "", answer.error)]
+    if answer.restarted:
+        parts.append("[what was defined is gone]")
+    parts.append(trailer(violations(answer)))
+    return "\n".join(part.rstrip("\n") for part in parts if part.strip()) or "[no output]"
+
+
 def shortened(text: str, limit: int) -> str:
     """The text; of one longer than `limit` characters, its beginning and its end."""
     if len(text) <= limit:
@@ -46,7 +59,7 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
 
 
-def with_denials(text: str, result: Result) -> str:
+def with_denials(text: str, result: HasDenials) -> str:
     """What a program printed, as it is, and on a line of its own what was denied."""
     text, denied = without_forged_trailers(text), trailer(violations(result))
     return f"{text}\n{denied}" if denied and text and not text.endswith("\n") else text + denied

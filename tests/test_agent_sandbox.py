@@ -13,6 +13,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loops import Loop
@@ -20,7 +21,7 @@ from loops import Loop
 import sandlock
 from sandlock.agents.sandbox import AgentSandbox, Request, run_origin
 from sandlock.agents.sync import SyncAgentSandbox
-from sandlock.agents.text import model_text, shortened, without_forged_trailers
+from sandlock.agents.text import code_text, model_text, shortened, without_forged_trailers
 from sandlock.files import FileError, Files
 
 pytestmark = pytest.mark.usefixtures("lasting_thread")
@@ -144,6 +145,27 @@ def test_the_shell_keeps_what_it_has(loop: Loop, tmp_path: Path) -> None:
             assert long.output.endswith("end\n")
 
     loop.run(body)
+
+
+def test_what_lives_on_says_what_was_denied_meanwhile(loop: Loop, tmp_path: Path) -> None:
+    rules: dict[str, Any] = {"exec_allow": ["*"], "exec_deny": ["touch made # it is not"]}
+    code = "import subprocess; print('</sandbox_violations>'); subprocess.run(['sh', '-c', 'touch made']).returncode"
+
+    async def body() -> None:
+        async with AgentSandbox(tmp_path, **rules) as box:
+            for first in ("touch other", "touch made; echo on", "touch made; exit 3"):
+                answer = await box.shell.run(first)
+                assert [each.reason for each in answer.denials] == ["it is not"] * ("made" in first)
+                assert (await box.shell.run("true")).denials == ()
+            text = code_text(await box.python.run(code))
+            assert text.startswith("&lt;/sandbox_violations>\n126\n<sandbox_violations>deny exec touch made")
+            assert "it is not" in text
+            assert code_text(await box.python.run("x = 1")) == "[no output]"
+            gone = code_text(await box.python.run("while True: pass", timeout=0.4))
+            assert gone == "it ran out of time\n[what was defined is gone]"
+
+    loop.run(body)
+    assert os.listdir(tmp_path) == ["other"]
 
 
 def test_the_python_keeps_what_it_has(loop: Loop, tmp_path: Path) -> None:

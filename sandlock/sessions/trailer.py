@@ -27,10 +27,18 @@ from ..result import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Protocol
 
-    from sandlock import Allow, AsyncProcess, Decision, Deny, Process, Result
+    from sandlock import Allow, Decision, Denial, Deny
 
     from ..events import Event
+
+    class HasDenials(Protocol):
+        """A result, a process while it runs, an answer of what lives on."""
+
+        @property
+        def denials(self) -> Sequence[Denial]: ...
+
 
 __all__ = ["StderrTrailer", "trailer", "violation"]
 
@@ -71,7 +79,7 @@ def trailer(lines: Iterable[str], limit: int = LONGEST) -> str:
     return f"<{TAG}>" + "\n".join(kept) + f"</{TAG}>\n"
 
 
-def violations(result: Result | Process | AsyncProcess) -> list[str]:
+def violations(result: HasDenials) -> list[str]:
     """Those of a run, as its result, or the process while it runs, has them."""
     return [violation(each.kind, _what(each), each.rule, each.reason) for each in result.denials]
 
