@@ -15,6 +15,7 @@ __all__ = ["ADDONS", "AGENT_PRESETS", "EXECUTED_LATER", "GIT_EXECUTED", "Addon",
 
 EXECUTED_LATER = (
     *(".vscode", ".idea", ".cursor", ".claude", ".codex", ".gemini", ".mcp.json", ".envrc", ".devcontainer"),
+    *(".openhands", ".agents"),
 )
 """In a workspace: settings that editors, agents and shells execute, or that name programs."""
 GIT_EXECUTED = ("hooks", "config", "config.worktree", "commondir", "gitdir")
