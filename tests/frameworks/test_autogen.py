@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
+from autogen_agentchat.agents import CodeExecutorAgent
+from autogen_agentchat.messages import TextMessage
 from autogen_core import CancellationToken, ComponentLoader
 from autogen_core.code_executor import CodeBlock, CodeExecutor, CodeResult
 from autogen_ext.code_executors.local import LocalCommandLineCodeExecutor
-from framework_pages import run_example
+from framework_pages import ROOT, run_example
 from loops import wait_alive
 from ten_cases import Job, cases_of
 
 import sandlock
 from sandlock.agents.autogen import SandlockCodeExecutor
 
+MESSAGE = TextMessage(content="```bash\ngit push -q there.git main\n```\n", source="user")
 pytestmark = pytest.mark.usefixtures("lasting_thread")
 
 
@@ -102,6 +107,55 @@ def test_it_is_a_component(work: Path) -> None:
     assert isinstance(loaded, SandlockCodeExecutor)
     assert loaded.dump_component() == config
     assert "deny exec curl x" in executed(loaded, ("bash", "curl x; echo $?")).output
+
+
+KEPT = {"timeout", "work_dir", "add", "fields"}
+
+
+def test_a_component_has_no_functions(work: Path) -> None:
+    options: dict[str, Any] = {"approve": lambda _: sandlock.Allow(), "max_output_chars": 99, "on_result": print}
+    executor = SandlockCodeExecutor(work, exec_allow=["*"], exec_ask=["touch *"], **options)
+    block = ("sh", "touch made; ls")
+    loaded = ComponentLoader.load_component(executor.dump_component(), CodeExecutor)
+    assert set(executor.dump_component().config) == KEPT
+    assert "deny exec touch made" in executed(loaded, block).output
+    assert not (work / "made").exists()
+    executed(executor, block)  # the control: with `approve`
+    assert (work / "made").exists()
+
+
+def test_a_component_file_sets_the_policy(work: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hidden-word")
+    own = SandlockCodeExecutor(work).dump_component()
+    strange = own.model_copy(update={"config": own.config | {"fields": {"fs_readable": [str(secret)]}}})
+    for config, wider in ((own, False), (strange, True)):
+        loaded = ComponentLoader.load_component(config, CodeExecutor)
+        assert ("hidden-word" in executed(loaded, ("sh", f"cat {secret}")).output) == wider
+
+
+@pytest.mark.parametrize("answer", [True, "not on fridays"])
+def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bool | str) -> None:
+    """Its block, with an agent that gets one message."""
+    text = (ROOT / "docs" / "how-to" / "agent-frameworks.md").read_text().split("\n## AutoGen\n")[1]
+    block = text.split("```python\n")[1].split("```")[0]
+    project = tmp_path / "project"
+    project.mkdir()
+    commit = "git -c user.name=n -c user.email=e commit -qm m --allow-empty"
+    subprocess.run(
+        ["sh", "-ec", f"git init -q -b main; git init -q --bare there.git; {commit}"], cwd=project, check=True
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = Job(project, "", answer=answer)
+    names = {"CodeExecutorAgent": CodeExecutorAgent, "SandlockCodeExecutor": SandlockCodeExecutor, "MESSAGE": MESSAGE}
+    space: dict[str, Any] = {"approve": job.approve, "CancellationToken": CancellationToken, **names}
+    reply = "return (await agent.on_messages([MESSAGE], CancellationToken())).chat_message.content"
+    exec("async def main():\n" + indent(f"{block}    {reply}\n", "    "), space)
+    said = asyncio.run(space["main"]())
+    assert ["git push" in each for each in job.asked] == [True]
+    assert ("not on fridays" in said) == (answer is not True)
+    refs = subprocess.run(["git", "-C", project / "there.git", "for-each-ref"], capture_output=True, check=True).stdout
+    assert (b"refs/heads/main" in refs) == (answer is True)
 
 
 def test_a_directory_of_its_own_is_gone_at_the_end() -> None:
