@@ -4,14 +4,16 @@
         options = ClaudeAgentOptions(hooks=sandbox.hooks())
 
 The PreToolUse hook rewrites a Bash command into `sandlock agent run ... -- bash -c COMMAND`. A hook that fails blocks
-the call (`on_failure="block"`). What the rules leave open comes back to `approve`, in the application. For Claude Code
-without the SDK: `hook_output`, which `sandlock agent hook` prints. `hooks` needs `pip install "sandlock[claude]"`.
+the call (`on_failure="block"`). `can_use_tool` does the same where the SDK asks for permission; `cli_path` has all of
+Claude Code run confined. What the rules leave open comes back to `approve`, in the application. For Claude Code without
+the SDK: `hook_output`, which `sandlock agent hook` prints. Needs `pip install "sandlock[claude]"`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import tempfile
 from contextlib import AsyncExitStack, suppress
 from inspect import isawaitable
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from .claude_hook import TOOLS, hook_output, wrapped_command
+from .own_program import own_program
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -27,12 +30,14 @@ if TYPE_CHECKING:
     from typing import Self
 
     from anyio.abc import SocketStream, TaskGroup
+    from claude_agent_sdk import CanUseTool, ToolPermissionContext
 
     Approve = Callable[[dict[str, Any]], Awaitable[object] | object]
 
 __all__ = ["ClaudeSandbox", "hook_output", "wrapped_command"]
 
 MAX_LINE = 2**20
+NOT_BASH = "nobody decides about this tool"
 
 
 class ClaudeSandbox:
@@ -49,13 +54,14 @@ class ClaudeSandbox:
         self._approve = approve
         self._program = program
         self._stack = AsyncExitStack()
+        self._place = ""
 
     async def __aenter__(self) -> Self:
+        self._place = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sandlock-claude-"))
         if self._approve is None:
             self._options += ["--ask", "none"]
             return self
-        place = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sandlock-claude-"))
-        path = os.path.join(place, "ask")
+        path = os.path.join(self._place, "ask")
         listener = await self._stack.enter_async_context(await anyio.create_unix_listener(path, mode=0o600))
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
         self._stack.callback(tasks.cancel_scope.cancel)
@@ -82,6 +88,34 @@ class ClaudeSandbox:
         if tool_use_id and tool_use_id.replace("_", "").replace("-", "").isalnum():
             options = [*options, "--name", tool_use_id[:60]]  # `sandlock agent report ID` then knows the call
         return hook_output(given, options, program=self._program)
+
+    def can_use_tool(self, otherwise: CanUseTool | None = None) -> CanUseTool:
+        """For `ClaudeAgentOptions(can_use_tool=...)`: allows Bash, rewritten; about other tools `otherwise` decides, or
+        they are denied. The SDK calls it only for what Claude Code does not allow by itself: `hooks` sees all."""
+        from claude_agent_sdk import PermissionResultAllow, PermissionResultDeny
+
+        async def decide(
+            tool: str, given: dict[str, Any], context: ToolPermissionContext
+        ) -> PermissionResultAllow | PermissionResultDeny:
+            found = hook_output({"tool_name": tool, "tool_input": given}, self._options, program=self._program)
+            if not found:
+                return await otherwise(tool, given, context) if otherwise else PermissionResultDeny(message=NOT_BASH)
+            decided = found["hookSpecificOutput"]
+            if decided["permissionDecision"] != "allow":
+                return PermissionResultDeny(message=decided["permissionDecisionReason"])
+            return PermissionResultAllow(updated_input=decided["updatedInput"])
+
+        return decide
+
+    def cli_path(self, program: str) -> str:
+        """For `ClaudeAgentOptions(cli_path=...)`: a program that runs `program`, which is Claude Code, and all that it
+        starts, in one sandbox, its file tools too. The options have to grant what it needs: `["-p", "claude"]` does."""
+        path = os.path.join(self._place, "claude")
+        command = shlex.join([self._program or own_program(), "agent", "run", *self._options, "--", program])
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f'#!/bin/sh\nexec {command} "$@"\n')
+        os.chmod(path, 0o700)
+        return path
 
     async def _answer(self, stream: SocketStream) -> None:
         """One session: {"question": {...}} and {"withdrawn": ID} come as lines of JSON, answers go back."""
