@@ -6,7 +6,6 @@ An approval is for one question of one command; where that is gone, it approves 
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from agent_framework import Content, FunctionMiddleware
@@ -57,7 +56,8 @@ class Approvals(FunctionMiddleware):
 
             call = self._calls.start_task(key, self._session, work)
         elif given is not None and call.put:
-            call.put[-1].settle(_answer(given, call.put[-1]))
+            only = len(call.put) == 1 and not _whole(context.function)
+            call.put[-1].settle(_answer(given, call.put[-1], only=only))
         try:
             asked = await answer_of(call.next())
             context.result = self._calls.end(call) if asked is None else _request(call, asked, context)
@@ -95,11 +95,9 @@ def _whole(tool: FunctionTool) -> bool:
 
 
 def _request(call: Call, asked: Asked, context: FunctionInvocationContext) -> Content:
-    own = call.tool_call_id
     about: dict[str, Any] = {OURS: {"summary": asked.summary, "question": asked.question.to_dict()}}
-    if call.put:  # as the framework's own middleware asks a second time about one call
-        own = f"{own}:replacement:{os.urandom(16).hex()}"
-        about |= {"_approval_request_id": own, "_replacement_approval_request": True}
+    if "approval_response" in context.metadata:  # the framework's word for this; without, it forgets other requests
+        about["_replacement_approval_request"] = True
     call.put.append(asked)
     function_call = Content.from_function_call(
         call_id=context.metadata["call_id"],
@@ -107,16 +105,21 @@ def _request(call: Call, asked: Asked, context: FunctionInvocationContext) -> Co
         arguments=dict(context.arguments),
         id=context.metadata.get("function_call_occurrence_id"),
     )
-    return Content.from_function_approval_request(id=own, function_call=function_call, additional_properties=about)
+    return Content.from_function_approval_request(call.tool_call_id, function_call, additional_properties=about)
 
 
-def _answer(given: Content, asked: Asked) -> Answer:
-    """An approval; with an `answer` beside the question, that. What is unclear denies."""
+def _answer(given: Content, asked: Asked, *, only: bool) -> Answer:
+    """An approval; with an `answer` beside the question, that. What is unclear denies.
+
+    `only`: nothing else was ever asked about this call. Else the approval has to say what it is for: all that is asked
+    about one call has one id, and an approval may come twice.
+    """
     said = given.additional_properties.get(OURS)
     said = said if isinstance(said, dict) else {}
     about = said.get("question")
-    if isinstance(about, dict) and about.get("id") != asked.question.id:
-        return Answer(verdict="deny", reason="the approval is for another question")
+    number = about.get("id") if isinstance(about, dict) else None
+    if number != asked.question.id and not (only and number is None):
+        return Answer(verdict="deny", reason="the approval is not for this question")
     if given.approved is not True:
         return Answer(verdict="deny", reason="the user rejected it")
     if "answer" not in said:

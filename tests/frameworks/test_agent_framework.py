@@ -1,107 +1,28 @@
-"""Microsoft Agent Framework with a scripted model: tools, the executor, approvals that resume a command, files."""
+"""Microsoft Agent Framework with a scripted model: the executor, an agent and its tools, files."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_framework import (
-    Agent,
-    AgentResponse,
-    AgentSession,
-    BaseChatClient,
-    ChatResponse,
-    ChatResponseUpdate,
-    Content,
-    FunctionInvocationLayer,
-    Message,
-    ResponseStream,
-    create_harness_agent,
-)
+from agent_framework import Agent, Content, create_harness_agent
 from agent_framework_tools.shell import LocalShellTool, ShellEnvironmentProvider, ShellExecutor
 from framework_pages import run_example, run_page
 from loops import wait_alive
+from scripted_agent import ASKED, Model, Talk, commands
 from ten_cases import Job, cases_of
 
 import sandlock
 from sandlock.agents.agent_framework import SandlockSandbox
-from sandlock.agents.agent_framework_approvals import LOST
 from sandlock.agents.sandbox import Request
 
-pytestmark = [
-    pytest.mark.usefixtures("lasting_thread"),
-    pytest.mark.filterwarnings("error:.*legacy:FutureWarning"),  # ways of asking that the framework gives up
-]
+pytestmark = pytest.mark.usefixtures("lasting_thread")
 
-ASKED: dict[str, Any] = {"exec_allow": ["*"], "exec_ask": ["touch *"]}
-REJECTED = "Error: Tool call invocation was rejected by user."
 LINE = "{ echo begun; echo wrong >&2; exit 3; }"
-
-
-class Model(FunctionInvocationLayer, BaseChatClient):
-    """Says one turn after the other: a list of tool calls, or a text; then "done"."""
-
-    def __init__(self, *turns: Any) -> None:
-        super().__init__()
-        self.turns, self.count = list(turns), 0
-
-    def _inner_get_response(self, *, messages: Any, stream: bool, options: Any, **keywords: Any) -> Any:
-        turn = self.turns.pop(0) if self.turns else "done"
-        contents = [Content.from_text(turn)] if isinstance(turn, str) else [self._call(*each) for each in turn]
-
-        async def updates() -> AsyncIterator[ChatResponseUpdate]:
-            yield ChatResponseUpdate(role="assistant", contents=contents)
-
-        async def response() -> ChatResponse:
-            return ChatResponse(messages=[Message(role="assistant", contents=contents)])
-
-        return ResponseStream(updates(), finalizer=ChatResponse.from_updates) if stream else response()
-
-    def _call(self, name: str, arguments: dict[str, Any]) -> Content:
-        self.count += 1
-        return Content.from_function_call(call_id=f"call-{self.count}", name=name, arguments=json.dumps(arguments))
-
-    @staticmethod
-    def get_shell_tool(**keywords: Any) -> Any:
-        return keywords["func"]
-
-
-def commands(*texts: str) -> list[tuple[str, dict[str, Any]]]:
-    return [("run_shell", {"command": text}) for text in texts]
-
-
-class Talk:
-    """One session with an agent."""
-
-    def __init__(self, box: SandlockSandbox, *turns: Any, stream: bool = False, **agent: Any) -> None:
-        self.box, self.stream = box, stream
-        self.agent = Agent(Model(*turns), **({"context_providers": [box]} | agent))
-        self.session = AgentSession()
-        self.requests: list[Content] = []
-
-    async def say(self, *contents: Content) -> list[str]:
-        """What the tools answered."""
-        message = Message(role="user", contents=list(contents) or ["go"])
-        response: AgentResponse
-        if self.stream:
-            response = await self.agent.run(message, session=self.session, stream=True).get_final_response()
-        else:
-            response = await self.agent.run(message, session=self.session)
-        self.requests = list(response.user_input_requests)
-        found = [content for each in response.messages for content in each.contents]
-        return [str(content.result) for content in found if content.type == "function_result"]
-
-    def asks(self) -> list[str]:
-        return [each.additional_properties["sandlock"]["summary"] for each in self.requests]
-
-    async def answer(self, *approved: bool) -> list[str]:
-        pairs = zip(self.requests, approved, strict=True)
-        return await self.say(*(request.to_function_approval_response(yes) for request, yes in pairs))
 
 
 @pytest.fixture
@@ -282,206 +203,6 @@ def test_a_cancelled_run_ends_the_command(work: Path, asks: bool) -> None:
     asyncio.run(main())
 
 
-# ---- approvals
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_question_is_an_approval_request_and_its_approval_resumes_the_command(work: Path, stream: bool) -> None:
-    line = "echo $$ > pid; touch made; echo $$ >> pid; touch other; echo end"
-
-    async def main() -> None:
-        async with SandlockSandbox(work, **ASKED) as box:
-            talk = Talk(box, commands(line, "echo beside"), commands("echo next"), stream=stream)
-            assert await talk.say() == ["beside\n\nexit_code: 0"]
-            (request,) = talk.requests
-            assert (request.type, talk.asks()) == ("function_approval_request", ["exec touch made"])
-            assert request.function_call.name == "run_shell"
-            assert request.function_call.parse_arguments() == {"command": line}
-            assert request.additional_properties["sandlock"]["question"]["argv"] == ["touch", "made"]
-            assert os.listdir(work) == ["pid"]
-            assert await talk.answer(True) == []
-            assert talk.asks() == ["exec touch other"]
-            assert sorted(os.listdir(work)) == ["made", "pid"]
-            assert await talk.answer(True) == ["end\n\nexit_code: 0", "next\n\nexit_code: 0"]
-            assert talk.requests == []
-
-    asyncio.run(main())
-    assert sorted(os.listdir(work)) == ["made", "other", "pid"]
-    assert len(set((work / "pid").read_text().split())) == 1  # the same process, not a second one
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_rejection_ends_the_command_where_it_stands(work: Path, stream: bool) -> None:
-    mark = f"mark-{os.urandom(6).hex()}"
-
-    async def main() -> None:
-        async with SandlockSandbox(work, **ASKED) as box:
-            line = f"(exec -a {mark} sleep 60) & touch made; echo end > end"
-            talk = Talk(box, commands(line), commands("echo on"), stream=stream)
-            await talk.say()
-            assert len(wait_alive(mark, 1)) == 1
-            assert await talk.answer(False) == [REJECTED, "on\n\nexit_code: 0"]
-            assert wait_alive(mark, 0, 0.0) == []
-
-    asyncio.run(main())
-    assert os.listdir(work) == []
-
-
-def test_calls_of_one_turn_ask_each_for_itself(work: Path) -> None:
-    async def main() -> None:
-        async with SandlockSandbox(work, **ASKED) as box:
-            talk = Talk(box, commands(*(f"touch {name}; echo on > on-{name}" for name in "abcdefgh")))
-            await talk.say()
-            assert talk.asks() == [f"exec touch {name}" for name in "abcdefgh"]
-            answers = await talk.answer(*(name == "b" for name in "abcdefgh"))
-            assert [each == REJECTED for each in answers] == [name != "b" for name in "abcdefgh"]
-
-    asyncio.run(main())
-    assert sorted(os.listdir(work)) == ["b", "on-b"]  # the others did not go on either
-
-
-@pytest.mark.parametrize(
-    ("answer", "made"),
-    [
-        ({"choice": "r"}, ["a", "b"]),
-        ({"verdict": "allow", "scope": "run", "words": 1}, ["a", "b"]),
-        ({"choice": "?"}, []),
-        ("yes", []),
-        ({"verdict": "deny", "reason": "not today"}, []),
-    ],
-)
-def test_an_approval_may_say_more_than_yes(work: Path, answer: Any, made: list[str]) -> None:
-    async def main() -> None:
-        async with SandlockSandbox(work, **ASKED) as box:
-            talk = Talk(box, commands("touch a; touch b"))
-            await talk.say()
-            for _ in range(2):
-                if talk.requests:
-                    response = talk.requests[0].to_function_approval_response(True)
-                    response.additional_properties["sandlock"]["answer"] = answer
-                    await talk.say(response)
-
-    asyncio.run(main())
-    assert sorted(os.listdir(work)) == made
-
-
-def test_an_approval_of_another_question_approves_nothing(work: Path) -> None:
-    async def main() -> str:
-        async with SandlockSandbox(work, **ASKED) as box:
-            talk = Talk(box, commands("touch a; touch b"))
-            await talk.say()
-            first = talk.requests[0].additional_properties
-            await talk.answer(True)
-            response = talk.requests[0].to_function_approval_response(True)
-            response.additional_properties["sandlock"] = first["sandlock"]
-            return (await talk.say(response))[0]
-
-    assert "the approval is for another question" in asyncio.run(main())
-    assert os.listdir(work) == ["a"]
-
-
-def test_responses_of_other_sessions_approve_nothing(work: Path) -> None:
-    mark = f"mark-{os.urandom(6).hex()}"
-
-    async def main() -> None:
-        async with SandlockSandbox(work, **ASKED) as box:
-            talk, other = (Talk(box, commands(f"(exec -a {mark} sleep 60) & touch made")) for _ in range(2))
-            await talk.say()
-            other.agent.client.turns = []  # type: ignore[attr-defined]
-            other.requests = talk.requests
-            assert await other.answer(True) == []
-            assert await other.say(talk.requests[0].to_function_approval_response(False)) == []
-            assert os.listdir(work) == []
-            assert len(wait_alive(mark, 1)) == 1  # nor do they reject
-            await talk.answer(True)
-
-    asyncio.run(main())
-    assert os.listdir(work) == ["made"]
-
-
-def test_a_late_approval_and_one_in_another_process_approve_nothing(work: Path) -> None:
-    async def main() -> None:
-        async with SandlockSandbox(work, approve_timeout=0.5, **ASKED) as box:
-            talk = Talk(box, commands("touch late; echo end"), commands("touch lost"))
-            await talk.say()
-            assert box._calls is not None
-            (call,) = box._calls._by_key.values()
-            assert await asyncio.wrap_future(call.next()) is None  # denied in the meantime, it has ended
-            (answer, *_) = await talk.answer(True)
-            assert answer.startswith("end\n")
-            assert "deny exec touch late" in answer
-            assert talk.asks() == ["exec touch lost"]
-            kept = json.loads(json.dumps(talk.session.to_dict()))
-        async with SandlockSandbox(work, **ASKED) as box:
-            after = Talk(box)
-            after.session, after.requests = AgentSession.from_dict(kept), talk.requests
-            assert await after.answer(True) == [LOST]
-
-    asyncio.run(main())
-    assert os.listdir(work) == []
-
-
-@pytest.mark.parametrize("approved", [True, False])
-def test_a_command_whose_loop_is_gone_is_gone(work: Path, approved: bool) -> None:
-    mark = f"mark-{os.urandom(6).hex()}"
-    box = SandlockSandbox(work, **ASKED)
-    talk = Talk(box, commands(f"(exec -a {mark} sleep 60) & touch made"), commands("echo on"))
-    asyncio.run(talk.say())
-    assert wait_alive(mark, 0) == []
-    assert asyncio.run(talk.answer(approved)) == [LOST if approved else REJECTED, "on\n\nexit_code: 0"]
-    asyncio.run(box.close())
-    assert os.listdir(work) == []
-
-
-def test_whole_calls_can_be_approved_as_well(work: Path) -> None:
-    async def main() -> None:
-        async with SandlockSandbox(work, approval_mode="always_require", **ASKED) as box:
-            talk = Talk(box, commands("echo x > begun; touch made; echo end"), commands("echo x > never"))
-            await talk.say()
-            assert [each.type for each in talk.requests] == ["function_approval_request"]
-            assert os.listdir(work) == []
-            assert await talk.answer(True) == []
-            assert talk.asks() == ["exec touch made"]
-            assert os.listdir(work) == ["begun"]
-            assert await talk.answer(True) == ["end\n\nexit_code: 0"]
-            assert await talk.answer(False) == [REJECTED]
-
-    asyncio.run(main())
-    assert sorted(os.listdir(work)) == ["begun", "made"]
-
-
-def test_a_run_that_is_cancelled_at_a_resumed_command_ends_it(work: Path) -> None:
-    mark = f"mark-{os.urandom(6).hex()}"
-
-    async def main() -> None:
-        async with SandlockSandbox(work, **ASKED) as box:
-            talk = Talk(box, commands(f"touch made; (exec -a {mark} sleep 60) & wait"))
-            await talk.say()
-            task = asyncio.create_task(talk.answer(True))
-            assert len(await asyncio.to_thread(wait_alive, mark, 1, 20)) == 1
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert wait_alive(mark, 0, 0.0) == []
-
-    asyncio.run(main())
-
-
-def test_closing_ends_commands_that_wait(work: Path) -> None:
-    mark = f"mark-{os.urandom(6).hex()}"
-
-    async def main() -> None:
-        async with SandlockSandbox(work, **ASKED) as box:
-            await Talk(box, commands(f"(exec -a {mark} sleep 60) & touch made")).say()
-            assert len(wait_alive(mark, 1)) == 1
-        assert wait_alive(mark, 0, 0.0) == []
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        assert not tasks or (await asyncio.wait(tasks, timeout=10))[1] == set()
-
-    asyncio.run(main())
-    assert os.listdir(work) == []
-
-
 def test_a_function_decides_in_the_loop_of_the_agent(work: Path) -> None:
     asked: list[str] = []
 
@@ -501,24 +222,6 @@ def test_a_function_decides_in_the_loop_of_the_agent(work: Path) -> None:
     assert asked == ["exec touch made", "exec touch other"]
     assert "<sandbox_violations>deny exec touch other (not that one)" in answer
     assert os.listdir(work) == ["made"]
-
-
-def test_ten_agents_ask_at_once(work: Path) -> None:
-    """On one sandbox: each in its session, each about its own."""
-
-    async def one(box: SandlockSandbox, number: int) -> list[str]:
-        talk = Talk(box, commands(f"touch made-{number}; echo end {number}"))
-        await talk.say()
-        assert talk.asks() == [f"exec touch made-{number}"]
-        return await talk.answer(number % 2 == 0)
-
-    async def main() -> list[list[str]]:
-        async with SandlockSandbox(work, **ASKED) as box:
-            return await asyncio.gather(*(one(box, number) for number in range(10)))
-
-    for number, answers in enumerate(asyncio.run(main())):
-        assert answers == [REJECTED if number % 2 else f"end {number}\n\nexit_code: 0"]
-    assert sorted(os.listdir(work)) == [f"made-{number}" for number in range(0, 10, 2)]
 
 
 # ---- what every adapter has to do
