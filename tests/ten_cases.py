@@ -14,7 +14,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -228,12 +228,10 @@ async def _of(ask: Ask, job: Job) -> str:
     return await ask(job)
 
 
-def cases_of(
-    ask: Ask, cases: Sequence[Case] = TEN_CASES
-) -> tuple[Callable[[Case, Path], None], Callable[[Path], None]]:
+def cases_of(ask: Ask) -> tuple[Callable[[Case, Path], None], Callable[[Path], None]]:
     """The tests of a module: each of the ten cases, and ten agents at once."""
 
-    @pytest.mark.parametrize("case", cases)
+    @pytest.mark.parametrize("case", TEN_CASES)
     def test_ten_cases(case: Case, tmp_path: Path) -> None:
         case(ask, tmp_path)
 
