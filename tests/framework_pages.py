@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,7 +27,8 @@ def run_example(name: str, text: str) -> None:
 
 
 def _prints(words: list[str], expected: str) -> None:
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=100)
+    env = os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=100, env=env, check=False)
     wanted = ".*?".join(map(re.escape, expected.strip().split("...")))
     assert re.fullmatch(wanted, done.stdout.strip(), re.DOTALL), done.stdout + done.stderr
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ import anyio
 import mcp_types as types
 import pytest
 import trio
+from framework_pages import run_example, run_page
 from loops import Loop, wait_alive
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -419,3 +420,21 @@ async def ask(job: Job) -> str:
 
 
 test_ten_cases, test_ten_at_once = cases_of(ask)
+
+
+def test_the_page() -> None:
+    run_page("agents-mcp.md")
+
+
+def test_the_example() -> None:
+    expected = """
+edit_file list_files python read_file remove_file run write_file
+asked: exec: mkdir made
+made
+[stderr]
+bash: line 1: ...outside: Permission denied
+[exit code 1]
+[exit code 3]
+['project']
+"""
+    run_example("mcp_client.py", expected)

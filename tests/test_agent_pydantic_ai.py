@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from framework_pages import run_example, run_page
 from pydantic_ai import Agent, RunContext
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
@@ -139,3 +140,15 @@ async def ask(job: Job) -> str:
 
 
 test_ten_cases, test_ten_at_once = cases_of(ask)
+
+
+def test_the_page() -> None:
+    run_page("agents-pydantic-ai.md")
+
+
+def test_the_example() -> None:
+    expected = """
+asked: connect tcp://127.0.0.1
+{"files":"written from outside","connect":"connected"}
+"""
+    run_example("pydantic_ai_agent.py", expected)

@@ -73,7 +73,7 @@ def learn(request: direct.Request) -> int:
 def mcp(request: direct.Request) -> int:
     """Serve MCP on standard input and output: tools that run commands, Python and files in a sandbox.
 
-    What the rules leave open is put to the client's user. Needs the extra: pip install "sandlock[mcp]".
+    What the rules leave open is put to the client's user. Needs the extra: pip install "sandlock\\[mcp]".
     """
     from .mcp_server import serve
 

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import gc
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 from deepagents import create_deep_agent
+from framework_pages import run_example, run_page
 from langchain.agents import create_agent
 from langchain.agents.middleware import ShellToolMiddleware
 from langchain.tools import tool
@@ -470,12 +470,20 @@ def test_ten_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs(program="git")
-def test_the_document_tells_what_happens() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "agents-langchain.md").read_text()
-    code, text = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "text"))  # type: ignore[index]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    expected = ".*".join(re.escape(part) for part in text.strip().split("\n...\n"))
-    assert re.fullmatch(expected, done.stdout.strip(), re.DOTALL), done.stdout + done.stderr
+def test_the_page() -> None:
+    run_page("agents-langchain.md")
+
+
+@pytest.mark.needs(program="git")
+def test_the_example() -> None:
+    expected = """
+...
+asked: exec git push origin
+...
+draft
+...<sandbox_violations>deny exec git push origin ...publishing is for people)</sandbox_violations>
+..."""
+    run_example("deep_agent.py", expected)
 
 
 # ---- ShellToolMiddleware
