@@ -19,6 +19,7 @@ from sandlock.sessions.workspace import prepare, settle
 from sandlock.snapshots import restore, snapshot
 
 from .background import Background
+from .calling_python import CallingPython
 from .interpreter import Interpreter
 from .loops import in_thread
 from .places import Place
@@ -320,6 +321,12 @@ class AgentSandbox:
             self._python = Interpreter(self.box, cwd=self.workspace, env=self._env or None)
             self._stack.push_async_callback(self._python.close)
         return self._python
+
+    def calling_python(self) -> CallingPython:
+        """A new Python of its own whose code calls functions of the application; closed with the sandbox."""
+        python = CallingPython(self.box, cwd=self.workspace, env=self._env or None)
+        self._stack.push_async_callback(python.close)
+        return python
 
     def _words(self, command: str | Sequence[str]) -> list[str]:
         if isinstance(command, str):
