@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +17,10 @@ def run_page(name: str) -> None:
     """Runs the first block of Python of docs/how-to/NAME, which prints the first block of text there."""
     page = (ROOT / "docs" / "how-to" / name).read_text()
     code, text = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "text"))  # type: ignore[index]
-    _prints(["-c", code], text)
+    with tempfile.TemporaryDirectory() as place:  # a file, for some frameworks read the source of what they are given
+        file = Path(place) / "page.py"
+        file.write_text(code)
+        _prints([str(file)], text)
 
 
 def run_example(name: str, text: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from framework_pages import run_example
+from framework_pages import run_example, run_page
 from loops import wait_alive
 from smolagents import ChatMessage, CodeAgent, FinalAnswerTool, LogLevel, Model, Tool, tool
 from smolagents.local_python_executor import InterpreterError, LocalPythonExecutor
@@ -546,6 +546,11 @@ def test_what_makes_no_sense_is_refused(work: Path) -> None:
 
 
 # ---- documents
+
+
+@pytest.mark.needs(program="git")
+def test_the_page_tells_what_happens() -> None:
+    run_page("agents-smolagents.md")
 
 
 def test_the_example() -> None:
