@@ -477,12 +477,12 @@ def test_the_page() -> None:
 @pytest.mark.needs(program="git")
 def test_the_example() -> None:
     expected = """
-...
 asked: exec git push origin
-...
+Updated file /notes.txt
 draft
 ...<sandbox_violations>deny exec git push origin ...publishing is for people)</sandbox_violations>
-..."""
+...
+"""
     run_example("deep_agent.py", expected)
 
 
