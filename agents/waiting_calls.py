@@ -33,6 +33,8 @@ __all__ = ["Asked", "Call", "Calls", "current_call_id"]
 MAX_CALLS = 256
 KEPT = 3600.0
 """Seconds that a call which has ended keeps its result for an agent that has not been resumed."""
+PATIENCE = 10.0
+"""Seconds that a command has to end when it is told to; then what it asks is denied."""
 NOBODY = "no tool call is there that could be interrupted to ask"
 
 _call_id: ContextVar[str | None] = ContextVar("sandlock_waiting_call", default=None)
@@ -221,12 +223,16 @@ class Calls:
         call.give_up()
 
     def cancel_thread(self, call: Call, stop: Callable[[str], None]) -> None:
-        """Ends it, and waits for that. `stop` gets the call's id, until it has ended."""
-        self.cancel(call)
+        """Ends it where it stands, and waits for that; what it asks is denied only then, or it would go on. `stop`
+        gets the call's id, until it has ended."""
+        self._by_key.pop(call.key, None)
+        limit = time.monotonic() + PATIENCE
         while not call.done:
             stop(call.id)
-            with suppress(TimeoutError):
-                call.next().result(0.05)
+            time.sleep(0.02)
+            if time.monotonic() > limit:
+                call.give_up()
+        call.give_up()
 
     async def cancel_task(self, call: Call) -> None:
         """Ends it where it stands, and waits for that; what it asks is denied only then, or it would go on."""
