@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["CodeAnswer", "Interpreter"]
 
 MAX_ANSWER = 16 * 2**20
+"""Bytes: room for output and value, each of LIMIT characters, of which JSON makes up to six bytes."""
 
 # Runs inside: reads {"code", "id"}, answers {"id", "output", "value", "error"}. Nothing of it is trusted outside.
 DRIVER = r"""
@@ -35,7 +36,7 @@ class Limited(io.StringIO):
     def write(self, text):
         room = LIMIT - self.tell()
         return super().write(text[:room]) if room > 0 else len(text)
-LIMIT = 4 * 2**20
+LIMIT = 2**20
 def carry_out(code):
     tree = ast.parse(code)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
@@ -60,7 +61,7 @@ for line in questions:
         if isinstance(raised, SystemExit):
             error["text"] = f"SystemExit: {raised.code}"
     answer = {"id": question["id"], "output": output.getvalue(), "value": value, "error": error}
-    answers.write(json.dumps(answer) + "\n")
+    answers.write(json.dumps(answer, ensure_ascii=False) + "\n")
     answers.flush()
 """
 

@@ -183,6 +183,9 @@ def test_the_python_keeps_what_it_has(loop: Loop, tmp_path: Path) -> None:
             assert (await python.run("input()")).error.startswith("EOFError")
             assert (await python.run("import sys; sys.exit(3)")).error.startswith("SystemExit: 3")
             assert (await python.run("'\\ud800'")).value is not None
+            for each in ("\\U0001f600", "\\0"):  # as long as it may get, and longest as JSON
+                long = await python.run(f"print('{each}' * 2_000_000); '{each}' * 2_000_000")
+                assert (len(long.output), long.restarted) == (2**20, False)
             assert (await python.run("import subprocess; subprocess.run(['echo', 'child']).returncode")).value == "0"
             slow = await python.run("while True: pass", timeout=0.4)
             assert (slow.timed_out, slow.restarted) == (True, True)
