@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Call", "CallingPython", "StepAnswer"]
 
 LONGEST_MESSAGE = 8 * 2**20
-"""Bytes: what is printed and a value, each in its greatest length and as JSON."""
-LONGEST_TEXT = 20_000
+"""Bytes: room for what is printed and a value, each in its greatest length and as JSON."""
+LONGEST_ERROR = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ def _understood(message: Any, step: _Step) -> Call | StepAnswer:
         raise TypeError("these are texts")
     value = found.get("value")
     line = line if isinstance(line, int) else None
-    return StepAnswer(output=output, value=value, final=final, error=error[:LONGEST_TEXT], line=line)
+    return StepAnswer(output=output, value=value, final=final, error=error[:LONGEST_ERROR], line=line)
 
 
 def _call(name: Any, found: dict[str, Any]) -> Call:

@@ -17,12 +17,14 @@ import traceback
 import types
 from typing import Any
 
-__all__ = ["DEEPEST", "LONGEST", "plain"]
+__all__ = ["DEEPEST", "LONGEST", "LONGEST_TEXT", "plain"]
 
 DEEPEST = 64
 """How deep a value may be nested."""
 LONGEST = 2**20
-"""Characters of a value as JSON, and of what one piece of code prints."""
+"""Characters of a value as JSON."""
+LONGEST_TEXT = 2**18
+"""Bytes of what one piece of code prints, and characters of a last expression as a text."""
 CODE = "<code>"
 
 
@@ -142,7 +144,7 @@ class Printed:
             if not select.select([self.end], [], [], 0)[0]:
                 break
             chunk = os.read(self.end, 65536)
-            self.kept += chunk[: max(0, LONGEST - len(self.kept))]
+            self.kept += chunk[: max(0, LONGEST_TEXT - len(self.kept))]
 
     def begin(self) -> None:
         """New streams; the code may have done anything to those that it had. They keep nothing back."""
@@ -170,7 +172,7 @@ def shown(value: Any) -> dict[str, Any]:
             return {"value": plain(value)}
     except (TypeError, ValueError, RecursionError):
         pass
-    return {"value": str(value)[:LONGEST]}
+    return {"value": str(value)[:LONGEST_TEXT]}
 
 
 def carried_out(code: str, space: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from loops import Loop
 
 import sandlock
 from sandlock.agents.calling_python import Call, CallingPython, StepAnswer
-from sandlock.agents.calling_python_inside import DEEPEST, LONGEST, plain
+from sandlock.agents.calling_python_inside import DEEPEST, LONGEST, LONGEST_TEXT, plain
 from sandlock.agents.sandbox import AgentSandbox
 
 pytestmark = pytest.mark.usefixtures("lasting_thread")
@@ -244,10 +244,25 @@ def test_what_programs_print_is_part_of_it(loop: Loop, tmp_path: Path) -> None:
         assert found.error == ""
         assert found.output.startswith("one\ntwo\nthree\nfour")
         assert "x" * 1000 in found.output
-        assert len(found.output) <= LONGEST
+        assert len(found.output) <= LONGEST_TEXT
         assert (await step(python, "print('on')")).output == "on\n"
         flood = await step(python, "subprocess.Popen('yes', shell=True)\nwhile True: print('y')", timeout=1)
         assert flood.timed_out
+
+    run(loop, tmp_path, body)
+
+
+def test_the_longest_answers_have_room(loop: Loop, tmp_path: Path) -> None:
+    async def body(python: CallingPython) -> None:
+        for each in ("x", "\\0", "\\xff", "\\ud800", "\\U0001f600", '"'):
+            printed = f"print('{each}' * 3_000_000)"
+            for value in (f"'{each}' * 3_000_000", f"['{each}' * 170_000]", f"['{each}' * 1_048_560]"):
+                found = await step(python, f"{printed}\n{value}")
+                assert (found.error, found.restarted) == ("", False)
+                assert LONGEST_TEXT // 4 <= len(found.output) <= LONGEST_TEXT
+            ended = await step(python, f"{printed}\nend('{each}' * 170_000)")
+            assert (ended.restarted, ended.final is not None) == (False, True)
+        assert len((await step(python, f"'x' * ({LONGEST} - 2)")).value) == LONGEST - 2
 
     run(loop, tmp_path, body)
 
