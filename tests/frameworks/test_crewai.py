@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes import home_of_its_own, recipe
 
 os.environ |= {"CREWAI_DISABLE_TELEMETRY": "true", "OTEL_SDK_DISABLED": "true", "CREWAI_TRACING_ENABLED": "false"}
+os.environ |= home_of_its_own()
 
 import json
 import threading
@@ -19,7 +21,6 @@ from crewai import Agent, Crew, Task
 from crewai.events.event_bus import crewai_event_bus
 from crewai.llms.base_llm import BaseLLM
 from loops import wait_alive
-from recipes import recipe
 from ten_cases import ASKED, Job, cases_of
 
 page = recipe("CrewAI")

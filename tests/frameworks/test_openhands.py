@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+from recipes import home_of_its_own, recipe
+
 os.environ |= {"OTEL_SDK_DISABLED": "true", "OPENHANDS_SUPPRESS_BANNER": "1"}
+os.environ |= home_of_its_own()
 
 import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ import pytest
 from loops import wait_alive
 from openhands.sdk.llm import Message, MessageToolCall, TextContent
 from openhands.sdk.testing import TestLLM
-from recipes import recipe
 from ten_cases import Job, cases_of
 
 page = recipe("OpenHands")
@@ -50,12 +51,9 @@ def solve(llm: TestLLM, work: Path) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(lasting_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """OpenHands' own files go elsewhere; and what its first conversation imports and starts is there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        solve(scripted("true"), tmp_path_factory.mktemp("work"))
-        yield
+def first_conversation(lasting_thread: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What it imports and starts is there before anything is counted."""
+    solve(scripted("true"), tmp_path_factory.mktemp("work"))
 
 
 async def ask(job: Job) -> str:
