@@ -240,7 +240,8 @@ def _reason(answer: StepAnswer, code: str) -> str:
     if answer.restarted:
         error += "; what was defined is lost, and the next step begins with a new interpreter"
     lines = code.splitlines()
-    where = f" at line {lines[answer.line - 1].strip()!r}" if answer.line and answer.line <= len(lines) else ""
+    number = answer.line or 0
+    where = f" at line {lines[number - 1].strip()!r}" if 0 < number <= len(lines) else ""
     return without_forged_trailers(f"Code execution failed{where} due to: {error}")
 
 

@@ -175,3 +175,34 @@ def test_without_the_package_it_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install sandlock[otel]" in done.stdout
+
+
+AGENT = """
+from sandlock.agents.sandbox import AgentSandbox
+from sandlock.agents.sync import SyncAgentSandbox
+
+async def work():
+    async with AgentSandbox(keep_background=KEEPS) as box:
+        with tracer.start_as_current_span("tool"):
+            await box.run(["true"], call_id="call-1")
+            await box.shell.run("true")
+            await box.python.run("1")
+
+RUN
+with SyncAgentSandbox() as box, tracer.start_as_current_span("tool"):
+    box.run(["true"], call_id="call-2")
+"""
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("loop", ["trio.run(work)", "asyncio.run(work())"])
+def test_what_an_agent_runs_belongs_to_its_tool_call(loop: str, keeps: bool) -> None:
+    spans = observed(AGENT.replace("RUN", loop).replace("KEEPS", str(keeps)))["spans"]
+    tools = [span["id"] for span in spans if span["name"] == "tool"]
+    runs = [span for span in spans if span["name"] == "sandlock.run"]
+    assert [span["parent"] for span in runs if span["parent"] not in tools] == []
+    assert len(tools) == 2
+    assert len(runs) == 4
+    calls = {span["attributes"].get("gen_ai.tool.call.id") for span in runs}
+    assert {"call-2"} <= calls
+    assert keeps or {"call-1"} <= calls
