@@ -126,6 +126,49 @@ def test_other_answers(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["b"]
 
 
+def test_streamed(tmp_path: Path) -> None:
+    async def body(desk: Desk) -> None:
+        result = Runner.run_streamed(desk.agent, "go", run_config=desk.config)
+        async for _ in result.stream_events():
+            pass
+        assert os.listdir(tmp_path) == []
+        state = result.to_state()
+        state.approve(result.interruptions[0])
+        result = Runner.run_streamed(desk.agent, state, run_config=desk.config)
+        async for _ in result.stream_events():
+            pass
+        assert result.final_output == "done"
+
+    Desk(SandlockApprovals(), tmp_path, ["mkdir a"]).within(body)
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_two_calls_at_once(tmp_path: Path) -> None:
+    """Each has its own question; one is approved and one is rejected."""
+    calls = [function_call("exec_command", {"cmd": f"mkdir {name}; echo rc $?"}, call_id=name) for name in "ab"]
+    approvals = SandlockApprovals()
+
+    async def body(desk: Desk) -> None:
+        desk.agent.model = ScriptedModel([calls, [assistant_message("done")]])
+        result = await desk.run("go")
+        state = result.to_state()
+        asked = {}
+        for item in result.interruptions:
+            question = approvals.question(item)
+            assert question is not None
+            asked[question.argv[1]] = item
+        state.approve(asked["b"])
+        state.reject(asked["a"])
+        result = await desk.run(state)
+        assert [("rc 0" in each, "not approved" in each) for each in outputs(result)] in (
+            [(True, False), (False, True)],
+            [(False, True), (True, False)],
+        )
+
+    Desk(approvals, tmp_path, []).within(body)
+    assert os.listdir(tmp_path) == ["b"]
+
+
 def test_an_approval_answers_one_question(tmp_path: Path) -> None:
     async def body(desk: Desk) -> None:
         result = await desk.run("go")
