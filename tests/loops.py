@@ -98,7 +98,7 @@ def alive(mark: str) -> list[str]:
     return found
 
 
-def wait_alive(mark: str, wanted: int, seconds: float = 5.0) -> list[str]:
+def wait_alive(mark: str, wanted: int, seconds: float = 30.0) -> list[str]:
     """Waits until there are exactly so many; returns those that there are then."""
     limit = time.monotonic() + seconds
     while len(found := alive(mark)) != wanted and time.monotonic() < limit:

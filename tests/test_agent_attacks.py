@@ -53,7 +53,7 @@ def test_a_deep_tree_holds_up_no_end(loop: Loop) -> None:
         async with AgentSandbox() as box:
             places.append(box.workspace)
             for place in (".", "$HOME", "$TMPDIR"):
-                result = await box.run(f'cd {place} && python3 -c "{DEEP}"')
+                result = await box.run(f'cd {place} && /usr/bin/python3 -c "{DEEP}"')
                 assert result.exit_code == 0, result.stderr_text
 
     loop.run(body)

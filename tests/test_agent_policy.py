@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_place import Place, agent, run
@@ -168,6 +169,27 @@ def test_the_walk_follows_no_links(place: Place, tmp_path: Path) -> None:
     (place.work / "link").symlink_to(tmp_path / "elsewhere")
     (place.work / "loop").symlink_to(place.work)
     assert env_files(str(place.work)) == ((), True)
+
+
+@pytest.mark.parametrize("case", ["default", "granted", "given", "nothing left out"])
+def test_programs_that_may_not_run_hide_none(place: Place, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    """Shims in the home directory, before the system's programs; links there to what is granted stay."""
+    for name in ("shims/true", "other/program"):
+        place.write(name, "#!/bin/sh\necho shim\n").chmod(0o755)
+    (place.home / "links").mkdir()
+    (place.home / "links/mine").symlink_to("/bin/true")
+    given = [*(f"{place.home}/{name}" for name in ("shims", "other", "links", "gone")), "/usr/bin", "/bin"]
+    fields: dict[str, Any] = {
+        "granted": {"fs_readable": [f"{place.home}/shims"]},
+        "given": {"env": {"PATH": ":".join(given)}},
+    }.get(case, {})
+    expected = {"granted": given[:1] + given[2:3] + given[4:], "given": given}.get(case, [given[2], *given[4:]])
+    monkeypatch.setenv("PATH", ":".join(given if case != "nothing left out" else expected))
+    setup = place.prepare(fields=fields)
+    script = "true && mine; echo $PATH" if case == "default" else "echo $PATH"
+    assert run(setup, script).stdout_text == ":".join(expected) + "\n"
+    said = any("may not run" in each.why for each in setup.reasons if each.field == "env")
+    assert said is (case in ("default", "granted"))
 
 
 def test_what_is_executed_later_is_protected(place: Place) -> None:

@@ -1,4 +1,4 @@
-"""`sandlock-claude-shell`, without Claude Code: one command line, confined, and where it says that it has gone."""
+"""`sandlock-claude-shell` and `sandlock-claude-process`, without Claude Code: what they run, and what they refuse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sandlock.cli.agent import claude_process
 from sandlock.cli.agent.claude_shell import words_of
 
 
@@ -75,3 +76,30 @@ def test_nobody_is_asked_unless_said() -> None:
         "a b",
     ]
     assert words_of(["--ask=mcp", "a"], "") == ["agent", "run", "--ask=mcp", "--", "bash", "-c", "a"]
+
+
+def test_a_session_is_confined_and_its_hosts_are_not(work: Path) -> None:
+    outside = work.parent / "outside"
+    program = [sys.executable, "-m", "sandlock.cli.agent.claude_process"]
+    script = work / "claude"
+    script.write_text(f"#!/bin/sh\necho said $*; echo x > {outside}\n")
+    script.chmod(0o755)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*program, *words], cwd=work, capture_output=True, text=True, timeout=100, check=False)
+
+    done = run(str(script), "--session-id", "1", "go daemon")
+    assert "said --session-id 1 go daemon" in done.stdout
+    assert not outside.exists()
+    for words in ((str(script), "--bg-spare", "socket"), ()):
+        done = run(*words)
+        assert (done.returncode, done.stdout) == (126, "")
+    assert "has none yet" in run(str(script), "--bg-spare", "socket").stderr
+    assert not outside.exists()
+    assert run(str(script), "daemon", "run").stdout == "said daemon run\n"
+    assert outside.exists()
+
+
+def test_options_of_a_session() -> None:
+    words = claude_process.words_of(["claude", "go"], "--add git --ask=mcp")
+    assert words == ["agent", "run", "-p", "claude", "--add", "git", "--ask=mcp", "--", "claude", "go"]

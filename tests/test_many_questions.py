@@ -96,7 +96,7 @@ def test_more_questions_than_there_is_room_for(tmp_path: Path) -> None:
     async def main() -> tuple[Result, Result]:
         nonlocal most
         async with AsyncSandbox(presets=["python"], fs_writable=[tmp_path], cwd=tmp_path, policy_fn=vet) as box:
-            first = await box.run([sys.executable, "-c", BURST * 2, "24", "50"], timeout=40)
+            first = await box.run([sys.executable, "-c", BURST * 2, "24", "50"], timeout=200)
             return first, await box.run(["/bin/true"])
 
     result, after = trio.run(main)

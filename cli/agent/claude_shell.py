@@ -12,7 +12,7 @@ import shlex
 import sys
 from contextlib import suppress
 
-__all__ = ["main", "words_of"]
+__all__ = ["CANNOT", "OPTIONS", "main", "nobody_asked", "words_of"]
 
 OPTIONS = "SANDLOCK_CLAUDE_OPTIONS"
 CANNOT = 126
@@ -39,15 +39,19 @@ def words_of(given: list[str], options: str) -> list[str]:
     if not given:
         raise ValueError("no command; name this program in CLAUDE_CODE_SHELL_PREFIX")
     command = given[-1]
-    wanted = [*shlex.split(options), *given[:-1]]
-    if not any(word == "--ask" or word.startswith("--ask=") for word in wanted):
-        wanted += ["--ask", "none"]  # the terminal is Claude Code's
+    wanted = nobody_asked([*shlex.split(options), *given[:-1]])
     place = WHERE.search(command)
     if place is not None:
         with suppress(FileExistsError):
             os.close(os.open(place[1], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             wanted += ["--fs-write", place[1]]
     return ["agent", "run", *wanted, "--", "bash", "-c", command]
+
+
+def nobody_asked(options: list[str]) -> list[str]:
+    """These options; nobody is asked unless they say whom, for the terminal is Claude Code's."""
+    says = any(word == "--ask" or word.startswith("--ask=") for word in options)
+    return options if says else [*options, "--ask", "none"]
 
 
 if __name__ == "__main__":

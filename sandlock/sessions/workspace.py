@@ -31,6 +31,8 @@ __all__ = ["AgentSetup", "Reason", "prepare", "settle"]
 
 DEFAULT = "agent"
 """The preset of a run that names none."""
+MAX_PROGRAMS = 5000
+"""Of a directory of PATH that are looked at."""
 PASSED = ("COLORTERM", "TERM_PROGRAM", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CI")
 
 
@@ -166,6 +168,7 @@ def _prepare(
     if AGENT_PRESETS[chosen].protects:
         _protect(draft, place, metadata, f"preset {chosen}")
     _secrets(draft, place)
+    _search_path(draft)
     policy = draft.policy()
     _check_record(policy, private, temporary)
     return AgentSetup(
@@ -301,6 +304,36 @@ def _secrets(draft: Draft, place: str) -> None:
                 draft.path("fs_denied", path, why, "default")
         if not complete:
             draft.warn(f"{top}: too large to look for all .env files; those found are denied, others can be read")
+
+
+def _search_path(draft: Draft) -> None:
+    """Takes directories out of PATH of which nothing can be executed: a shell takes the first program that it finds,
+    and gives up if that may not run, as the shims of pyenv or a node of nvm in the home directory."""
+    policy, given = draft.policy(), os.environ.get("PATH", "")
+    if not given or any(name == "PATH" for name, _ in policy.env) or "PATH" in policy.pass_env:
+        return
+    granted = [os.path.realpath(each.path) for each in policy.expand().grants if each.kind in ("read", "write")]
+    places = [each for each in given.split(":") if each]
+    kept = [each for each in places if _has_programs(each, granted)]
+    if kept and kept != places:
+        why = "without directories of which nothing is granted: a shell would find programs there that may not run"
+        draft.variable("PATH", ":".join(kept), why, "default")
+
+
+def _has_programs(directory: str, granted: Sequence[str]) -> bool:
+    """Whether it is granted, or something in it is, or leads to what is."""
+
+    def is_granted(path: str) -> bool:
+        real = os.path.realpath(path)
+        return any(is_below(real, each) or is_below(each, real) for each in granted)
+
+    if is_granted(directory):
+        return True
+    try:
+        with os.scandir(directory) as entries:
+            return any(is_granted(entry.path) for entry, _ in zip(entries, range(MAX_PROGRAMS), strict=False))
+    except OSError:
+        return False
 
 
 def _check_record(policy: Policy, private: str, temporary: str) -> None:

@@ -98,7 +98,7 @@ def seconds_until_gone(mark: str, limit: float) -> float:
     return time.monotonic() - start
 
 
-def wait_until(condition: Any, what: str, limit: float = 5.0) -> None:
+def wait_until(condition: Any, what: str, limit: float = 30.0) -> None:
     """Waits for something that is seen from outside. Raises AssertionError."""
     end = time.monotonic() + limit
     while not condition():
