@@ -312,7 +312,8 @@ def _search_path(draft: Draft) -> None:
     policy, given = draft.policy(), os.environ.get("PATH", "")
     if not given or any(name == "PATH" for name, _ in policy.env) or "PATH" in policy.pass_env:
         return
-    granted = [os.path.realpath(each.path) for each in policy.expand().grants if each.kind in ("read", "write")]
+    grants = (each.path for each in policy.expand().grants if each.kind in ("read", "write"))
+    granted = tuple({f"{os.path.realpath(path).rstrip('/')}/" for path in grants})
     places = [each for each in given.split(":") if each]
     kept = [each for each in places if _has_programs(each, granted)]
     if kept and kept != places:
@@ -320,20 +321,24 @@ def _search_path(draft: Draft) -> None:
         draft.variable("PATH", ":".join(kept), why, "default")
 
 
-def _has_programs(directory: str, granted: Sequence[str]) -> bool:
-    """Whether it is granted, or something in it is, or leads to what is."""
+def _has_programs(directory: str, granted: tuple[str, ...]) -> bool:
+    """Whether it is granted, or something in it is, or leads to what is. `granted`: real paths with a slash behind."""
 
-    def is_granted(path: str) -> bool:
-        real = os.path.realpath(path)
-        return any(is_below(real, each) or is_below(each, real) for each in granted)
+    def is_granted(real: str) -> bool:
+        whole = f"{real.rstrip('/')}/"
+        return whole.startswith(granted) or any(each.startswith(whole) for each in granted)
 
-    if is_granted(directory):
+    top = os.path.realpath(directory)
+    if is_granted(top):
         return True
     try:
-        with os.scandir(directory) as entries:
-            return any(is_granted(entry.path) for entry, _ in zip(entries, range(MAX_PROGRAMS), strict=False))
+        with os.scandir(top) as entries:
+            for entry, _ in zip(entries, range(MAX_PROGRAMS), strict=False):
+                if is_granted(os.path.realpath(entry.path) if entry.is_symlink() else entry.path):
+                    return True
     except OSError:
         return False
+    return False
 
 
 def _check_record(policy: Policy, private: str, temporary: str) -> None:
