@@ -22,7 +22,7 @@ import sandlock
 
 from . import calling_python_inside
 from .calling_python_inside import DEEPEST, plain
-from .long_lived import LongLived
+from .long_lived import LongLivedPython, NoLineError
 from .loops import deadline
 
 if TYPE_CHECKING:
@@ -75,11 +75,7 @@ class _Step:
     id: str = field(default_factory=lambda: os.urandom(8).hex())
 
 
-class _NoAnswerError(Exception):
-    """There will be none, in words."""
-
-
-class CallingPython(LongLived):
+class CallingPython(LongLivedPython):
     """One step at a time: `run`, then `answer` for each call, until there is a StepAnswer."""
 
     def __init__(
@@ -91,8 +87,7 @@ class CallingPython(LongLived):
         env: dict[str, str] | None = None,
     ) -> None:
         source = inspect.getsource(calling_python_inside)
-        super().__init__(box, [program, "-u", "-c", source], stderr=sandlock.NULL, cwd=cwd, env=env)
-        self._rest = bytearray()
+        super().__init__(box, source, program=program, cwd=cwd, env=env)
         self._step: _Step | None = None
 
     @property
@@ -102,7 +97,6 @@ class CallingPython(LongLived):
 
     async def close(self) -> None:
         """As LongLived.close: what was defined is gone."""
-        self._rest.clear()
         self._step = None
         await super().close()
 
@@ -145,8 +139,8 @@ class CallingPython(LongLived):
             async with deadline(step.left) as limit:
                 await process.stdin.send_all(line)
                 found = await self._received(process, step)
-        except (_NoAnswerError, BrokenPipeError) as error:
-            problem = str(error) if isinstance(error, _NoAnswerError) else "the interpreter ended"
+        except (NoLineError, BrokenPipeError) as error:
+            problem = str(error) if isinstance(error, NoLineError) else "the interpreter ended"
         except BaseException:
             await self.close()
             raise
@@ -163,21 +157,12 @@ class CallingPython(LongLived):
         return StepAnswer(error=problem, timed_out=limit.passed, restarted=True, denials=denials)
 
     async def _received(self, process: AsyncProcess, step: _Step) -> Call | StepAnswer:
-        """The next message of this step. Raises _NoAnswerError."""
-        assert process.stdout is not None
-        while b"\n" not in self._rest:
-            chunk = await process.stdout.receive_some()
-            self._rest += chunk
-            if not chunk:
-                raise _NoAnswerError("the interpreter ended")
-            if len(self._rest) > LONGEST_MESSAGE:
-                raise _NoAnswerError("the interpreter was ended: its answer is too long")
-        line, _, rest = bytes(self._rest).partition(b"\n")
-        self._rest = bytearray(rest)
+        """The next message of this step. Raises NoLineError."""
+        line = await self._line(process, LONGEST_MESSAGE)
         try:
             return _understood(json.loads(line), step)
         except (ValueError, TypeError, RecursionError) as error:
-            raise _NoAnswerError("the interpreter was ended: what it answered is no answer") from error
+            raise NoLineError("the interpreter was ended: what it answered is no answer") from error
 
 
 # What comes out: none of it is believed -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sandlock
 
-from .long_lived import LongLived
+from .long_lived import LongLivedPython, NoLineError
 from .loops import deadline
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class CodeAnswer:
         return not self.error and not self.timed_out
 
 
-class Interpreter(LongLived):
+class Interpreter(LongLivedPython):
     """A long-lived Python in a sandbox. `async with Interpreter(box) as python: await python.run("x = 1")`."""
 
     def __init__(
@@ -99,14 +99,8 @@ class Interpreter(LongLived):
         cwd: str | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(box, [program, "-u", "-c", DRIVER], stderr=sandlock.NULL, cwd=cwd, env=env)
-        self._rest = bytearray()
+        super().__init__(box, DRIVER, program=program, cwd=cwd, env=env)
         self._count = 0
-
-    async def close(self) -> None:
-        """As LongLived.close: what was defined is gone."""
-        self._rest.clear()
-        await super().close()
 
     async def run(
         self,
@@ -148,17 +142,9 @@ class Interpreter(LongLived):
 
     async def _answer(self, process: AsyncProcess) -> CodeAnswer | None:
         """The next answer; None if there will be none, or what comes is none."""
-        assert process.stdout is not None
-        while b"\n" not in self._rest:
-            chunk = await process.stdout.receive_some()
-            self._rest += chunk
-            if not chunk or len(self._rest) > MAX_ANSWER:
-                return None
-        line, _, rest = bytes(self._rest).partition(b"\n")
-        self._rest = bytearray(rest)
         try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
+            found = json.loads(await self._line(process, MAX_ANSWER))
+        except (NoLineError, ValueError, RecursionError):
             return None
         if not isinstance(found, dict) or found.get("id") != self._count:
             return None

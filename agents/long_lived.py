@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sandlock import AsyncProcess, AsyncSandbox
 
-__all__ = ["LongLived"]
+__all__ = ["LongLived", "LongLivedPython", "NoLineError"]
 
 
 class LongLived:
@@ -70,3 +70,36 @@ class LongLived:
             )
             self._process = await self._context.__aenter__()
         return self._process
+
+
+class NoLineError(Exception):
+    """There will be no answer, in words."""
+
+
+class LongLivedPython(LongLived):
+    """A Python that runs `source`, and answers by lines. What it writes to stderr is nobody's."""
+
+    def __init__(
+        self, box: AsyncSandbox, source: str, *, program: str, cwd: str | None, env: dict[str, str] | None
+    ) -> None:
+        super().__init__(box, [program, "-u", "-c", source], stderr=sandlock.NULL, cwd=cwd, env=env)
+        self._rest = bytearray()
+
+    async def close(self) -> None:
+        """As LongLived.close: what was defined is gone."""
+        self._rest.clear()
+        await super().close()
+
+    async def _line(self, process: AsyncProcess, longest: int) -> bytes:
+        """The next line that it answers, of about so many bytes at most. Raises NoLineError."""
+        assert process.stdout is not None
+        while b"\n" not in self._rest:
+            chunk = await process.stdout.receive_some()
+            self._rest += chunk
+            if not chunk:
+                raise NoLineError("the interpreter ended")
+            if len(self._rest) > longest:
+                raise NoLineError("the interpreter was ended: its answer is too long")
+        line, _, rest = bytes(self._rest).partition(b"\n")
+        self._rest = bytearray(rest)
+        return line

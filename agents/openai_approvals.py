@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sandlock.sessions.questions import Question
 
     from .sandbox import AgentSandbox, Request
-    from .waiting_calls import Call
+    from .waiting_calls import Asked, Call
 
 __all__ = ["SandlockApprovals"]
 
@@ -123,11 +123,7 @@ class SandlockApprovals:
             call = self._begun[tool, call_id] = self._calls.start_task(key, call_id, work)
         elif call.put:
             return True
-        try:
-            asked = await asyncio.wrap_future(call.next())
-        except BaseException:
-            await self._drop(tool, call_id)
-            raise
+        asked = await self._next(call, tool, call_id)
         if asked is None:
             return False
         call.put.append(asked)
@@ -146,13 +142,17 @@ class SandlockApprovals:
         for asked in call.put:
             asked.settle(Answer(verdict="allow"))
         call.give_up(ONE_QUESTION)
+        await self._next(call, tool, call_id)
+        self._begun.pop((tool, call_id), None)
+        return LOST if call.lost else self._calls.end(call)
+
+    async def _next(self, call: Call, tool: str, call_id: str) -> Asked | None:
+        """Its next question, or None for its end. Who is cancelled ends it."""
         try:
-            await asyncio.wrap_future(call.next())
+            return await asyncio.wrap_future(call.next())
         except BaseException:
             await self._drop(tool, call_id)
             raise
-        self._begun.pop((tool, call_id), None)
-        return LOST if call.lost else self._calls.end(call)
 
     async def _end_rejected(self, context: RunContextWrapper[Any]) -> None:
         """What rejected calls have begun: of a rejection the SDK tells the model, and no tool."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Use = Literal["look", "read", "change"]
 
-__all__ = ["Reach", "is_among"]
+__all__ = ["Reach"]
 
 
 @record
@@ -44,18 +44,18 @@ class Reach:
         """
         kept = [("denied", self.denied), ("protected", self.protected if use == "change" else ())]
         for word, places in kept:
-            if is_among(path, places) or (found is not None and any(_is_same(each, found) for each in places)):
+            if _is_among(path, places) or (found is not None and any(_is_same(each, found) for each in places)):
                 return f"it is {word}"
             if holds and any(each.startswith(f"{path}/") for each in places):
                 return f"it holds what is {word}"
-        if use == "read" and not is_among(path, self.readable):
+        if use == "read" and not _is_among(path, self.readable):
             return "nothing allows to read it"
-        if use == "change" and not is_among(path, self.writable):
+        if use == "change" and not _is_among(path, self.writable):
             return "nothing allows to change it"
         return ""
 
 
-def is_among(path: str, places: tuple[str, ...]) -> bool:
+def _is_among(path: str, places: tuple[str, ...]) -> bool:
     """Whether it is one of them, or below one."""
     return any(path == each or path.startswith(each.rstrip("/") + "/") for each in places)
 

@@ -150,9 +150,7 @@ def port_of_nobody(arena: Arena) -> str:
 
 def service_that_leaves(arena: Arena) -> str:
     """A socket that somebody listened at, who hangs up and goes."""
-    place = os.path.join(arena.who.home, "s")
-    with service(arena, "leaves", place):
-        return run(arena, "--ask", f"unix:{place}")
+    return at_socket(arena, "leaves")
 
 
 def nobody_attached(arena: Arena) -> str:
@@ -209,10 +207,14 @@ def by_http(arena: Arena) -> str:
         return run(arena, "--ask", f"http://127.0.0.1:{port}/ask")
 
 
-def by_unix(arena: Arena) -> str:
+def at_socket(arena: Arena, way: str) -> str:
     place = os.path.join(arena.who.home, "s")
-    with service(arena, "unix", place):
+    with service(arena, way, place):
         return run(arena, "--ask", f"unix:{place}")
+
+
+def by_unix(arena: Arena) -> str:
+    return at_socket(arena, "unix")
 
 
 def by_nobody(arena: Arena) -> str:

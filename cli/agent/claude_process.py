@@ -8,32 +8,27 @@ What fails here has run nothing.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 
-from .claude_shell import CANNOT, OPTIONS, nobody_asked
+from .claude_launch import CANNOT, execute, options_of
 
 __all__ = ["main", "words_of"]
 
+NAME = "sandlock-claude-process"
 HOSTS = ("daemon", "--bg-pty-host")
 SPARE = "--bg-spare"
 
 
 def main() -> int:
     """Executes `sandlock agent run -p claude ... -- PROGRAM WORDS`, or the words as they are."""
-    from sandlock import SandlockError
-    from sandlock.agents.own_program import own_program
-
     given = sys.argv[1:]
-    try:
-        if given[1:2] and given[1] in HOSTS:
+    if given[1:2] and given[1] in HOSTS:
+        try:
             os.execvp(given[0], given)  # noqa: S606
-        words = words_of(given, os.environ.get(OPTIONS, ""))
-        program = own_program()
-        os.execv(program, [program, *words])  # noqa: S606
-    except (OSError, ValueError, SandlockError) as error:
-        print(f"sandlock-claude-process: {error}; nothing was run", file=sys.stderr)
-    return CANNOT
+        except OSError as error:
+            print(f"{NAME}: {error}; nothing was run", file=sys.stderr)
+            return CANNOT
+    return execute(NAME, words_of)
 
 
 def words_of(given: list[str], options: str) -> list[str]:
@@ -42,7 +37,7 @@ def words_of(given: list[str], options: str) -> list[str]:
         raise ValueError("no program; name this one in CLAUDE_CODE_PROCESS_WRAPPER, by its absolute path")
     if given[1:2] == [SPARE]:
         raise ValueError("a session is confined to its project, and this one has none yet")
-    return ["agent", "run", "-p", "claude", *nobody_asked(shlex.split(options)), "--", *given]
+    return ["agent", "run", "-p", "claude", *options_of(options, []), "--", *given]
 
 
 if __name__ == "__main__":
