@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shlex
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -141,51 +138,6 @@ def test_all_of_it(place: Place) -> None:
     assert sorted(os.listdir(place.work)) == [".git", "made", "written"]
     assert (place.work / "written").read_text() == "good"
     assert not (place.work / ".git/hooks/pre-commit").exists()
-
-
-def test_a_session_in_the_background(place: Place) -> None:
-    """Its service and its terminal stay outside; the session itself, with all that it starts, is confined."""
-    (place.home / ".claude.json").write_text(
-        json.dumps({"hasCompletedOnboarding": True, "projects": {str(place.work): {"hasTrustDialogAccepted": True}}})
-    )
-    del place.env["ANTHROPIC_API_KEY"]
-    place.env |= {"ANTHROPIC_AUTH_TOKEN": "none", "CLAUDE_CODE_PROCESS_WRAPPER": f'["{BIN}/sandlock-claude-process"]'}
-    turns = [place.script, {"command": "echo; grep Seccomp: /proc/self/status", "description": "x"}, "done"]
-    try:
-        with serving(turns) as model:
-            options = shlex.join(grants(model)[2:])
-            variables = place.env | {"ANTHROPIC_BASE_URL": f"http://127.0.0.1:{model.port}"}
-            words = [CLAUDE, "--bg", "go", "--permission-mode", "default", "--allowedTools", "Bash"]
-            for _ in range(3):  # on a busy machine its service gives a session up that takes long to start
-                subprocess.run(
-                    words, cwd=place.work, env=variables | {"SANDLOCK_CLAUDE_OPTIONS": options}, check=True,
-                    timeout=100, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                )  # fmt: skip
-                if came(lambda: len(model.results) == 2, 60):
-                    break
-    finally:
-        end_all_with(f"HOME={place.home}")
-    assert place.is_unharmed()
-    assert os.listdir(place.work) == ["made"]
-    assert "Seccomp:\t2" in model.results[1]
-
-
-def end_all_with(variable: str) -> None:
-    """Ends the service, which outlives who started it, and what it hosts."""
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                if variable.encode() in file.read().split(b"\0") and int(pid) != os.getpid():
-                    os.kill(int(pid), signal.SIGKILL)
-        except OSError:
-            continue
-
-
-def came(condition: Callable[[], bool], seconds: float) -> bool:
-    limit = time.monotonic() + seconds
-    while not condition() and time.monotonic() < limit:
-        time.sleep(0.05)
-    return condition()
 
 
 # ---- by the SDK
