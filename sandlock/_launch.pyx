@@ -12,7 +12,7 @@ Rules:
 3. Descriptors that live in the host's table for a moment are close-on-exec and closed on every path.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from sandlock._domain cimport drop_capabilities, enter_domain, restrict
@@ -65,7 +65,6 @@ cdef extern from * nogil:
     const unsigned int MFD_CLOEXEC "SANDLOCK_MFD_CLOEXEC"
     const int AT_EMPTY_PATH
     const unsigned long CLONE_VM
-    const unsigned long CLONE_VFORK
     const unsigned long CLONE_FILES
     const unsigned long CLONE_NEWUSER
     const unsigned long CLONE_CHILD_CLEARTID
@@ -96,6 +95,8 @@ cdef enum:
     # Most commands end within this time, and then no init is executed: that costs as much as half a small program.
     # Longer runs get one, with memory of its own, so that a parked task does not show the host's memory as its own.
     WARDEN_PATIENCE_MS = 100
+    # How long the death of the host may go unseen while the guest waits for its exec.
+    EXEC_CHECK_MS = 100
     FUTEX_WAIT = 0
     FUTEX_WAKE = 1
     MSG_NOSIGNAL = 0x4000
@@ -382,7 +383,23 @@ cdef int execute_init(Run *run, const Watch *watch) noexcept nogil:
     return fail(run, STEP_INIT, result)
 
 
-cdef int watch_run(Run *run) noexcept nogil:
+cdef void wait_for_exec(Run *run, int64_t deadline) noexcept nogil:
+    """Waits until the guest has executed the program or has ended; or until it must be ended, for its exec may wait for
+    an answer as long as a person takes, or for ever when the host is dead. (vfork(2) would wait on.)"""
+    cdef Duration limit
+    cdef int64_t left
+    memset(&limit, 0, sizeof(limit))
+    while run.guest_shares:
+        left = -1 if deadline < 0 else deadline - watch_now_ms()
+        limit.nanoseconds = 1000000 * (left if 0 <= left < EXEC_CHECK_MS else EXEC_CHECK_MS)
+        if call4(SYS_futex, <long>&run.guest_shares, FUTEX_WAIT, 1, <long>&limit) != -ETIMEDOUT:
+            continue
+        # Killed before it is alone, it would leave its descriptors in the host's table.
+        if host_is_gone(run) or (run.alone and 0 <= deadline <= watch_now_ms()):
+            return
+
+
+cdef int watch_run(Run *run, int64_t deadline) noexcept nogil:
     """The warden's second life: it watches over the run, soon as a program of its own. Returns 0 when the run has
     ended and was reported, -1 when the watch could not be kept."""
     cdef Watch watch
@@ -392,7 +409,7 @@ cdef int watch_run(Run *run) noexcept nogil:
     watch.guest = run.guest
     watch.host = run.host_pid
     watch.lane = run.lane
-    watch.deadline = -1 if run.deadline_ms < 0 else watch_now_ms() + run.deadline_ms
+    watch.deadline = deadline
     # Without the signal scope, killing walks /proc, which needs more stack than the warden has.
     if run.program.signal_scope and watch_over(&watch, WARDEN_PATIENCE_MS, 1):
         return 0
@@ -416,7 +433,8 @@ cdef void default_signals(int handlers_cleared) noexcept nogil:
 
 cdef int warden_main(void *argument) noexcept nogil:
     cdef Run *run = <Run *>argument
-    cdef unsigned long flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | <unsigned long>SIGCHLD
+    cdef unsigned long flags = CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID | <unsigned long>SIGCHLD
+    cdef int64_t deadline = -1 if run.deadline_ms < 0 else watch_now_ms() + run.deadline_ms
     cdef long guest
     default_signals(run.handlers_cleared)     # the guest inherits them; everything is blocked until it executes
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-init", 0)
@@ -429,11 +447,14 @@ cdef int warden_main(void *argument) noexcept nogil:
         return 1
     if run.program.map_ids:
         flags |= CLONE_NEWUSER
-    guest = raw_clone(flags, run.guest_stack + run.stack_size, NULL, guest_main, run)
+    run.guest_shares = 1
+    guest = raw_clone(flags, run.guest_stack + run.stack_size, &run.guest_shares, guest_main, run)
     if guest < 0:
         fail(run, STEP_CLONE_GUEST, guest)
-    elif run.step == 0:
-        if watch_run(run) == 0:
+    else:
+        wait_for_exec(run, deadline)
+    if run.step == 0:
+        if watch_run(run, deadline) == 0:
             return 0
         # The program must not outlive a watch that failed.
         call2(SYS_kill, guest, SIGKILL)

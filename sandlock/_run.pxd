@@ -194,6 +194,7 @@ cdef struct Run:
     int warden                       # pid of the launching task, later of the init
     int warden_lives                 # cleared and woken by the kernel when the launch has let go of our memory
     int guest
+    int guest_shares                 # cleared and woken by the kernel when the guest has let go of our memory
     int stage                        # enum Stage
     int provided                     # futex: 1 argv, stdio and cwd are set, -1 they never will be
     int mapped                       # futex: 1 the maps are written, -1 they could not be

@@ -255,6 +255,24 @@ def test_the_host_is_killed_with_its_group(as_user: ordinary.Person, how: str, w
 
 
 @pytest.mark.slow
+def test_the_host_is_killed_while_the_program_itself_is_asked_about(as_user: ordinary.Person, mark: str) -> None:
+    """Then the exec waits for an answer that nobody gives, and the listener is open in a table that is still shared."""
+    code = """
+def ask(event, box):
+    say(*(pid for task in os.listdir("/proc/self/task") for pid in children(task)))
+    time.sleep(60)
+Sandbox(**fields, policy_fn=ask, policy_timeout=None).run(argv)
+"""
+    with embed(code, mark, person=as_user) as embedding:
+        (warden, *_) = (int(pid) for pid in embedding.line().split())
+        (asking,) = (int(pid) for pid in read(f"/proc/{warden}/task/{warden}/children").split())
+        assert state(asking) == "S"
+        os.kill(embedding.pid, signal.SIGKILL)
+        embedding.process.wait()
+        wait_until(lambda: not {state(warden), state(asking)} - {"", "Z"}, "nothing of the launch is left", SOON)
+
+
+@pytest.mark.slow
 def test_forks_of_the_host_do_not_keep_a_tree_alive(as_user: ordinary.Person, mark: str) -> None:
     code = (
         STARTS + "if os.fork() == 0:\n    say('fork', os.getpid())\n    time.sleep(20)\n    os._exit(0)\ntime.sleep(20)"

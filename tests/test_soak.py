@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from programs.tools import alive, marked, wait_until
+from programs.tools import alive, marked
 
 from sandlock import ConfinementError, Sandbox
 
@@ -32,17 +35,29 @@ def resident() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def thread_count() -> int:
-    """Our threads. One that was joined may still be on its way out."""
-    return len(os.listdir("/proc/self/task"))
+def threads() -> dict[str, str]:
+    """Our threads, by their numbers, and what they are called. One that was joined may still be on its way out."""
+    found = {}
+    for number in os.listdir("/proc/self/task"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found[number] = Path(f"/proc/self/task/{number}/comm").read_text(encoding="utf-8").strip()
+    return found
+
+
+def wait_for_none_but(old: dict[str, str]) -> None:
+    """Until the new threads are gone. Old ones may go when they like: idle threads of trio's, left by other tests, end
+    after some seconds. Raises AssertionError."""
+    end = time.monotonic() + 30
+    while new := {number: name for number, name in threads().items() if number not in old}:
+        assert time.monotonic() < end, f"threads of the runs are left: {new}"
+        time.sleep(0.01)
 
 
 def holdings() -> dict[str, object]:
     """What a run could leave behind in the host and around it."""
     return {
         "descriptors": sorted(os.listdir("/proc/self/fd")),
-        "threads": thread_count(),
-        "children": [read_children(task) for task in os.listdir("/proc/self/task")],
+        "children": "".join(sorted(read_children(task) for task in os.listdir("/proc/self/task"))),
         "temporary files": sorted(name for name in os.listdir(tempfile.gettempdir()) if "sandlock-init" in name),
         "shared memory": sorted(name for name in os.listdir("/dev/shm") if "sandlock" in name),
     }
@@ -99,23 +114,23 @@ def repeat(runs: list[Callable[[], object]], count: int) -> None:
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=(start,)) for start in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    workers = [threading.Thread(target=work, args=(start,)) for start in range(THREADS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
     if failures:
         raise failures[0]
 
 
 def test_nothing_is_left_after_two_thousand_runs(mark: str) -> None:
     sandboxes, runs = kinds(mark)
-    threads = thread_count()
+    old = threads()
     repeat(runs, WARM_UP)
-    wait_until(lambda: thread_count() == threads, "the threads of the warm-up are gone")
+    wait_for_none_but(old)
     before, memory = holdings(), resident()
     repeat(runs, RUNS)
-    wait_until(lambda: thread_count() == threads, "the threads of the runs are gone")
+    wait_for_none_but(old)
     assert holdings() == before
     assert alive(mark) == []
     assert resident() - memory < MEMORY

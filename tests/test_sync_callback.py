@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -100,5 +101,35 @@ def test_a_run_that_is_killed_leaves_its_question(tmp_path: Path) -> None:
             process.kill()
             assert process.wait().reason == "killed"
             assert time.monotonic() - started < 5
+    held.set()
+    assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize("ending", ["run", "start", "kill"])
+def test_a_program_that_is_still_asked_about_ends_in_time(ending: str, tmp_path: Path) -> None:
+    """Nobody has executed it, and its time is over as if it had been: the question does not stop the clock."""
+    asked, held = threading.Event(), threading.Event()
+
+    def hold(event: Any, box: Sandbox) -> object:
+        asked.set()
+        held.wait(20)
+        return Allow()
+
+    place = str(tmp_path)
+    with Sandbox(presets=["system"], fs_writable=[place], cwd=place, policy_fn=hold, policy_timeout=None) as box:
+        killing = threading.Thread(target=lambda: (asked.wait(10), box.close()))
+        started = time.monotonic()
+        if ending == "kill":
+            killing.start()
+            result = box.run(SHELL)
+        elif ending == "run":
+            result = box.run(SHELL, timeout=0.3)
+        else:
+            with box.start(SHELL, timeout=0.3) as process:
+                result = process.wait()
+        assert time.monotonic() - started < 3
+    assert result.reason == ("killed" if ending == "kill" else "timeout")
+    assert result.timed_out == (ending != "kill")
+    assert result.signal == signal.SIGKILL
     held.set()
     assert os.listdir(place) == []
