@@ -256,7 +256,7 @@ CASES: dict[str, Callable[[Setting], list[Row]]] = {
     "vetting": lambda setting: vetting.vetting(setting, _compiled, effort),
     "judged": lambda setting: vetting.judged_programs(setting, effort),
     "paths": lambda setting: pathing.single_calls(setting, _compiled, effort),
-    "path_programs": lambda setting: pathing.programs(setting, effort),
+    "path_programs": lambda setting: pathing.programs(setting, _compiled, effort),
     "metadata": lambda setting: pathing.metadata(setting, effort),
     "startup": startup,
 }

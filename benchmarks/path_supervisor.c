@@ -1,11 +1,11 @@
 /* The least that makes path calls on a caller's behalf: the yardstick of the path benchmarks.
  *
- *   path_supervisor continue|behalf PROGRAM [ARGUMENT...]
+ *   path_supervisor continue|behalf|opens PROGRAM [ARGUMENT...]
  *
- * Runs PROGRAM with a filter that traps the calls of `guest_paths`. `continue` lets the kernel make each of them.
- * `behalf` reads the path from the caller's memory, makes the call, and answers: an open with a descriptor that is put
- * into the caller, stat and readlink with bytes that are written to its memory. One thread, synchronous wake-up, paths
- * absolute; nothing is judged, and nothing is checked that a real supervisor has to check.
+ * Runs PROGRAM with a filter that traps the calls of `guest_paths`; `opens`: open and openat only. `continue` lets the
+ * kernel make each of them. The others read the path from the caller's memory, make the call, and answer: an open with
+ * a descriptor that is put into the caller, stat and readlink with bytes that are written to its memory. One thread,
+ * synchronous wake-up; nothing is judged, and nothing is checked that a real supervisor has to check.
  * Exits as PROGRAM does, 125 if the set-up failed or if nothing was trapped.
  */
 #define SUPERVISOR "path_supervisor"
@@ -17,27 +17,35 @@
 
 enum { PAGE = 4096 };
 
+/* Opens first. */
 static const int trapped[] = {
-	SYS_openat, SYS_newfstatat, SYS_readlinkat,
 #ifdef SYS_open
-	SYS_open, SYS_stat, SYS_readlink,
+	SYS_openat, SYS_open, SYS_newfstatat, SYS_readlinkat, SYS_stat, SYS_lstat, SYS_readlink,
+#else
+	SYS_openat, SYS_newfstatat, SYS_readlinkat,
 #endif
 };
-enum { TRAPPED = sizeof trapped / sizeof *trapped };
+enum { ALL = sizeof trapped / sizeof *trapped };
+#ifdef SYS_open
+enum { OPENS = 2 };
+#else
+enum { OPENS = 1 };
+#endif
+static int count = ALL;
 
 static int install_filter(void)
 {
-	struct sock_filter program[TRAPPED + 6] = {
+	struct sock_filter program[ALL + 6] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
 		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCH, 1, 0),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 	};
 	struct sock_filter *next = program + 4;
-	struct sock_fprog filter = { sizeof program / sizeof *program, program };
+	struct sock_fprog filter = { (unsigned short)(count + 6), program };
 
-	for (int i = 0; i < TRAPPED; i++)
-		*next++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, trapped[i], TRAPPED - i, 0);
+	for (int i = 0; i < count; i++)
+		*next++ = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, trapped[i], (unsigned char)(count - i), 0);
 	*next++ = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	*next = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF);
 	return install(&filter);
@@ -82,47 +90,84 @@ static long give_descriptor(int listener, __u64 id, long fd, int flags)
 	return result;
 }
 
-/* Makes the call. Returns 1 if it is answered already, else 0 and what to answer. */
-static int act(int listener, const struct seccomp_notif *request, long *answer)
+/* Where a relative path begins: the caller's directory. AT_FDCWD for an absolute one. Returns -errno on failure. */
+static int open_base(pid_t tid, int directory, const char *path)
 {
-	const __u64 *at = request->data.args;
-	pid_t tid = (pid_t)request->pid;
-	char path[PATH_MAX], target[PATH_MAX];
-	struct stat status;
-	int flags = 0;
-	long result;
+	char name[64];
+	int base;
 
-	switch (request->data.nr) {
-	case SYS_openat:
-	case SYS_newfstatat:
-	case SYS_readlinkat:
-		at++; /* the directory: paths are absolute */
-	}
-	*answer = read_path(tid, at[0], path);
-	if (*answer < 0)
-		return 0;
+	if (*path == '/')
+		return AT_FDCWD;
+	if (directory == AT_FDCWD)
+		snprintf(name, sizeof name, "/proc/%d/cwd", tid);
+	else
+		snprintf(name, sizeof name, "/proc/%d/fd/%d", tid, directory);
+	base = open(name, O_PATH | O_CLOEXEC);
+	return base < 0 ? -errno : base;
+}
+
+static long act_at(int listener, const struct seccomp_notif *request, int base, const char *path, const __u64 *at)
+{
+	pid_t tid = (pid_t)request->pid;
+	char target[PATH_MAX];
+	struct stat status;
+	long result;
+#ifdef SYS_stat
+	int flags;
+#endif
+
 	switch (request->data.nr) {
 #ifdef SYS_open
 	case SYS_open:
 #endif
 	case SYS_openat:
-		result = syscall(SYS_openat, AT_FDCWD, path, (int)at[1], (mode_t)at[2]);
-		*answer = result < 0 ? -errno : give_descriptor(listener, request->id, result, (int)at[1]);
-		return result >= 0 && *answer == 0;
-	case SYS_newfstatat:
-		flags = (int)at[2];
+		result = syscall(SYS_openat, base, path, (int)at[1], (mode_t)at[2]);
+		return result < 0 ? -errno : give_descriptor(listener, request->id, result, (int)at[1]);
 #ifdef SYS_stat
-		/* fallthrough */
 	case SYS_stat:
+	case SYS_lstat:
+		flags = request->data.nr == SYS_lstat ? AT_SYMLINK_NOFOLLOW : 0;
+		result = syscall(SYS_newfstatat, base, path, &status, flags);
+		return result < 0 ? -errno : give(tid, at[1], &status, sizeof status, 0);
 #endif
-		result = syscall(SYS_newfstatat, AT_FDCWD, path, &status, flags);
-		*answer = result < 0 ? -errno : give(tid, at[1], &status, sizeof status, 0);
-		return 0;
+	case SYS_newfstatat:
+		result = syscall(SYS_newfstatat, base, path, &status, (int)at[2]);
+		return result < 0 ? -errno : give(tid, at[1], &status, sizeof status, 0);
 	default:
-		result = syscall(SYS_readlinkat, AT_FDCWD, path, target, at[2] < PATH_MAX ? at[2] : PATH_MAX);
-		*answer = result < 0 ? -errno : give(tid, at[1], target, (size_t)result, result);
-		return 0;
+		result = syscall(SYS_readlinkat, base, path, target, at[2] < PATH_MAX ? at[2] : PATH_MAX);
+		return result < 0 ? -errno : give(tid, at[1], target, (size_t)result, result);
 	}
+}
+
+static int is_open(int number)
+{
+	for (int i = 0; i < OPENS; i++)
+		if (trapped[i] == number)
+			return 1;
+	return 0;
+}
+
+/* Makes the call. Returns 1 if it is answered already, else 0 and what to answer. */
+static int act(int listener, const struct seccomp_notif *request, long *answer)
+{
+	const __u64 *at = request->data.args;
+	char path[PATH_MAX];
+	int directory = AT_FDCWD, base;
+
+	switch (request->data.nr) {
+	case SYS_openat:
+	case SYS_newfstatat:
+	case SYS_readlinkat:
+		directory = (int)*at++;
+	}
+	*answer = read_path((pid_t)request->pid, at[0], path);
+	if (*answer < 0)
+		return 0;
+	base = open_base((pid_t)request->pid, directory, path);
+	*answer = base < 0 && base != AT_FDCWD ? base : act_at(listener, request, base, path, at);
+	if (base >= 0)
+		close(base);
+	return is_open(request->data.nr) && *answer == 0;
 }
 
 /* Answers until the last task of the filter is gone. Returns the number of answers, or -1 with errno. */
@@ -159,10 +204,11 @@ int main(int argc, char **argv)
 
 	if (argc < 3)
 		return 2;
+	count = strcmp(argv[1], "opens") ? ALL : OPENS;
 	failed = start_guest(argv + 2, &guest, &listener);
 	if (failed)
 		return failed;
-	long served = serve(listener, !strcmp(argv[1], "behalf"));
+	long served = serve(listener, !!strcmp(argv[1], "continue"));
 	if (served < 0)
 		return fail("notification");
 	if (served < 100)

@@ -168,8 +168,15 @@ def _rare(sides: Mapping[str, Measure]) -> dict[str, int]:
     return {side: 6 for side in sides if side.endswith(" original")}
 
 
-def programs(setting: Setting, effort: Efforts) -> list[Row]:
-    """Programs that open much."""
+MINIMAL = {
+    "opens": "opens on behalf by the minimal C supervisor",
+    "behalf": "open, stat, readlink on behalf by the same",
+}
+
+
+def programs(setting: Setting, compiled: Compile, effort: Efforts) -> list[Row]:
+    """Programs that open much, also under the least supervisors that make the calls on behalf."""
+    supervisor = compiled(setting, "path_supervisor")
     place = _place(setting, "path_programs")
     found = configurations(setting, place)
     commands = {
@@ -188,8 +195,14 @@ def programs(setting: Setting, effort: Efforts) -> list[Row]:
             }
             for each in found:
                 _add(sides, hosts, each, command)
+            for mode in MINIMAL:
+                least = dataclasses.replace(command, argv=(supervisor, mode, *command.argv))
+                sides[mode] = hosts.run("bare", least)
             measured = interleave(sides, effort(setting, 60, 12 * len(sides)), every=_rare(sides))
         rows.append(ratio_row(f"{name}, grants only", measured, None, MILLISECONDS, _names("sandlock")))
+        rows += [
+            ratio_row(f"{name}, {text}", measured, None, MILLISECONDS, _names(mode)) for mode, text in MINIMAL.items()
+        ]
         rows += [
             ratio_row(f"{name}, {each.name}", measured, each.targets[key], MILLISECONDS, _names(each.name))
             for each in found

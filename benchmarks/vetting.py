@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import workloads
 from commands import Command
-from hosts import Hosts
+from hosts import HERE, Hosts
 from measuring import SideFailedError, interleave
 from rows import Names, Number, Row, ratio_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from hosts import Setting
     from measuring import Effort
@@ -33,24 +35,30 @@ CALLBACK = {
     "asyncio": "asyncio callback",
     "plain": "callback in a thread",
 }
+MINIMAL = "the minimal C supervisor"
+MINIMAL_TRIO = "the minimal Python supervisor, trio callback"
 US = Number("us")
 
 
 def measure(
-    setting: Setting, name: str, command: Command, targets: dict[str, float | None], effort: Efforts
+    setting: Setting,
+    name: str,
+    command: Command,
+    targets: dict[str, float | None],
+    effort: Efforts,
+    least: Mapping[str, Command] = MappingProxyType({}),
 ) -> list[Row]:
-    """A row for each way to judge."""
-    sides = ["bare", *targets, "bare again"]
+    """A row for each way to judge, and one for each of the `least` supervisors that could do it."""
+    names = ["bare", *targets, "bare again"]
     original = "original" in setting.peers
     if original:
-        sides.append("original")
+        names.append("original")
     with Hosts(setting) as hosts:
-        measured = interleave(
-            {side: hosts.run(side, command) for side in sides},
-            effort(setting, 60, 8 * len(sides)),
-            every={"original": 5} if original else {},
-        )
-    return [
+        sides = {side: hosts.run(side, command) for side in names}
+        sides |= {text: hosts.run("bare", each) for text, each in least.items()}
+        measured = interleave(sides, effort(setting, 60, 8 * len(sides)), every={"original": 5} if original else {})
+    found = [ratio_row(f"{name}, {text}", measured, None, US, Names(ours=text, original="")) for text in least]
+    return found + [
         ratio_row(
             f"{name}, {CALLBACK[side]}",
             measured,
@@ -70,10 +78,27 @@ def vetting(setting: Setting, compiled: Compile, effort: Efforts) -> list[Row]:
         port = workloads.free_port()
         return Command(argv=(guest, *words, str(port)), ports=(port,), number=True)
 
-    rows = measure(setting, "vfork + exec /bin/true", command("exec", "200"), EXEC, effort)
-    rows += measure(setting, "loopback connect", command("connect", "1000"), CONNECT, effort)
-    rows += measure(setting, "sendmsg ping-pong, TCP", command("stream", "2000"), STREAM, effort)
-    rows += measure(setting, "sendmsg ping-pong, datagrams", command("sendmsg", "2000"), SENDMSG, effort)
+    supervisor = compiled(setting, "vetting_supervisor")
+
+    def least(command: Command) -> dict[str, Command]:
+        return {MINIMAL: dataclasses.replace(command, argv=(supervisor, command.argv[1], *command.argv))}
+
+    def least_asking(command: Command) -> dict[str, Command]:
+        argv = (setting.python, os.path.join(HERE, "vetting_supervisor.py"), supervisor, command.argv[1], *command.argv)
+        return {MINIMAL_TRIO: dataclasses.replace(command, argv=argv)}
+
+    rows = []
+    for name, words, targets in (
+        ("vfork + exec /bin/true", ("exec", "200"), EXEC),
+        ("loopback connect", ("connect", "1000"), CONNECT),
+        ("sendmsg ping-pong, TCP", ("stream", "2000"), STREAM),
+        ("sendmsg ping-pong, datagrams", ("sendmsg", "2000"), SENDMSG),
+    ):
+        made = command(*words)
+        minimal = {} if targets is STREAM else least(made)
+        if targets in (EXEC, CONNECT):
+            minimal |= least_asking(made)
+        rows += measure(setting, name, made, targets, effort, minimal)
     rows += latencies(setting, command("connect", "1000"), effort)
     rows.append(pending(setting, guest, effort))
     return rows

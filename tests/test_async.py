@@ -524,16 +524,16 @@ def test_a_blocked_asyncio_loop_stops_nothing(tmp_path: Any) -> None:
 
     async def main() -> tuple[sandlock.Result, float]:
         async with box(fs_writable=[str(tmp_path)]) as sandbox:
-            task = asyncio.create_task(sandbox.run(["sh", "-c", script], timeout=0.5))
+            task = asyncio.create_task(sandbox.run(["sh", "-c", script], timeout=1.0))
             await asyncio.sleep(0.01)
-            time.sleep(1.2)  # noqa: ASYNC251
+            time.sleep(3)  # noqa: ASYNC251
             end = time.time()
             return await task, end
 
     result, end = asyncio.run(main())
     assert (len(result.stdout), result.timed_out) == (5_000_000, True)
-    assert float((tmp_path / "written").read_text()) < end - 0.6
-    assert result.duration < 1.0
+    assert float((tmp_path / "written").read_text()) < end - 0.5
+    assert result.duration < 2.5
 
 
 def test_context_variables_of_the_caller() -> None:

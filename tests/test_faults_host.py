@@ -280,7 +280,7 @@ def test_a_loop_that_runs_tasks_at_once(tmp_path: Path) -> None:
     result, pending = asyncio.run(main())
     assert (result.exit_code, pending, made(tmp_path)) == (3, 0, [])
     assert [denial.cause for denial in result.denials] == ["callback-error"] * 2
-    assert result.duration < 2
+    assert result.duration < 10
 
 
 def test_a_loop_that_stops_for_good_before_its_run_ends() -> None:

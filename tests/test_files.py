@@ -159,7 +159,7 @@ def test_nobody_waits_for_a_fifo(place: Path, files: Files) -> None:
         with pytest.raises(FileError) as failed:
             act()
         assert failed.value.errno in (errno.EINVAL, errno.ENXIO)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert files.stat("fifo").kind == "other"
 
 

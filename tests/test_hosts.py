@@ -482,7 +482,7 @@ def test_cancelled_while_names_are_looked_up(loop: Loop, names: Names) -> None:
         async with AsyncSandbox(presets=["system"], net_allow=["good.example"]) as box:
             started = time.monotonic()
             assert await loop.cut_short(0.2, lambda: box.run(["true"]))
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 10
             names.hangs.set()
             assert (await box.run(["true"])).ok
 

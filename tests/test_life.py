@@ -30,7 +30,7 @@ from programs.tools import (
 from sandlock import Sandbox, SandlockError
 
 pytestmark = pytest.mark.needs(landlock=6)
-SOON = 1.0
+SOON = 5.0
 """Seconds that the end of a tree may take when nobody waits for it."""
 CROWD = 11
 """What `life everything` has: daemons, an orphan, a stopped task, a vfork, one without its first thread, bombs."""

@@ -192,7 +192,7 @@ def test_a_held_program_ends_by_its_time_limit(patience: float) -> None:
         result = sandbox.run(calls("once"), timeout=patience)
     assert result.timed_out
     assert result.stdout == b""
-    assert result.duration < patience + 0.5
+    assert result.duration < patience + 3
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_a_held_caller_ends_with_its_host(mark: str) -> None:
         line(process)
         os.kill(os.getpid(), 9)
     os.waitpid(child, 0)
-    seconds_until_gone(mark, 1.0)
+    seconds_until_gone(mark, 5.0)
 
 
 def test_killing_the_caller_kills_its_process_and_no_other() -> None:
@@ -218,7 +218,7 @@ def test_killing_the_tree(mark: str) -> None:
     with trapping("kill_tree") as sandbox:
         start = time.monotonic()
         result = sandbox.run(calls("held", mark), stdin=NULL)
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < 5
         assert alive(mark) == []
         assert result.stdout_text.startswith("calls\n") or result.reason == "exited"
         result = sandbox.run(calls("once"))

@@ -267,7 +267,7 @@ time.sleep(0.5)
 before = time.monotonic()
 for _ in range(20):
     socket.create_connection(("127.0.0.1", open_port)).close()
-print(time.monotonic() - before < 1)
+print(time.monotonic() - before < 5)
 """
 
 INTERRUPTED = """
@@ -313,7 +313,7 @@ def test_connections_that_hang_delay_nobody(blackhole: int, servers: tuple[int, 
     started = time.monotonic()
     result = python("-c", BLACKHOLE, str(blackhole), str(servers[0]), net_allow=["127.0.0.1"])
     assert (result.exit_code, result.stdout) == (0, b"True\n")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     assert len(os.listdir("/proc/self/fd")) == before
 
 

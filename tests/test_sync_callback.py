@@ -127,7 +127,7 @@ def test_a_program_that_is_still_asked_about_ends_in_time(ending: str, tmp_path:
         else:
             with box.start(SHELL, timeout=0.3) as process:
                 result = process.wait()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 10
     assert result.reason == ("killed" if ending == "kill" else "timeout")
     assert result.timed_out == (ending != "kill")
     assert result.signal == signal.SIGKILL

@@ -28,8 +28,8 @@ def test_time_limits_keep_their_time() -> None:
             result = sandbox.run([guest("life"), "wait"], timeout=limit)
             assert result.timed_out
             assert result.reason == "timeout"
-            assert limit <= time.monotonic() - start < limit + 0.25
-            assert limit <= result.duration < limit + 0.25
+            assert limit <= time.monotonic() - start < limit + 2
+            assert limit <= result.duration < limit + 2
 
 
 @pytest.mark.parametrize("limit", [86400 * 30, 3e6, 999_999_999])
@@ -45,6 +45,6 @@ def test_waiting_is_bounded_and_the_run_goes_on() -> None:
         start = time.monotonic()
         with pytest.raises(sandlock.SandlockTimeout):
             process.wait(timeout=0.05)
-        assert 0.05 <= time.monotonic() - start < 0.5
+        assert 0.05 <= time.monotonic() - start < 5
         assert process.poll() is None
         assert state(process.pid) == "S"

@@ -88,7 +88,7 @@ def test_pipes_get_it_without_waiting(child_with) -> None:  # type: ignore[no-un
         os.set_blocking(write, True)
         before = time.monotonic()
         assert not deliver([pid], TEXT, 0.1)
-        assert time.monotonic() - before < 2
+        assert time.monotonic() - before < 10
     finally:
         os.close(read)
         os.close(write)

@@ -35,7 +35,7 @@ def test_a_session_in_the_background(tmp_path: Path) -> None:
             for _ in range(3):  # on a busy machine its service gives a session up that takes long to start
                 subprocess.run(
                     words, cwd=place.work, env=variables | {"SANDLOCK_CLAUDE_OPTIONS": options}, check=True,
-                    timeout=100, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    start_new_session=True, timeout=100, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 )  # fmt: skip
                 if came(lambda: len(model.results) == 2, 60):
                     break
