@@ -1,8 +1,8 @@
 /* The guest of the path benchmarks: makes one call N times and prints microseconds per call.
  *
- *   guest_paths open|stat|readlink N PATH [ABSENT|+PRESENT]
+ *   guest_paths open|stat|readlink|miss N PATH [ABSENT|+PRESENT]
  *
- * open stands for open and close. A path ABSENT must not be one that can be opened here, a path PRESENT must; else the
+ * open stands for open and close, miss for stat of a new name each time, which leads nowhere. A path ABSENT must not be one that can be opened here, a path PRESENT must; else the
  * program ends with 3, for a benchmark of calls that nobody mediates would look wonderful.
  */
 #define _GNU_SOURCE
@@ -50,12 +50,25 @@ static void read_link(void)
 	need(readlink(path, target, sizeof target) > 0);
 }
 
+static void miss(void)
+{
+	static unsigned long number;
+	char name[4096];
+	struct stat status;
+
+	snprintf(name, sizeof name, "%s-%d-%lu", path, getpid(), number++);
+	need(stat(name, &status) < 0);
+}
+
 int main(int count, char **words)
 {
 	if (count < 4)
 		return 2;
 	long calls = atol(words[2]);
-	void (*call)(void) = !strcmp(words[1], "open") ? open_it : !strcmp(words[1], "stat") ? stat_it : read_link;
+	void (*call)(void) = !strcmp(words[1], "open") ? open_it :
+			     !strcmp(words[1], "stat") ? stat_it :
+			     !strcmp(words[1], "miss") ? miss :
+							 read_link;
 
 	path = words[3];
 	if (calls <= 0)

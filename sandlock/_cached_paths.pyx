@@ -7,8 +7,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport strcmp
 
 from sandlock._places cimport (
-    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, RESOLVE_CACHED, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS,
-    close_pin, leave, pin, split_path, take_pin,
+    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, MAX_UNKNOWN, RESOLVE_CACHED, RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS, close_pin, leave, look_up_next, pin, split_path, take_pin,
 )
 from sandlock._programs cimport MAX_PATH
 from sandlock._virtual_root cimport has_dots
@@ -47,7 +47,7 @@ cdef int take_cached(long opened, Place *place) noexcept nogil:
 cdef int follow_cached_to_parent(
     long base, const char *path, int following, uint64_t resolve, Place *place
 ) noexcept nogil:
-    """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
+    """To the directory, and to what is in it. Returns 0, -ENOENT where there is no such directory, or -EAGAIN."""
     cdef char directory[MAX_PATH]
     cdef long opened
     if split_path(path, directory, place.last) < 0 or place.last[0] == 0:
@@ -55,6 +55,8 @@ cdef int follow_cached_to_parent(
     if strcmp(place.last, b".") == 0 or strcmp(place.last, b"..") == 0:
         return -EAGAIN
     opened = pin(base, directory, O_DIRECTORY, resolve)
+    if opened == -ENOENT and is_missing(base, directory):
+        return -ENOENT
     if take_cached(opened, place) < 0:
         return -EAGAIN
     place.parent = place.descriptor
@@ -67,9 +69,7 @@ cdef int follow_cached_to_parent(
     return -EAGAIN if place.mode & S_IFMT == S_IFLNK and not following & FOLLOW_NOT_LAST else 0
 
 
-cdef int follow_cached(long base, const char *path, int following, int no_links, Place *place) noexcept nogil:
-    """As far as the kernel knows the way already, on local file systems. Returns 0, -ENOENT, or -EAGAIN where somebody
-    who may wait has to look. `no_links`: that is so where the way leads over a link."""
+cdef int follow_known(long base, const char *path, int following, int no_links, Place *place) noexcept nogil:
     cdef uint64_t resolve = RESOLVE_NO_MAGICLINKS | RESOLVE_CACHED | (RESOLVE_NO_SYMLINKS if no_links else 0)
     cdef int flags = O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0
     cdef int result, without_links = 0
@@ -91,4 +91,16 @@ cdef int follow_cached(long base, const char *path, int following, int no_links,
             result = take_cached(opened, place)
     if result < 0:
         leave(place)
+    return result
+
+
+cdef int follow_cached(long base, const char *path, int following, int no_links, Place *place) noexcept nogil:
+    """As far as the kernel knows the way already, but for new names on a disk; on local file systems. Returns 0,
+    -ENOENT, or -EAGAIN where somebody who may wait has to look. `no_links`: that is so where the way leads over a
+    link."""
+    cdef int result = follow_known(base, path, following, no_links, place)
+    cdef int left = MAX_UNKNOWN
+    while result == -EAGAIN and left > 0 and look_up_next(base, path):
+        result = follow_known(base, path, following, no_links, place)
+        left -= 1
     return result

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 cdef enum:
     MAX_LAST = 256           # a name in a directory, with its NUL (NAME_MAX)
+    MAX_UNKNOWN = 2          # names that are looked up by who may not wait: a new file in a new directory
 
 # How a path is followed. A call that makes what is not there (O_CREAT) gets its directory instead.
 cdef enum Following:
@@ -86,6 +87,7 @@ cdef struct Place:
     Statx found              # all of it, as the kernel told when it was judged
 
 cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept nogil
+cdef int look_up_next(long base, const char *path) noexcept nogil
 cdef int take_pin(long descriptor, Place *place) noexcept nogil
 cdef void close_pin(long descriptor) noexcept nogil
 cdef void leave(Place *place) noexcept nogil

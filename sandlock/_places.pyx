@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy, memset, strcmp, strlen
 
 from sandlock._linux cimport SYS_close, SYS_openat2, raw_syscall
-from sandlock._programs cimport last_part, real_path_in
+from sandlock._programs cimport MAX_PATH, last_part, real_path_in
 from sandlock._tasks cimport parse_number, read_proc_file
 
 cdef extern from "<errno.h>" nogil:
@@ -17,6 +17,8 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     const int O_CLOEXEC
+    const int O_DIRECTORY
+    const int O_NOFOLLOW
 
 cdef extern from * nogil:
     """
@@ -78,6 +80,46 @@ cdef long pin(long base, const char *name, int flags, uint64_t resolve) noexcept
     return opened
 
 
+cdef long open_known(long base, const char *path, char *last) noexcept nogil:
+    """The directory, known to the kernel, of the first name of a path that it does not know, and that name: the last of
+    the path, or the one before. -EAGAIN where it is another one."""
+    cdef char directory[MAX_PATH]
+    cdef char shorter[MAX_PATH]
+    cdef long parent = -EAGAIN
+    cdef size_t length
+    cdef int left = MAX_UNKNOWN
+    while parent == -EAGAIN and left > 0:
+        left -= 1
+        if split_path(path, directory, last) < 0 or last[0] == 0 or strcmp(last, b".") == 0 or strcmp(last, b"..") == 0:
+            return -EAGAIN
+        parent = pin(base, directory, O_DIRECTORY, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
+        length = strlen(directory)
+        while length > 0 and directory[length - 1] == 47:
+            length -= 1
+        memcpy(shorter, directory, length)
+        shorter[length] = 0
+        path = shorter
+    return parent
+
+
+cdef int look_up_next(long base, const char *path) noexcept nogil:
+    """Has the kernel look up the first name of a path that it does not know, if that is one of the last two, and in a
+    directory on a disk: who makes files, and who looks for what is not there, names new ones all the time. Returns
+    whether it did."""
+    cdef char name[MAX_LAST]
+    cdef long known = 0, parent = open_known(base, path, name)
+    if parent < 0:
+        return 0
+    known = pin(parent, name, O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_CACHED)
+    close_pin(known)
+    if known == -EAGAIN and is_on_disk(parent):
+        close_pin(pin(parent, name, O_NOFOLLOW, RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV))
+    else:
+        known = 0
+    close_pin(parent)
+    return known == -EAGAIN
+
+
 cdef int take_pin(long descriptor, Place *place) noexcept nogil:
     cdef int result = look_with(descriptor, place, place.local_mounts)
     if result < 0:
@@ -104,6 +146,15 @@ cdef int is_local(long kind) noexcept nogil:
         EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC, TMPFS_MAGIC, RAMFS_MAGIC,
         OVERLAYFS_SUPER_MAGIC, EROFS_SUPER_MAGIC_V1, SQUASHFS_MAGIC, ZFS_MAGIC,
     )
+
+
+cdef int is_on_disk(long descriptor) noexcept nogil:
+    """Whether a directory is on a file system that has its names on a disk of this machine, below which there is no
+    other one, and that remembers of a name that it is not there."""
+    cdef FileSystem system
+    memset(&system, 0, sizeof(system))
+    raw_syscall(SYS_fstatfs, descriptor, <long>&system, 0, 0, 0, 0)
+    return system.f_type in (EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, F2FS_SUPER_MAGIC)
 
 
 cdef int is_known(const LocalMounts *mounts, const Statx *found) noexcept nogil:

@@ -14,8 +14,8 @@ from libc.string cimport memcpy, memset, strcmp, strcspn, strlen, strncmp
 
 from sandlock._linux cimport SYS_close, SYS_fcntl, raw_syscall
 from sandlock._places cimport (
-    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS,
-    RESOLVE_NO_SYMLINKS, close_pin, leave, pin, split_path, take_pin,
+    FOLLOW_MAKES, FOLLOW_NOT_LAST, FOLLOW_TO_PARENT, MAX_UNKNOWN, RESOLVE_BENEATH, RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, close_pin, leave, look_up_next, pin, split_path, take_pin,
 )
 from sandlock._programs cimport MAX_PATH, real_path_in
 from sandlock._run cimport MAX_MOUNTS, VirtualMount
@@ -274,15 +274,20 @@ cdef int accept(
 
 
 cdef int follow_to_parent(
-    const VirtualRoot *root, long base, int mount, const char *path, int following, uint64_t resolve, uint64_t cached,
-    Place *place
+    const VirtualRoot *root, long base, int mount, int literal, const char *path, int following, uint64_t resolve,
+    uint64_t cached, Place *place
 ) noexcept nogil:
-    """To the directory, and to what is in it. Returns 0 or -EAGAIN."""
+    """To the directory, and to what is in it. Returns 0, -ENOENT where there is certainly no such directory, or
+    -EAGAIN."""
     cdef char directory[MAX_PATH]
     cdef long opened
     if split_path(path, directory, place.last) < 0 or place.last[0] == 0 or strcmp(place.last, b".") == 0:
         return -EAGAIN
     opened = pin(base, directory, O_DIRECTORY, resolve)
+    if opened == -ENOENT and literal:
+        opened = pin(base, directory, O_DIRECTORY, resolve | RESOLVE_NO_SYMLINKS)
+        close_pin(opened)
+        return -ENOENT if opened == -ENOENT else -EAGAIN
     if accept(root, mount, 0, opened, cached, place) < 0:
         return -EAGAIN
     place.parent = place.descriptor
@@ -315,11 +320,13 @@ cdef int follow_below(
         if opened == -ENOENT and not following & FOLLOW_MAKES:
             return -ENOENT
     if following & FOLLOW_TO_PARENT:
-        return follow_to_parent(root, base, mount, path, following, resolve, cached, place)
+        return follow_to_parent(root, base, mount, literal, path, following, resolve, cached, place)
     opened = pin(base, path, O_NOFOLLOW if following & FOLLOW_NOT_LAST else 0, resolve)
     if opened != -ENOENT:
         return accept(root, mount, 0, opened, cached, place)
-    result = follow_to_parent(root, base, mount, path, following | FOLLOW_NOT_LAST, resolve, cached, place)
+    result = follow_to_parent(root, base, mount, literal, path, following | FOLLOW_NOT_LAST, resolve, cached, place)
+    if result == -ENOENT:
+        return -ENOENT
     if result < 0 or place.descriptor >= 0:
         return -EAGAIN           # something has come there, or it is a link that leads nowhere
     if following & FOLLOW_MAKES:
@@ -331,13 +338,13 @@ cdef int follow_in_root(
     const VirtualRoot *root, long base, int mount, const char *real, const char *path, int following, uint64_t cached,
     Place *place
 ) noexcept nogil:
-    """As far as the kernel can be asked at once, with RESOLVE_CACHED as far as it knows the way already. `base`: where
-    a relative path begins, a directory of the mount, and its real path. Returns 0, -ENOENT, or -EAGAIN where it has to
-    be walked."""
+    """As far as the kernel can be asked at once, with RESOLVE_CACHED as far as it knows the way already, but for new
+    names on a disk. `base`: where a relative path begins, a directory of the mount, and its real path. Returns 0,
+    -ENOENT, or -EAGAIN where it has to be walked."""
     cdef const char *rest = NULL
     cdef uint64_t resolve = RESOLVE_BENEATH
     cdef size_t length = strlen(path)
-    cdef int result, literal = 1, is_absolute = path[0] == 47, i
+    cdef int result, literal = 1, is_absolute = path[0] == 47, left = MAX_UNKNOWN, i
     if has_dots(path) or (following & FOLLOW_MAKES and path[length - 1] == 47):
         return -EAGAIN
     if not is_absolute:
@@ -358,9 +365,12 @@ cdef int follow_in_root(
                 return -EAGAIN
             return arrive(root, mount, following, cached, place)
         path = rest if rest[0] != 0 else <const char *>b"."
-    result = follow_below(
-        root, base, mount, literal, path, following, resolve | RESOLVE_NO_MAGICLINKS | cached, cached, place
-    )
+    resolve |= RESOLVE_NO_MAGICLINKS | cached
+    result = follow_below(root, base, mount, literal, path, following, resolve, cached, place)
+    while result == -EAGAIN and cached and left > 0 and look_up_next(base, path):
+        leave(place)
+        result = follow_below(root, base, mount, literal, path, following, resolve, cached, place)
+        left -= 1
     place.by_letters = place.by_letters and is_absolute
     if result < 0:
         leave(place)
