@@ -149,8 +149,8 @@ def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[R
         for each in found:
             rows.append(ratio_row(f"{name}, {each.name}", measured, None, US, _names(each.name)))
             names = _names(each.name, base="behalf")
-            target = None if name.startswith("miss") else ON_BEHALF
-            rows.append(ratio_row(f"{name}, {each.name} (bare: minimal, on behalf)", measured, target, US, names))
+            limit = None if name.startswith("miss") else ON_BEHALF
+            rows.append(ratio_row(f"{name}, {each.name} (bare: minimal, on behalf)", measured, limit, US, names))
     return rows
 
 
