@@ -20,7 +20,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PACKAGE = os.path.join(TOP, "sandlock")
 LONGEST_FILE = 600
 LONGEST_FUNCTION = 60
-SIZES = {"tests/test_life.py": 623}
+SIZES: dict[str, int] = {}
 LENGTHS: dict[str, int] = {}
 
 # Values in, values out: these know no kernel, no process and no event loop.
