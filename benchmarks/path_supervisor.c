@@ -1,11 +1,13 @@
 /* The least that makes path calls on a caller's behalf: the yardstick of the path benchmarks.
  *
- *   path_supervisor continue|behalf|opens PROGRAM [ARGUMENT...]
+ *   path_supervisor continue|behalf|pinned|opens PROGRAM [ARGUMENT...]
  *
  * Runs PROGRAM with a filter that traps the calls of `guest_paths`; `opens`: open and openat only. `continue` lets the
  * kernel make each of them. The others read the path from the caller's memory, make the call, and answer: an open with
  * a descriptor that is put into the caller, stat and readlink with bytes that are written to its memory. One thread,
- * synchronous wake-up; nothing is judged, and nothing is checked that a real supervisor has to check.
+ * synchronous wake-up; nothing is judged, and nothing is checked that a real supervisor has to check. `pinned` does what
+ * has to be done where objects are judged, for paths that are absolute: it pins the object first and looks at it, acts by
+ * the pin, and asks whether the caller is still there before it writes to its memory.
  * Exits as PROGRAM does, 125 if the set-up failed or if nothing was trapped.
  */
 #define SUPERVISOR "path_supervisor"
@@ -31,7 +33,7 @@ enum { OPENS = 2 };
 #else
 enum { OPENS = 1 };
 #endif
-static int count = ALL;
+static int count = ALL, pins;
 
 static int install_filter(void)
 {
@@ -139,6 +141,49 @@ static long act_at(int listener, const struct seccomp_notif *request, int base, 
 	}
 }
 
+/* The same by a pin. */
+static long act_pinned(int listener, const struct seccomp_notif *request, const char *path, const __u64 *at)
+{
+	int number = request->data.nr, links = number == SYS_readlinkat, opens = number == SYS_openat;
+	pid_t tid = (pid_t)request->pid;
+	char target[PATH_MAX], name[64];
+	struct stat status;
+	struct statx facts;
+	long result, pin;
+
+#ifdef SYS_open
+	links |= number == SYS_readlink || number == SYS_lstat;
+	opens |= number == SYS_open;
+#endif
+	pin = syscall(SYS_openat, AT_FDCWD, path, O_PATH | O_CLOEXEC | (links ? O_NOFOLLOW : 0));
+	if (pin < 0)
+		return -errno;
+	result = syscall(SYS_statx, pin, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &facts) ? -errno : 0;
+	if (result == 0 && opens) {
+		snprintf(name, sizeof name, "/proc/self/fd/%ld", pin);
+		result = syscall(SYS_openat, AT_FDCWD, name, (int)at[1] | O_NONBLOCK | O_NOCTTY);
+		if (result >= 0) {
+			fcntl((int)result, F_SETFL, (int)at[1]);
+			result = give_descriptor(listener, request->id, result, (int)at[1]);
+		} else {
+			result = -errno;
+		}
+	} else if (result == 0 && ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &request->id)) {
+		result = -errno;
+	} else if (result == 0 && S_ISLNK(facts.stx_mode)) {
+		result = syscall(SYS_readlinkat, pin, "", target, at[2] < PATH_MAX ? at[2] : PATH_MAX);
+		result = result < 0 ? -errno : give(tid, at[1], target, (size_t)result, result);
+	} else if (result == 0) {
+		memset(&status, 0, sizeof status);
+		status.st_mode = facts.stx_mode;
+		status.st_ino = facts.stx_ino;
+		status.st_size = (off_t)facts.stx_size;
+		result = give(tid, at[1], &status, sizeof status, 0);
+	}
+	close((int)pin);
+	return result;
+}
+
 static int is_open(int number)
 {
 	for (int i = 0; i < OPENS; i++)
@@ -163,6 +208,10 @@ static int act(int listener, const struct seccomp_notif *request, long *answer)
 	*answer = read_path((pid_t)request->pid, at[0], path);
 	if (*answer < 0)
 		return 0;
+	if (pins) {
+		*answer = act_pinned(listener, request, path, at);
+		return is_open(request->data.nr) && *answer == 0;
+	}
 	base = open_base((pid_t)request->pid, directory, path);
 	*answer = base < 0 && base != AT_FDCWD ? base : act_at(listener, request, base, path, at);
 	if (base >= 0)
@@ -205,6 +254,7 @@ int main(int argc, char **argv)
 	if (argc < 3)
 		return 2;
 	count = strcmp(argv[1], "opens") ? ALL : OPENS;
+	pins = !strcmp(argv[1], "pinned");
 	failed = start_guest(argv + 2, &guest, &listener);
 	if (failed)
 		return failed;

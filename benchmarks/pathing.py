@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ON_BEHALF = 1.3
 ORDINARY = 1.02
 CALLS = ("open + close", "stat", "readlink", "miss (stat of a new name)")
+SUPERVISED = {"continue": "continued", "behalf": "on behalf", "pinned": "pinned, on behalf"}
 CALLS_EACH = "200"
 """So few that a burst fits into one turn of the scheduler, where something else runs, too."""
 
@@ -137,15 +138,18 @@ def single_calls(setting: Setting, compiled: Compile, effort: Efforts) -> list[R
                 "bare": hosts.run("bare", command),
                 "continue": hosts.run("bare", minimal("continue")),
                 "behalf": hosts.run("bare", minimal("behalf")),
+                "pinned": hosts.run("bare", minimal("pinned")),
                 "behalf again": hosts.run("bare", minimal("behalf")),
                 "bare again": hosts.run("bare", command),
             }
             for each in found:
                 _add(sides, hosts, each, dataclasses.replace(command, argv=(*argv, each.proof)))
             measured = interleave(sides, effort(setting, 200, 6 * len(sides)), every=_rare(sides))
-        for side, text in (("continue", "continued"), ("behalf", "on behalf")):
+        for side, text in SUPERVISED.items():
             row = f"{name}, {text} by the minimal C supervisor"
             rows.append(ratio_row(row, measured, None, US, _names(side)))
+        row = f"{name}, pinned, on behalf (bare: minimal, on behalf)"
+        rows.append(ratio_row(row, measured, None, US, _names("pinned", base="behalf")))
         for each in found:
             rows.append(ratio_row(f"{name}, {each.name}", measured, None, US, _names(each.name)))
             names = _names(each.name, base="behalf")
