@@ -503,11 +503,12 @@ cdef class Run:
 
     def abandon(self) -> None:
         """Instead of `close`, when a task of the tree cannot be killed now (uninterruptible sleep): the supervisor
-        thread stays until that task ends, and so does this object."""
+        thread, and a guest that has executed nothing yet, are on our memory until it ends, so this object stays."""
+        self.abandoned = self.threaded or self.c.guest_shares
         if self.threaded:
             pthread_detach(self.thread)
             self.threaded = False
-            self.abandoned = True
+        if self.abandoned:
             Py_INCREF(self)
         self.close()
 
@@ -526,17 +527,13 @@ cdef class Run:
         return self.c.control_host
 
     cdef void wait_native(self) noexcept nogil:
-        cdef int lives
         cdef long result
         if self.threaded:
             pthread_join(self.thread, NULL)
             self.threaded = False
         close_once(&self.c.host_listener)
-        while True:
-            lives = self.c.warden_lives
-            if lives == 0:
-                break
-            raw_syscall(SYS_futex, <long>&self.c.warden_lives, FUTEX_WAIT, lives, 0, 0, 0)
+        while self.c.warden_lives:
+            raw_syscall(SYS_futex, <long>&self.c.warden_lives, FUTEX_WAIT, 1, 0, 0, 0)
         while self.c.warden > 0:
             if self.init_pidfd >= 0:
                 result = raw_syscall(SYS_waitid, P_PIDFD, self.init_pidfd, 0, WEXITED | WALL, 0, 0)
