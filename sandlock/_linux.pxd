@@ -82,6 +82,7 @@ cdef extern from "<sys/syscall.h>" nogil:
     const long SYS_getdents64
     const long SYS_getpgid
     const long SYS_getpid
+    const long SYS_getppid
     const long SYS_gettid
     const long SYS_getsockname
     const long SYS_getsockopt
@@ -235,3 +236,10 @@ cdef inline Duration duration_of(int64_t milliseconds) noexcept nogil:
 
 cdef inline long set_prctl(long option, long a, long b) noexcept nogil:
     return call5(SYS_prctl, option, a, b, 0, 0)
+
+
+cdef inline int dies_with(long host) noexcept nogil:
+    """Has the kernel kill this helper when the host's thread that cloned it ends. Returns 0 where the host is dead
+    already: of that the kernel tells nobody any more. prctl(2)."""
+    set_prctl(PR_SET_PDEATHSIG, 9, 0)      # SIGKILL
+    return call0(SYS_getppid) == host

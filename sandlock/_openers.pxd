@@ -18,6 +18,7 @@ cdef enum End:
 # An open that waits for somebody else, in a task of its own. That looks at nothing else of ours.
 cdef struct Blocked:
     int listener
+    int host                 # the process that is to be served
     uint64_t id              # of the notification
     uint64_t flags
     long pinned              # what is to be opened

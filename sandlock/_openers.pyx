@@ -20,8 +20,8 @@ from sandlock._attest cimport refuse
 from sandlock._destinations cimport OPERATION_PATH, is_of_paths
 from sandlock._journal cimport enlist
 from sandlock._linux cimport (
-    Duration, Notification, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_futex, SYS_gettid, SYS_kill, SYS_umask, SYS_wait4,
-    call0, duration_of, raw_clone, raw_syscall, set_prctl,
+    Duration, Notification, PR_SET_NAME, SYS_futex, SYS_gettid, SYS_kill, SYS_umask, SYS_wait4,
+    call0, dies_with, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._mediate cimport DENIED, GIVEN, Mediator, as_seen, mediate
 from sandlock._opening cimport (
@@ -93,7 +93,8 @@ cdef void end_open(Table *table, Slot *slot, long result) noexcept nogil:
 cdef int blocked_main(void *argument) noexcept nogil:
     cdef Blocked *blocked = <Blocked *>argument
     cdef long opened
-    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    if not dies_with(blocked.host):
+        return 1
     store_int(&blocked.pid, <int>call0(SYS_gettid))      # its opener may be killed before it does
     opened = reopen(0, blocked.pinned, blocked.flags, 0)
     if not swap_int_if(&blocked.end, END_OPEN, END_ANSWERED):
@@ -118,6 +119,7 @@ cdef int start_blocked(Opener *opener, Slot *slot, const Place *place) noexcept 
     if blocked == NULL:
         return -EAGAIN
     blocked.listener = opener.table.run.listener
+    blocked.host = opener.table.run.host_pid
     blocked.id = slot.id
     blocked.flags = slot.opened.flags
     blocked.pinned = place.descriptor
@@ -506,7 +508,8 @@ cdef int opener_main(void *argument) noexcept nogil:
     cdef Slot *slot
     cdef int keep[2]
     cdef int seen, i
-    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    if not dies_with(table.run.host_pid):
+        return 1
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-open", 0)
     if table.journal != NULL:
         enlist(table.journal, opener.place, &opener.seat.lives)

@@ -14,8 +14,8 @@ from sandlock._destinations cimport (
 )
 from sandlock._journal cimport MAX_WRITERS, enlist
 from sandlock._linux cimport (
-    Duration, POLLIN, POLLOUT, PR_SET_NAME, PR_SET_PDEATHSIG, SYS_bind, SYS_close,
-    SYS_ppoll, SYS_read, duration_of, raw_syscall, set_prctl,
+    Duration, POLLIN, POLLOUT, PR_SET_NAME, SYS_bind, SYS_close,
+    SYS_ppoll, SYS_read, dies_with, duration_of, raw_syscall, set_prctl,
 )
 from sandlock._messages cimport break_pipe, read_outgoing, send_some, write_count
 from sandlock._run cimport PROTOCOL_UNIX
@@ -267,7 +267,8 @@ cdef int poller_main(void *argument) noexcept nogil:
     cdef int64_t next_look = 0
     cdef int keep[2]
     cdef int i, retries
-    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    if not dies_with(poller.table.run.host_pid):
+        return 1
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-net", 0)
     if poller.table.journal != NULL:
         enlist(poller.table.journal, MAX_WRITERS - 1, poller.lives)

@@ -14,8 +14,8 @@ from posix.types cimport pid_t
 from sandlock._attest cimport refuse, run_attested
 from sandlock._handling cimport carry_out
 from sandlock._linux cimport (
-    Duration, PR_SET_NAME, PR_SET_PDEATHSIG, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_kill,
-    SYS_sched_yield, SYS_wait4, duration_of, raw_clone, raw_syscall, set_prctl,
+    Duration, PR_SET_NAME, SECCOMP_USER_NOTIF_FLAG_CONTINUE, SYS_futex, SYS_kill,
+    SYS_sched_yield, SYS_wait4, dies_with, duration_of, raw_clone, raw_syscall, set_prctl,
 )
 from sandlock._destinations cimport OPERATION_EXEC, OPERATION_FORK, OPERATION_HANDLER, is_of_network, is_of_paths
 from sandlock._journal cimport LANE, enlist
@@ -176,7 +176,8 @@ cdef int worker_main(void *argument) noexcept nogil:
     cdef Slot *slot
     cdef int64_t pause
     cdef int seen, watches = 0, retire = 0
-    set_prctl(PR_SET_PDEATHSIG, SIGKILL, 0)
+    if not dies_with(table.run.host_pid):
+        return 1
     set_prctl(PR_SET_NAME, <long><const char *>b"sandlock-exec", 0)
     if table.journal != NULL:
         enlist(table.journal, (<Worker *>argument).place, &seat.lives)
